@@ -1,0 +1,27 @@
+# The project's commands. `make demo` and `make test` work on a fresh clone with Python 3.11+, make and git.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install demo test clean
+
+install: $(STAMP)
+
+# The constraints pin every version that the tests ran with; the stamp makes the next call quick.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/zimage demo
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+clean:
+	rm -rf .venv .zimage out

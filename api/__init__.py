@@ -1,0 +1,1 @@
+"""The HTTP front: thin, asynchronous, without torch."""

@@ -1,0 +1,59 @@
+"""The FastAPI application: its parts, its layers and its routes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+
+from api.bell import Bell
+from api.deps import Services
+from api.middleware import BodyGuard, LoopbackOnly, RequestId
+from api.problems import install_problem_handlers
+from api.routes import health, jobs, queue
+from jobs import __version__
+from jobs.client_store import ClientStore
+from jobs.doorbell import celery_app
+from jobs.events import EventHub
+from jobs.images import ImageStore
+from jobs.reaper import Reaper
+from jobs.redis_client import connect, connect_async
+from jobs.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the API."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        client = connect_async(settings)
+        images = ImageStore(settings)
+        events = EventHub(client, settings)
+        reaper = Reaper(connect(settings), images, celery_app(settings), settings, only_without_workers=True)
+        bell = Bell(settings)
+        app.state.services = Services(settings, ClientStore(client, settings), images, events, bell)
+        listening = asyncio.create_task(events.run())
+        reaper.start()
+        yield
+        reaper.stop()
+        listening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await listening
+        await asyncio.to_thread(bell.close)
+        await client.aclose()
+
+    app = FastAPI(
+        title="zimage-service",
+        version=__version__,
+        description="Self-hosted, queue-backed image service for Z-Image-Turbo.",
+        lifespan=lifespan,
+    )
+    # The last one added is the outermost.
+    app.add_middleware(BodyGuard)
+    if not settings.allow_anonymous:
+        app.add_middleware(LoopbackOnly)
+    app.add_middleware(RequestId)
+    install_problem_handlers(app)
+    for module in (jobs, queue, health):
+        app.include_router(module.router)
+    return app

@@ -1,0 +1,137 @@
+"""What happens to every request before a route sees it: id, metrics, size and type of the body, and who may ask."""
+
+import ipaddress
+import re
+import time
+import uuid
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import metrics
+from api.problems import ProblemError, problem_response
+
+MAX_BODY_BYTES = 64 * 1024
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class RequestId:
+    """Gives every request an id, the client's `X-Request-ID` where it sends one, and tells it in the answer.
+
+    The outermost layer; it measures the time too.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request (ASGI)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        start = time.monotonic()
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            seconds = time.monotonic() - start
+            metrics.http_request_seconds.labels(route, scope["method"], status).observe(seconds)
+
+
+class BodyGuard:
+    """Refuses bodies that are too large (413) or not JSON (415) before they are read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request (ASGI)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await self._read(Headers(scope=scope), receive)
+        except ProblemError as problem:
+            await problem_response(scope["state"]["request_id"], problem)(scope, receive, send)
+            return
+        sent = False
+
+        async def receive_body() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, receive_body, send)
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        too_large = ProblemError(413, "body_too_large", f"the body may have at most {MAX_BODY_BYTES} bytes")
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > MAX_BODY_BYTES:
+            raise too_large
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY_BYTES:
+                raise too_large
+        media_type = headers.get("content-type", "").split(";")[0].strip().lower()
+        if body and media_type != "application/json":
+            raise ProblemError(415, "unsupported_media_type", "send JSON with Content-Type: application/json")
+        return body
+
+
+class LoopbackOnly:
+    """Lets a service without keys be driven from this machine alone, and not by web pages opened on it.
+
+    A page's script reaches loopback addresses too, directly (it then sends its own Origin) or by a name of its own that
+    it lets point here (DNS rebinding: the Host is then that name).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request (ASGI)."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            host = headers.get("host", "")
+            origin = headers.get("origin")
+            if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+                problem = ProblemError(403, "forbidden_host", "without API keys only loopback addresses are served")
+            elif origin is not None and urlsplit(origin).netloc != host:
+                problem = ProblemError(403, "forbidden_origin", "without API keys other sites' pages are not served")
+            else:
+                await self._app(scope, receive, send)
+                return
+            await problem_response(scope["state"]["request_id"], problem)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine's loopback."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

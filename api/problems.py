@@ -1,0 +1,159 @@
+"""Errors as RFC 9457 problem details: what went wrong, where, and what to do."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from jobs.client_store import JobGoneError, JobUnknownError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 5
+
+
+class FieldError(BaseModel):
+    """One thing wrong with a request: in its body (`pointer`, RFC 6901) or in a parameter."""
+
+    pointer: str | None = None
+    parameter: str | None = None
+    detail: str
+
+
+class Problem(BaseModel):
+    """The body of every error."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldError] | None = None
+
+
+class ProblemError(Exception):
+    """Raised by routes to answer with a problem.
+
+    Args:
+        status: of the answer.
+        code: stable word for programs.
+        detail: sentence for people, saying what to do.
+        errors: where in the request.
+        headers: further headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: list[FieldError] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+
+
+def problem_response(request_id: str, error: ProblemError) -> JSONResponse:
+    """Return a problem as a response."""
+    problem = Problem(
+        type=f"urn:zimage:problem:{error.code}",
+        title=HTTPStatus(error.status).phrase,
+        status=error.status,
+        detail=error.detail,
+        code=error.code,
+        request_id=request_id,
+        errors=error.errors,
+    )
+    return JSONResponse(
+        problem.model_dump(exclude_none=True), error.status, media_type=MEDIA_TYPE, headers=error.headers
+    )
+
+
+def unavailable(code: str, detail: str) -> ProblemError:
+    """Return a 503 that says when to come back."""
+    return ProblemError(503, code, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI entries of the problems that a route answers with."""
+    return {status: {"model": Problem, "content": {MEDIA_TYPE: {}}} for status in statuses}
+
+
+def _pointer(location: tuple[Any, ...]) -> str:
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def _from_validation(error: RequestValidationError) -> ProblemError:
+    found = error.errors()
+    first = found[0]
+    if first["type"] == "json_invalid":
+        reason = first.get("ctx", {}).get("error", "")
+        return ProblemError(400, "malformed_json", f"the body is not valid JSON: {reason}")
+    if first["type"] == "missing" and first["loc"] == ("body",):
+        return ProblemError(400, "malformed_json", "the body is empty: send a JSON object")
+    errors = [
+        FieldError(pointer=_pointer(item["loc"][1:]), detail=item["msg"])
+        if item["loc"][0] == "body"
+        else FieldError(parameter=str(item["loc"][-1]), detail=item["msg"])
+        for item in found
+    ]
+    places = ", ".join(f"{field.parameter or field.pointer or 'the body'}: {field.detail}" for field in errors)
+    return ProblemError(422, "invalid_request", places, errors=errors)
+
+
+def _from_http(error: HTTPException) -> ProblemError:
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    return ProblemError(error.status_code, code, str(error.detail), headers=error.headers)
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Let every error that leaves the app be a problem."""
+
+    def answer(request: Request, problem: ProblemError) -> JSONResponse:
+        return problem_response(request.state.request_id, problem)
+
+    @app.exception_handler(ProblemError)
+    async def on_problem(request: Request, error: ProblemError) -> JSONResponse:
+        return answer(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(request, _from_validation(error))
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        return answer(request, _from_http(error))
+
+    @app.exception_handler(JobUnknownError)
+    async def on_unknown_job(request: Request, _error: JobUnknownError) -> JSONResponse:
+        return answer(request, ProblemError(404, "job_not_found", "there is no job of this id"))
+
+    @app.exception_handler(JobGoneError)
+    async def on_gone_job(request: Request, _error: JobGoneError) -> JSONResponse:
+        return answer(request, ProblemError(410, "job_gone", "the job was deleted or is past its retention"))
+
+    @app.exception_handler(RedisError)
+    async def on_redis(request: Request, error: RedisError) -> JSONResponse:
+        log.warning("Redis is away: %s", error)
+        return answer(request, unavailable("queue_unavailable", "the queue can't be reached: send the request again"))
+
+    @app.exception_handler(Exception)
+    async def on_bug(request: Request, error: Exception) -> JSONResponse:
+        log.error("unexpected error", exc_info=error)
+        detail = "this is a fault of the service: report it with the request_id"
+        return answer(request, ProblemError(500, "internal_error", detail))

@@ -1,0 +1,70 @@
+"""`/livez`, `/readyz`, `/metrics`."""
+
+import asyncio
+from collections.abc import Awaitable
+
+from botocore.exceptions import BotoCoreError, ClientError
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from redis.exceptions import RedisError
+
+from api import metrics
+from api.deps import ServicesDep
+from api.problems import unavailable
+
+router = APIRouter(tags=["health"])
+
+CHECK_SECONDS = 3.0
+
+
+class Health(BaseModel):
+    """All is well."""
+
+    status: str = "ok"
+
+
+@router.get("/livez")
+async def livez() -> Health:
+    """Tell that this process answers."""
+    return Health()
+
+
+@router.get("/readyz")
+async def readyz(services: ServicesDep) -> Health:
+    """Tell whether jobs can be taken; 503 names what is missing."""
+    settings = services.settings
+    missing = await asyncio.gather(
+        _missing("Redis (ZIMAGE_REDIS_URL)", services.store.overview()),
+        _missing(
+            f"S3 bucket {settings.s3_bucket} (ZIMAGE_S3_ENDPOINT, ZIMAGE_S3_BUCKET)",
+            asyncio.to_thread(services.images.check),
+        ),
+    )
+    if any(missing):
+        raise unavailable("not_ready", "; ".join(filter(None, missing)))
+    return Health()
+
+
+async def _missing(name: str, check: Awaitable[object]) -> str | None:
+    try:
+        await asyncio.wait_for(check, CHECK_SECONDS)
+    except TimeoutError:
+        return f"{name} does not answer"
+    except (RedisError, BotoCoreError, ClientError) as error:
+        return f"{name}: {error}"
+    return None
+
+
+@router.get("/metrics", response_class=Response)
+async def get_metrics(services: ServicesDep) -> Response:
+    """Prometheus metrics of this process, and of the queue when Redis answers."""
+    try:
+        overview = await services.store.overview()
+    except RedisError:
+        metrics.jobs.clear()  # rather nothing than numbers from before
+    else:
+        for status, count in overview.counts.items():
+            metrics.jobs.labels(status.value).set(count)
+        metrics.oldest_queued_seconds.set(overview.oldest_queued_seconds)
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,232 @@
+"""`/v1/jobs`: submit, read, wait, list, cancel, delete, fetch images, follow."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterable
+from typing import Annotated
+
+from botocore.exceptions import BotoCoreError, ClientError
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import RedirectResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel
+
+from api import metrics
+from api.deps import OwnerDep, Services, ServicesDep
+from api.problems import FieldError, ProblemError, problem_responses, unavailable
+from api.views import JobView, etag, job_view, pending_headers
+from api.waiting import follow, wait_preference
+from jobs.client_store import BadCursorError, Found, JobUnknownError, body_digest
+from jobs.images import StillThereError
+from jobs.models import MAX_SEED, JobInput, JobStatus, size_limits
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+FOLLOW_SECONDS = 3600.0
+
+JobId = Annotated[str, Path(max_length=64, examples=["job_3f9c1e8a4b7d42d0a1c5e6f708192a3b"])]
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first; `next_cursor` is null on the last."""
+
+    jobs: list[JobView]
+    next_cursor: str | None
+
+
+async def _view(services: Services, found: Found, request: Request) -> JobView:
+    # Signing is arithmetic, but credentials may have to be fetched first: not on the event loop.
+    return await asyncio.to_thread(job_view, found, services.images, request)
+
+
+async def _check_limits(services: Services, job_input: JobInput) -> None:
+    limits = await services.store.last_card() or size_limits(services.settings.model)
+    errors = [
+        FieldError(pointer=f"/{side}", detail=f"the served model draws {limits.min_size} to {limits.max_size} pixels")
+        for side in ("width", "height")
+        if not limits.min_size <= getattr(job_input, side) <= limits.max_size
+    ]
+    if job_input.work > services.settings.max_work:
+        detail = (
+            f"width × height × num_inference_steps × num_images is {job_input.work:,}; "
+            f"this service takes at most {services.settings.max_work:,}: ask for less of one of them"
+        )
+        errors.append(FieldError(pointer="", detail=detail))
+    if errors:
+        detail = "; ".join(f"{error.pointer or 'the body'}: {error.detail}" for error in errors)
+        raise ProblemError(422, "invalid_request", detail, errors=errors)
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobView,
+    responses={200: {"model": JobView, "description": "Replayed"}, **problem_responses(400, 413, 415, 422, 503)},
+)
+async def submit_job(
+    body: JobInput,
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    owner: OwnerDep,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")] = None,
+) -> JobView:
+    """Accept a job: from here on it ends as succeeded, failed, canceled or expired, whatever dies in between.
+
+    With an `Idempotency-Key` the request can be repeated safely: the same body gives the same job (200,
+    `Idempotent-Replayed: true`), another body 422.
+    """
+    await _check_limits(services, body)
+    seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
+    submitted = await services.store.submit(
+        f"job_{secrets.token_hex(16)}",
+        owner,
+        body.model_copy(update={"seed": seed}),
+        idempotency_key=idempotency_key,
+        digest=body_digest(body),
+    )
+    metrics.jobs_submitted_total.labels(submitted.outcome).inc()
+    if submitted.job_id is None:
+        raise unavailable(
+            "queue_full", f"{services.settings.queue_limit} jobs are waiting already: send it again later"
+        )
+    if submitted.outcome == "mismatch":
+        detail = "this Idempotency-Key came with another body before: take a new key for a new job"
+        raise ProblemError(422, "idempotency_key_reused", detail)
+    if submitted.outcome == "created":
+        services.bell.ring_soon()
+    else:
+        response.status_code = 200
+        response.headers["Idempotent-Replayed"] = "true"
+    found = await services.store.get(submitted.job_id, owner)
+    response.headers.update(
+        {"Location": str(request.url_for("get_job", job_id=found.job.id)), **pending_headers(found)}
+    )
+    return await _view(services, found, request)
+
+
+@router.get("", response_model=JobPage, responses=problem_responses(422, 503))
+async def list_jobs(
+    request: Request,
+    services: ServicesDep,
+    owner: OwnerDep,
+    status: JobStatus | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: str | None = None,
+) -> JobPage:
+    """List jobs, newest first."""
+    try:
+        page, next_cursor = await services.store.list(owner, status=status, limit=limit, cursor=cursor)
+    except BadCursorError:
+        error = FieldError(parameter="cursor", detail="take it unchanged from next_cursor")
+        raise ProblemError(422, "invalid_request", f"cursor: {error.detail}", errors=[error]) from None
+    return JobPage(jobs=[await _view(services, found, request) for found in page], next_cursor=next_cursor)
+
+
+@router.get("/{job_id}", response_model=JobView, responses={304: {}, **problem_responses(404, 410, 503)})
+async def get_job(
+    job_id: JobId,
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    owner: OwnerDep,
+    prefer: Annotated[str | None, Header(description="`wait=N` holds the answer until the job ends, N ≤ 60 s.")] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> JobView | Response:
+    """Read a job in any state."""
+    found = await services.store.get(job_id, owner)
+    wait = wait_preference(prefer)
+    if wait and found.job.status.active:
+        async for _ in follow(services, job_id, owner, wait):
+            pass
+        found = await services.store.get(job_id, owner)
+    headers = {"ETag": etag(found, services.settings), "Cache-Control": "private, no-cache", **pending_headers(found)}
+    if wait:
+        headers["Preference-Applied"] = f"wait={wait:.0f}"
+    if if_none_match and headers["ETag"] in (tag.strip() for tag in if_none_match.split(",")):
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return await _view(services, found, request)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    response_model=JobView,
+    responses={
+        202: {"model": JobView, "description": "Running: stops before its next step"},
+        **problem_responses(404, 409, 410, 503),
+    },
+)
+async def cancel_job(
+    job_id: JobId, request: Request, response: Response, services: ServicesDep, owner: OwnerDep
+) -> JobView:
+    """Cancel a job: at once while queued, before its next step while running."""
+    try:
+        outcome, status = await services.store.cancel(job_id, owner)
+    except JobUnknownError:
+        outcome, status = "ended", (await services.store.get(job_id, owner)).job.status  # tells gone from unknown
+    if outcome == "ended":
+        raise ProblemError(409, "job_ended", f"the job has ended already: {status}")
+    if outcome == "requested":
+        response.status_code = 202
+    return await _view(services, await services.store.get(job_id, owner), request)
+
+
+@router.delete("/{job_id}", status_code=204, responses=problem_responses(404, 409, 410, 503))
+async def delete_job(job_id: JobId, services: ServicesDep, owner: OwnerDep) -> None:
+    """Delete an ended job and its images."""
+    found = await services.store.get(job_id, owner)
+    if found.job.status.active:
+        detail = f"the job is {found.job.status}: cancel it first, then delete it"
+        raise ProblemError(409, "job_active", detail)
+    try:
+        await asyncio.to_thread(services.images.delete_job, job_id)
+    except (BotoCoreError, ClientError, StillThereError):
+        detail = "the images can't be removed now, so the job was kept: send the request again"
+        raise unavailable("storage_unavailable", detail) from None
+    await services.store.delete(job_id, owner)
+
+
+@router.get("/{job_id}/images/{index}", status_code=307, responses=problem_responses(404, 410, 503))
+async def get_image(job_id: JobId, index: int, services: ServicesDep, owner: OwnerDep) -> RedirectResponse:
+    """Redirect to an image's presigned URL."""
+    job = (await services.store.get(job_id, owner)).job
+    for image in job.images:
+        if image.index == index:
+            url = await asyncio.to_thread(services.images.presign, image.key)
+            return RedirectResponse(url, 307, headers={"Cache-Control": "private, no-store"})
+    detail = f"the job is {job.status} and has {len(job.images)} images"
+    raise ProblemError(404, "image_not_found", detail)
+
+
+async def _existing(job_id: JobId, services: ServicesDep, owner: OwnerDep) -> None:
+    # Before the stream begins: from then on it is too late for a 404.
+    await services.store.get(job_id, owner)
+
+
+@router.get(
+    "/{job_id}/events",
+    name="job_events",
+    dependencies=[Depends(_existing)],
+    response_class=EventSourceResponse,
+    responses=problem_responses(404, 410, 503),
+)
+async def job_events(
+    job_id: JobId,
+    request: Request,
+    services: ServicesDep,
+    owner: OwnerDep,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> AsyncIterable[ServerSentEvent]:
+    """Follow a job as server-sent events: `status` and `progress` while it is active, its final status last.
+
+    An event's data is the job; its id is the record's version, so that `Last-Event-ID` goes on after it.
+    """
+    status = None
+    async for found in follow(services, job_id, owner, FOLLOW_SECONDS):
+        job = found.job
+        event = "progress" if job.status == status else "status"
+        status = job.status
+        if str(job.version) != last_event_id or not job.status.active:
+            view = await _view(services, found, request)
+            yield ServerSentEvent(data=view, event=event, id=str(job.version))

@@ -1,0 +1,42 @@
+"""The API process: decides whether it may listen where it is told to, waits for its servers, serves."""
+
+import logging
+import sys
+
+import uvicorn
+
+from api.app import create_app
+from api.middleware import is_loopback
+from jobs.images import ImageStore
+from jobs.redis_client import connect
+from jobs.settings import Settings
+from jobs.startup import UnreachableError, wait_for_redis, wait_for_s3
+
+GRACE_SECONDS = 5
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        SystemExit: with code 1 when it can't, after one line on stderr that says why.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if not is_loopback(settings.host) and not settings.allow_anonymous:
+        sys.exit(
+            f"zimage api: {settings.host} is reachable from other machines and no API keys are configured: "
+            "listen on 127.0.0.1, or set ZIMAGE_ALLOW_ANONYMOUS=true to let everyone in"
+        )
+    try:
+        wait_for_redis(connect(settings), settings)
+        wait_for_s3(ImageStore(settings), settings)
+    except UnreachableError as error:
+        sys.exit(f"zimage api: {error}")
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )

@@ -1,0 +1,206 @@
+"""What a client of the service may do with jobs: submit, read, list, cancel, delete. Asynchronous; the API uses it.
+
+Every method raises `redis.exceptions.RedisError` when Redis can't be reached or refuses (full memory): nothing was
+changed then, or the same call may simply be sent again.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import redis.asyncio
+
+from jobs import scripts
+from jobs.models import SCHEMA_VERSION, Job, JobInput, JobStatus, ModelCard
+from jobs.settings import Settings
+
+_MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The answer to a submit; `job_id` is None only for `full`."""
+
+    outcome: Literal["created", "replayed", "mismatch", "full"]
+    job_id: str | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a queued job stands: 1 is the next to be claimed; seconds until it starts, None while no rate is known."""
+
+    position: int
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A job and, while it is queued, its place."""
+
+    job: Job
+    place: Place | None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The queue as a whole."""
+
+    workers: int
+    oldest_queued_seconds: float
+    counts: dict[JobStatus, int]
+
+
+class JobGoneError(LookupError):
+    """The job was deleted or is past its retention."""
+
+
+class JobUnknownError(LookupError):
+    """No such job, or it is another owner's."""
+
+
+class BadCursorError(ValueError):
+    """The cursor is not one that `list` returned."""
+
+
+class ClientStore:
+    """Jobs in Redis, from the client's side."""
+
+    def __init__(self, client: redis.asyncio.Redis, settings: Settings) -> None:
+        self._redis = client
+        self._settings = settings
+        self._prefix = settings.redis_prefix
+        self._scripts = {
+            name: client.register_script(scripts.source(name))
+            for name in ("submit", "read", "cancel", "delete", "overview")
+        }
+
+    async def _run(self, script: str, *args: Any) -> Any:
+        return await self._scripts[script](keys=[self._prefix], args=list(args))
+
+    async def submit(
+        self, job_id: str, owner: str, job_input: JobInput, *, idempotency_key: str | None, digest: str
+    ) -> Submitted:
+        """Write the job's record, its idempotency key and its place in the queue at once.
+
+        Args:
+            job_id: new and unique.
+            owner: name of the API key.
+            job_input: with its seed filled in.
+            idempotency_key: the client's, or None.
+            digest: of the body as the client sent it (`body_digest`).
+        """
+        settings = self._settings
+        shift = {"high": -1, "normal": 0, "low": 1}[job_input.priority] * settings.priority_seconds
+        ttl = min(settings.queue_ttl, job_input.timeout_seconds or settings.queue_ttl)
+        outcome, answer = await self._run(
+            "submit",
+            job_id,
+            owner,
+            job_input.model_dump_json(),
+            shift * _MICROSECONDS,
+            job_input.work,
+            job_input.num_inference_steps,
+            settings.queue_limit,
+            ttl,
+            SCHEMA_VERSION,
+            idempotency_key or "",
+            digest,
+            settings.idempotency_ttl,
+        )
+        return Submitted(outcome, None if outcome == "full" else answer)
+
+    async def get(self, job_id: str, owner: str) -> Found:
+        """Return a job.
+
+        Raises:
+            JobGoneError: it was deleted or is past its retention.
+            JobUnknownError: there is none of that id, or it is another owner's.
+        """
+        return await self._found(await self._run("read", job_id, owner))
+
+    async def _found(self, answer: Sequence[Any]) -> Found:
+        match answer:
+            case ["gone"]:
+                raise JobGoneError
+            case ["unknown"]:
+                raise JobUnknownError
+        _, flat, before, *queue = answer
+        job = Job.from_record(dict(zip(flat[::2], flat[1::2], strict=True)))
+        if before == "":
+            return Found(job, None)
+        work, rate, workers = float(queue[0]), float(queue[1]), int(queue[2])
+        eta = work / rate if rate > 0 else None
+        if eta is not None and workers == 0:
+            card = await self.last_card()
+            eta += card.load_seconds if card else 0.0
+        return Found(job, Place(int(before) + 1, eta))
+
+    async def list(
+        self, owner: str, *, status: JobStatus | None, limit: int, cursor: str | None
+    ) -> tuple[list[Found], str | None]:
+        """Return a page of the owner's jobs, newest first, and the cursor of the next page (None at the end).
+
+        Raises:
+            BadCursorError: `cursor` is not one of ours.
+        """
+        index = f"{self._prefix}owner:{owner}" + (f":{status}" if status else "")
+        newest = f"({_decode_cursor(cursor)}" if cursor else "+inf"
+        rows: Sequence[tuple[str, float]] = await self._redis.zrange(  # type: ignore[assignment]  # withscores decides
+            index, newest, "-inf", desc=True, byscore=True, offset=0, num=limit + 1, withscores=True
+        )
+        read = self._scripts["read"]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id, _ in rows[:limit]:
+                await read(keys=[self._prefix], args=[job_id, owner], client=pipe)
+            answers = await pipe.execute()
+        # A job that was deleted since the index was read is simply not in the page.
+        jobs = [await self._found(answer) for answer in answers if answer[0] == "found"]
+        return jobs, _encode_cursor(int(rows[limit - 1][1])) if len(rows) > limit else None
+
+    async def cancel(self, job_id: str, owner: str) -> tuple[Literal["canceled", "requested", "ended"], str]:
+        """Cancel a job; return what came of it and the job's status.
+
+        Raises:
+            JobUnknownError: there is none of that id (or it is gone), or it is another owner's.
+        """
+        outcome, status = await self._run("cancel", job_id, owner)
+        if outcome == "unknown":
+            raise JobUnknownError
+        return outcome, status
+
+    async def delete(self, job_id: str, owner: str) -> Literal["deleted", "active", "unknown"]:
+        """Delete an ended job's record; its images must have been removed before."""
+        answer: Literal["deleted", "active", "unknown"] = await self._run(
+            "delete", job_id, owner, self._settings.tombstone_ttl
+        )
+        return answer
+
+    async def overview(self) -> Overview:
+        """Return counts and the age of the oldest queued job."""
+        workers, oldest, *counts = await self._run("overview")
+        pairs = zip(counts[::2], counts[1::2], strict=True)
+        return Overview(workers, float(oldest), {JobStatus(status): count for status, count in pairs})
+
+    async def last_card(self) -> ModelCard | None:
+        """Return the card of the worker heard last, None if there never was one."""
+        card = await self._redis.get(f"{self._prefix}card")
+        return ModelCard.model_validate_json(card) if card else None
+
+
+def body_digest(job_input: JobInput) -> str:
+    """Return the SHA-256 of a request as sent (seed not yet drawn), to tell a repetition from another request."""
+    return hashlib.sha256(job_input.model_dump_json().encode()).hexdigest()
+
+
+def _encode_cursor(created_at: int) -> str:
+    return base64.urlsafe_b64encode(str(created_at).encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> int:
+    try:
+        return int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError) as error:
+        raise BadCursorError(cursor) from error

@@ -1,0 +1,100 @@
+"""Images in S3: keys, upload, presigned URLs, removal.
+
+Keys are `{prefix}/{job_id}/{attempt}/{index}.png`, with a `job.json` beside them: a lost attempt writes elsewhere and
+can never overwrite a finished image.
+"""
+
+import json
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from jobs.settings import Settings
+
+
+class ImageStore:
+    """The bucket, for API and workers; safe to use from several threads.
+
+    Every method but `presign` raises `botocore.exceptions.BotoCoreError` or `ClientError` when S3 can't be reached or
+    refuses.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client = self._connect(settings.s3_endpoint)
+        # A signature covers the host's name, so URLs for clients are signed for the name that clients use.
+        public = settings.s3_public_endpoint
+        self._presigner = self._connect(public) if public else self._client
+
+    def _connect(self, endpoint: str | None) -> Any:
+        # Any, since the typed client comes from stubs that only the checks install.
+        return boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=self._settings.s3_region,
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path" if endpoint else "auto"},
+                connect_timeout=3,
+                read_timeout=10,
+                max_pool_connections=32,
+                retries={"mode": "standard", "total_max_attempts": 5},
+                # Stores other than AWS don't all know the newer default checksums.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def key(self, job_id: str, attempt: int, index: int) -> str:
+        """Return the key of an image."""
+        return f"{self._attempt_prefix(job_id, attempt)}{index}.png"
+
+    def _job_prefix(self, job_id: str) -> str:
+        return f"{self._settings.s3_prefix}/{job_id}/"
+
+    def _attempt_prefix(self, job_id: str, attempt: int) -> str:
+        return f"{self._job_prefix(job_id)}{attempt}/"
+
+    def put_png(self, key: str, png: bytes) -> None:
+        """Upload an image."""
+        self._put(key, png, "image/png")
+
+    def put_parameters(self, job_id: str, attempt: int, parameters: dict[str, Any]) -> None:
+        """Upload `job.json`, which says what the images were made from."""
+        body = json.dumps(parameters, ensure_ascii=False, indent=1).encode()
+        self._put(f"{self._attempt_prefix(job_id, attempt)}job.json", body, "application/json")
+
+    def _put(self, key: str, body: bytes, content_type: str) -> None:
+        self._client.put_object(Bucket=self._settings.s3_bucket, Key=key, Body=body, ContentType=content_type)
+
+    def presign(self, key: str) -> str:
+        """Return a URL that reads the object without credentials for `ZIMAGE_URL_TTL` seconds."""
+        params = {"Bucket": self._settings.s3_bucket, "Key": key}
+        url: str = self._presigner.generate_presigned_url("get_object", Params=params, ExpiresIn=self._settings.url_ttl)
+        return url
+
+    def delete_job(self, job_id: str) -> None:
+        """Remove every object of a job, those of lost attempts included."""
+        self._delete_prefix(self._job_prefix(job_id))
+
+    def delete_attempt(self, job_id: str, attempt: int) -> None:
+        """Remove what one attempt uploaded."""
+        self._delete_prefix(self._attempt_prefix(job_id, attempt))
+
+    def _delete_prefix(self, prefix: str) -> None:
+        bucket = self._settings.s3_bucket
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            objects = [{"Key": item["Key"]} for item in page.get("Contents", [])]
+            if objects:
+                answer = self._client.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+                if answer.get("Errors"):
+                    raise StillThereError(answer["Errors"][0]["Key"])
+
+    def check(self) -> None:
+        """Ask whether the bucket is there and ours to use."""
+        self._client.head_bucket(Bucket=self._settings.s3_bucket)
+
+
+class StillThereError(OSError):
+    """S3 did not remove an object; the argument is its key."""

@@ -1,0 +1,193 @@
+"""The job: what a client may ask for (`JobInput`), its states, and what is known of it (`Job`).
+
+Redis keeps a job as a hash of strings (written by the Lua scripts); `Job.from_record` reads one.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
+
+SCHEMA_VERSION = 1  # of the record in Redis; a worker leaves records of a newer schema alone
+MAX_SEED = 2**53 - 8  # exact in JSON and JavaScript, also with the index of one of 8 images added
+METADATA_BYTES = 4096
+TINY = "tiny"  # the bundled model's name
+
+
+class JobStatus(StrEnum):
+    """Where a job is in its life."""
+
+    QUEUED = "queued"  # accepted, waiting for a worker
+    RUNNING = "running"  # claimed by a worker that renews its lease
+    SUCCEEDED = "succeeded"  # images are in S3
+    FAILED = "failed"  # `error` says why
+    CANCELED = "canceled"  # by its client
+    EXPIRED = "expired"  # queued for too long
+
+    @property
+    def active(self) -> bool:
+        """Whether the job can still change its state."""
+        return self in (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+Priority = Literal["high", "normal", "low"]
+
+
+def _at_most_4_kib(metadata: dict[str, str]) -> dict[str, str]:
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+    if size > METADATA_BYTES:
+        raise ValueError(f"keys and values must be at most {METADATA_BYTES} bytes together, got {size}")
+    return metadata
+
+
+def _not_yet(value: str | None) -> str | None:
+    if value is not None:
+        raise ValueError("webhooks are not available yet: leave it null and poll the job")
+    return value
+
+
+def _integral_float_is_int(value: Any) -> Any:
+    # JSON has one kind of number: JavaScript and jq may write 8 as 8.0.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, BeforeValidator(_integral_float_is_int)]
+Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+
+
+class JobInput(BaseModel):
+    """A request for images, checked; `POST /v1/jobs` takes it and the worker draws it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    prompt: Prompt = Field(description="What to draw; the model reads the first 512 tokens.", examples=["a red circle"])
+    negative_prompt: Annotated[str, StringConstraints(max_length=2000)] | None = Field(
+        None, description="What to avoid; only with guidance_scale > 0."
+    )
+    width: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
+    height: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
+    num_inference_steps: Int = Field(8, ge=1, le=50)
+    guidance_scale: float = Field(0.0, ge=0, le=20, description="Classifier-free guidance; Turbo takes 0.")
+    seed: Int | None = Field(
+        None, ge=0, le=MAX_SEED, description="Image i is drawn from seed + i; null: drawn for you."
+    )
+    num_images: Int = Field(1, ge=1, le=8)
+    priority: Priority = "normal"
+    timeout_seconds: Int | None = Field(
+        None, ge=1, le=3600, description="Seconds after which the job is not worth finishing."
+    )
+    webhook_url: Annotated[str | None, AfterValidator(_not_yet)] = Field(None, description="Not available yet: null.")
+    metadata: Annotated[dict[str, str], AfterValidator(_at_most_4_kib)] = Field(
+        default_factory=dict, max_length=16, description="At most 16 pairs of strings, 4 KiB together."
+    )
+
+    @property
+    def work(self) -> int:
+        """Pixels × steps × images: what the queue measures the GPU's time in."""
+        return self.width * self.height * self.num_inference_steps * self.num_images
+
+
+class ImageRecord(BaseModel):
+    """One finished image; `key` is its object in S3."""
+
+    index: int
+    seed: int
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+    key: str
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    code: str = Field(examples=["worker_lost", "out_of_memory", "deadline_exceeded", "internal_error"])
+    message: str
+    retryable: bool = Field(description="Whether the same job may succeed when sent again.")
+
+
+def _from_microseconds(value: Any) -> Any:
+    return datetime.fromtimestamp(int(value) / 1e6, UTC) if isinstance(value, str) else value
+
+
+def _from_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+Timestamp = Annotated[datetime, BeforeValidator(_from_microseconds)]
+
+
+class Job(BaseModel):
+    """A job as the record in Redis has it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    owner: str
+    status: JobStatus
+    version: int
+    created_at: Timestamp
+    deadline: Timestamp
+    started_at: Timestamp | None = None
+    finished_at: Timestamp | None = None
+    attempt: int = 0
+    losses: int = 0
+    worker: str | None = None
+    step: int = 0
+    input: JobInput
+    images: Annotated[list[ImageRecord], BeforeValidator(_from_json)] = []
+    stages: Annotated[dict[str, float], BeforeValidator(_from_json)] = {}
+    peak_vram_bytes: int = 0
+    warnings: Annotated[list[str], BeforeValidator(_from_json)] = []
+    error: Annotated[JobError | None, BeforeValidator(_from_json)] = None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, str]) -> Self:
+        """Read the hash that the Lua scripts keep: times are microseconds, lists and objects JSON.
+
+        Fields that a newer version of the service wrote are passed over.
+        """
+        job_input = JobInput.model_validate_json(record["input"], extra="ignore")
+        return cls.model_validate({**record, "input": job_input})
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds: `queue` (accepted to started), the worker's stages, `total` (accepted to finished)."""
+        timings: dict[str, float] = {}
+        if self.started_at:
+            timings["queue"] = (self.started_at - self.created_at).total_seconds()
+        timings |= self.stages
+        if self.finished_at:
+            timings["total"] = (self.finished_at - self.created_at).total_seconds()
+        return timings
+
+
+class SizeLimits(BaseModel):
+    """Smallest and largest side of an image, in pixels."""
+
+    min_size: int
+    max_size: int
+
+
+class ModelCard(SizeLimits):
+    """What a worker serves; published in Redis when it is ready."""
+
+    name: str
+    precision: str
+    load_seconds: float
+
+
+def size_limits(model: str) -> SizeLimits:
+    """Return the image sizes that a model is made for."""
+    return SizeLimits(min_size=64, max_size=1024) if model == TINY else SizeLimits(min_size=256, max_size=2048)

@@ -1,0 +1,99 @@
+"""The reaper: takes jobs from silent workers, expires what waited or lay too long, and rings for forgotten jobs.
+
+Every worker runs one, and the API one for the time in which no worker lives; a lock in Redis lets one at a time work.
+"""
+
+import logging
+import threading
+
+import redis
+from botocore.exceptions import BotoCoreError, ClientError
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import LockError, RedisError
+
+from jobs.doorbell import messages_key, ring
+from jobs.images import ImageStore, StillThereError
+from jobs.settings import Settings
+from jobs.worker_store import WorkerStore
+
+log = logging.getLogger(__name__)
+
+LOCK_SECONDS = 30  # a reaper that died in its round keeps the others out no longer
+
+
+class Reaper:
+    """One process's reaper.
+
+    Args:
+        client: connection to Redis.
+        images: bucket from which images past their retention are removed.
+        bell: the Celery app to ring with.
+        settings: lease and retention.
+        only_without_workers: stand back while any worker lives (the API's reaper).
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        images: ImageStore,
+        bell: Celery,
+        settings: Settings,
+        *,
+        only_without_workers: bool = False,
+    ) -> None:
+        self._redis = client
+        self._store = WorkerStore(client, settings)
+        self._images = images
+        self._bell = bell
+        self._messages_key = messages_key(settings)
+        self._lock_key = f"{settings.redis_prefix}reaper"
+        self._interval = settings.lease_seconds / 6
+        self._only_without_workers = only_without_workers
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to tick, at a sixth of the lease."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop ticking; returns at once."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            try:
+                if not self._only_without_workers or self._store.live_workers() == 0:
+                    self.tick()
+            except (RedisError, OperationalError) as error:
+                log.warning("reaper: Redis is away (%s); trying again in %.0f s", error, self._interval)
+            except (BotoCoreError, ClientError, StillThereError) as error:
+                log.warning("reaper: S3 is away (%s); trying again in %.0f s", error, self._interval)
+
+    def tick(self) -> None:
+        """Do one round, unless another process is at it."""
+        lock = self._redis.lock(self._lock_key, timeout=LOCK_SECONDS, blocking=False)
+        if not lock.acquire():
+            return
+        try:
+            for job_id, outcome in self._store.reap().items():
+                log.warning("job %s lost its worker: now %s", job_id, outcome)
+            expired, old = self._store.expire()
+            for job_id in expired:
+                log.info("job %s expired in the queue", job_id)
+            self._ring_for_forgotten()
+            for job_id in old:
+                self._images.delete_job(job_id)
+                self._store.delete(job_id)
+        finally:
+            try:
+                lock.release()
+            except LockError:
+                log.warning("reaper: the round outlasted its lock")
+
+    def _ring_for_forgotten(self) -> None:
+        # A few rings too many do no harm: whoever hears one and finds nothing returns at once.
+        forgotten = self._store.pending() - int(self._redis.llen(self._messages_key))
+        for _ in range(forgotten):
+            ring(self._bell)

@@ -1,0 +1,34 @@
+"""Connections to Redis, set up so that a dead or half-open one is noticed within seconds."""
+
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from jobs.settings import Settings
+
+RETRIES = 2
+SOCKET_OPTIONS: dict[str, Any] = {
+    "socket_timeout": 5,
+    "socket_connect_timeout": 3,
+    "socket_keepalive": True,
+    "health_check_interval": 5,
+}
+
+
+def _options() -> dict[str, Any]:
+    return {**SOCKET_OPTIONS, "decode_responses": True}
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """Return a blocking client; it connects at its first command."""
+    retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), RETRIES)
+    return redis.Redis.from_url(settings.redis_url, retry=retry, **_options())
+
+
+def connect_async(settings: Settings) -> redis.asyncio.Redis:
+    """Return an asyncio client; it connects at its first command."""
+    retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), RETRIES)
+    return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **_options())

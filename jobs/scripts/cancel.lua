@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+-- queued -> canceled at once; running: a flag that the worker sees before its next step. From then on the job can only end
+-- as canceled (or be lost with its worker, and then end as canceled).
+-- ARGV: id, owner
+-- Returns {'canceled' | 'requested' | 'ended' | 'unknown', status}
+local id, owner = unpack(ARGV)
+local status, job_owner = get(id, 'status', 'owner')
+
+if job_owner ~= owner then return {'unknown', ''} end
+if status == 'canceled' then return {'canceled', status} end
+if status == 'queued' then
+  finish(id, 'canceled')
+  return {'canceled', 'canceled'}
+end
+if status == 'running' then
+  redis.call('HSET', job_key(id), 'cancel_requested', 1)
+  changed(id)
+  return {'requested', status}
+end
+return {'ended', status}

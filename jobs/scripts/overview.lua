@@ -1,0 +1,14 @@
+#!lua flags=no-writes
+-- The whole queue in one consistent look.
+-- Returns {live workers, seconds that the oldest queued job has waited, status, number, status, number, ...}
+local time = now()
+local oldest = redis.call('ZRANGE', key('status:queued'), 0, 0, 'WITHSCORES')
+local result = {
+  redis.call('ZCOUNT', key('workers'), integer(time), '+inf'),
+  tostring(oldest[2] and (time - oldest[2]) / 1000000 or 0),
+}
+for _, status in ipairs({'queued', 'running', 'succeeded', 'failed', 'canceled', 'expired'}) do
+  result[#result + 1] = status
+  result[#result + 1] = redis.call('ZCARD', key('status:' .. status))
+end
+return result

@@ -1,0 +1,89 @@
+-- Shared by every script. KEYS[1] is the prefix of all keys; times are microseconds of Redis' own clock.
+--
+-- job:{id}                  hash    the record, the truth
+-- pending                   zset    queued ids by claim order: accepted-at, shifted by priority
+-- running                   zset    running ids by the end of their lease
+-- deadlines                 zset    queued ids by the time at which they expire
+-- ended                     zset    ended ids by the time at which they ended
+-- dead                      zset    ids failed as worker_lost (the dead letters), by time
+-- work                      hash    id -> pixels x steps x images, while queued or running
+-- status:{status}           zset    ids by accepted-at: counts, and the oldest
+-- owner:{owner}[:{status}]  zset    ids by accepted-at: the listing of one API key
+-- idempotency:{owner}:{key} string  "<digest of the body> <id>"
+-- tombstone:{id}            string  owner of a deleted job
+-- workers                   zset    worker ids by the time until which they count as alive
+-- worker:{id}               hash    card (JSON), rate (work per second)
+-- card, rate                string  those of the worker heard last
+-- clock, reaper:last        string  time of the last submit, of the last reap
+-- events                    channel "<id> <version> <status>" at every change
+local prefix = KEYS[1]
+
+local function key(name) return prefix .. name end
+local function job_key(id) return prefix .. 'job:' .. id end
+local function integer(n) return string.format('%.0f', n) end  -- tostring() would write 1.7e+15
+
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+local function get(id, ...)
+  return unpack(redis.call('HMGET', job_key(id), ...))
+end
+
+-- Counts the change and tells whoever waits for the job.
+local function changed(id)
+  local version = redis.call('HINCRBY', job_key(id), 'version', 1)
+  redis.call('PUBLISH', key('events'), id .. ' ' .. version .. ' ' .. get(id, 'status'))
+end
+
+local function index(command, id, status, created, owner)
+  local function apply(name)
+    if command == 'ZADD' then redis.call('ZADD', name, created, id) else redis.call('ZREM', name, id) end
+  end
+  apply(key('status:' .. status))
+  apply(key('owner:' .. owner .. ':' .. status))
+end
+
+local function enter(id, status)
+  local created, owner = get(id, 'created_at', 'owner')
+  index('ZADD', id, status, created, owner)
+  redis.call('HSET', job_key(id), 'status', status)
+end
+
+local function leave(id)
+  local status, created, owner = get(id, 'status', 'created_at', 'owner')
+  index('ZREM', id, status, created, owner)
+  redis.call('ZREM', key('pending'), id)
+  redis.call('ZREM', key('deadlines'), id)
+  redis.call('ZREM', key('running'), id)
+end
+
+-- queued: into the claim order, at its first place there
+local function queue(id)
+  local score, deadline = get(id, 'score', 'deadline')
+  leave(id)
+  redis.call('ZADD', key('pending'), score, id)
+  redis.call('ZADD', key('deadlines'), deadline, id)
+  redis.call('HSET', job_key(id), 'step', 0)
+  redis.call('HDEL', job_key(id), 'started_at')
+  enter(id, 'queued')
+  changed(id)
+end
+
+-- succeeded, failed, canceled, expired: the fields are written and the job is never touched again but by delete
+local function finish(id, status, ...)
+  local time = integer(now())
+  leave(id)
+  redis.call('HSET', job_key(id), 'finished_at', time, ...)
+  redis.call('HDEL', key('work'), id)
+  redis.call('ZADD', key('ended'), time, id)
+  enter(id, status)
+  changed(id)
+end
+
+-- Whether this worker's attempt is the job's latest: the fence that keeps a late worker out.
+local function is_latest(id, worker, attempt)
+  local current_worker, current_attempt = get(id, 'worker', 'attempt')
+  return current_worker == worker and current_attempt == attempt
+end

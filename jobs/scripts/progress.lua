@@ -1,0 +1,14 @@
+#!lua flags=allow-oom
+-- running -> running: tells how many denoising steps are done, and asks whether to go on.
+-- ARGV: id, worker, attempt, step
+-- Returns 'ok', 'cancel' or 'lost'
+local id, worker, attempt, step = unpack(ARGV)
+local status, cancel = get(id, 'status', 'cancel_requested')
+
+if not is_latest(id, worker, attempt) then return 'lost' end
+if status == 'queued' then return 'ok' end
+if status ~= 'running' then return 'lost' end
+if cancel then return 'cancel' end
+redis.call('HSET', job_key(id), 'step', step)
+changed(id)
+return 'ok'

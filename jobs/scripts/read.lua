@@ -1,0 +1,43 @@
+#!lua flags=no-writes
+-- One job, and where it stands in the queue, in one consistent look.
+-- ARGV: id, owner
+-- Returns {'found', record, jobs before it, work before it, rate of the live workers, live workers} with '' for jobs before
+-- it when it is not queued; {'gone'} when deleted; {'unknown'}
+local id, owner = unpack(ARGV)
+local EXACT = 1000  -- jobs ahead whose work is added up one by one; the rest counts as much on average
+
+local status, job_owner = get(id, 'status', 'owner')
+if not job_owner then
+  return {redis.call('GET', key('tombstone:' .. id)) == owner and 'gone' or 'unknown'}
+end
+if job_owner ~= owner then return {'unknown'} end
+local record = redis.call('HGETALL', job_key(id))
+if status ~= 'queued' then return {'found', record, ''} end
+
+local function work_of(ids)
+  local sum = 0
+  if #ids > 0 then
+    for _, work in ipairs(redis.call('HMGET', key('work'), unpack(ids))) do sum = sum + (tonumber(work) or 0) end
+  end
+  return sum
+end
+
+local before = redis.call('ZRANK', key('pending'), id)
+local ahead = {}
+if before > 0 then ahead = redis.call('ZRANGE', key('pending'), 0, math.min(before, EXACT) - 1) end
+local work = work_of(ahead)
+if before > EXACT then work = work * before / EXACT end
+
+for _, running in ipairs(redis.call('ZRANGE', key('running'), 0, EXACT - 1)) do
+  local step, total = get(running, 'step', 'total')
+  local left = 1 - (tonumber(step) or 0) / tonumber(total)
+  work = work + left * (tonumber(redis.call('HGET', key('work'), running)) or 0)
+end
+
+local rate = 0
+local workers = redis.call('ZRANGEBYSCORE', key('workers'), integer(now()), '+inf')
+for _, worker in ipairs(workers) do
+  rate = rate + (tonumber(redis.call('HGET', key('worker:' .. worker), 'rate')) or 0)
+end
+if #workers == 0 then rate = tonumber(redis.call('GET', key('rate'))) or 0 end
+return {'found', record, tostring(before), tostring(work), tostring(rate), #workers}

@@ -1,0 +1,39 @@
+#!lua flags=allow-oom
+-- running -> queued for jobs whose worker let the lease run out; after too many losses running -> failed (worker_lost), so
+-- that a job which kills its workers can't kill them all; running -> canceled where that was asked for.
+-- ARGV: lease (us), losses that fail a job, error (JSON) of such a job
+-- Returns id, outcome, id, outcome, ...
+local lease, max_losses, error = unpack(ARGV)
+local time = now()
+local last = tonumber(redis.call('GET', key('reaper:last')) or time)
+redis.call('SET', key('reaper:last'), integer(time))
+
+-- Nobody looked for longer than a lease: Redis was away, and no worker could renew. Each gets one more lease.
+if time - last > tonumber(lease) then
+  for _, id in ipairs(redis.call('ZRANGE', key('running'), 0, -1)) do
+    redis.call('ZADD', key('running'), integer(time + lease), id)
+  end
+  return {}
+end
+
+local outcomes = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('running'), '-inf', integer(time), 'LIMIT', 0, 100)) do
+  local outcome
+  if get(id, 'cancel_requested') then
+    outcome = 'canceled'
+    finish(id, outcome)
+  elseif redis.call('HINCRBY', job_key(id), 'losses', 1) >= tonumber(max_losses) then
+    outcome = 'failed'
+    redis.call('ZADD', key('dead'), integer(time), id)
+    finish(id, outcome, 'error', error)
+  else
+    outcome = 'queued'
+    queue(id)
+  end
+  outcomes[#outcomes + 1] = id
+  outcomes[#outcomes + 1] = outcome
+end
+
+-- A worker that fell silent a while ago is not coming back: ids are new at every start.
+redis.call('ZREMRANGEBYSCORE', key('workers'), '-inf', integer(time - 86400 * 1000000))
+return outcomes

@@ -1,0 +1,17 @@
+#!lua flags=allow-oom
+-- running -> queued, at its old place and without counting a loss: a worker hands a job back (or, when its client wants it
+-- stopped, running -> canceled).
+-- ARGV: id, worker, attempt
+-- Returns 'queued', 'canceled' or 'refused'
+local id, worker, attempt = unpack(ARGV)
+local status, cancel = get(id, 'status', 'cancel_requested')
+
+if not is_latest(id, worker, attempt) then return 'refused' end
+if status == 'canceled' or status == 'queued' then return status end
+if status ~= 'running' then return 'refused' end
+if cancel then
+  finish(id, 'canceled')
+  return 'canceled'
+end
+queue(id)
+return 'queued'

@@ -1,0 +1,98 @@
+"""Every setting of the service: one class, read from `ZIMAGE_*` environment variables.
+
+The README's table is made from this class (`python -m jobs.settings`). S3 credentials are not settings of ours: they
+come from boto3's usual chain (`AWS_ACCESS_KEY_ID`, profiles, instance roles).
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _url_with_scheme(*schemes: str) -> AfterValidator:
+    def check(url: str) -> str:
+        if not url.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}, got {url!r}")
+        return url.rstrip("/")
+
+    return AfterValidator(check)
+
+
+class Settings(BaseSettings):
+    """The service's settings; each field is the environment variable `ZIMAGE_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix="ZIMAGE_", extra="ignore")
+
+    # Model and device
+    model: str = Field("tiny", description="`tiny` (bundled), a checkpoint directory, or a hub id")
+    vae: str | None = Field(None, description="another VAE: a directory, or a checkpoint with `vae/`")
+    device: str = Field(
+        "auto", description="`auto` (the GPU with the most free memory, else the CPU), `cpu`, `cuda`, `cuda:N`"
+    )
+    cache_dir: Path = Field(Path(".zimage/cache"), description="where the bundled model and compiled code are kept")
+
+    # Redis
+    redis_url: Annotated[str, _url_with_scheme("redis", "rediss", "unix")] = Field(
+        "redis://127.0.0.1:6379/0", description="Redis or Valkey 7+"
+    )
+    redis_prefix: str = Field("zimage:", description="prefix of every key, so that services can share a Redis")
+
+    # S3
+    s3_endpoint: Annotated[str, _url_with_scheme("http", "https")] | None = Field(
+        None, description="S3 endpoint as this process reaches it; unset: AWS"
+    )
+    s3_public_endpoint: Annotated[str, _url_with_scheme("http", "https")] | None = Field(
+        None, description="S3 endpoint as clients reach it, named in presigned URLs; unset: the same"
+    )
+    s3_bucket: str = Field("zimage", description="bucket for the images; it must exist")
+    s3_prefix: str = Field("jobs", description="key prefix within the bucket")
+    s3_region: str = Field("us-east-1", description="region used for signing")
+    url_ttl: int = Field(3600, ge=60, le=604800, description="seconds that a presigned URL is valid")
+
+    # API
+    host: str = Field("127.0.0.1", description="address that the API listens on")
+    port: int = Field(8000, ge=0, le=65535, description="port that the API listens on")
+    allow_anonymous: bool = Field(False, description="serve without keys on an address that is not loopback")
+    max_work: int = Field(1024 * 1024 * 50 * 8, ge=1, description="largest pixels × steps × images of one job")
+    queue_limit: int = Field(10_000, ge=1, description="queued jobs beyond which submits are answered 503")
+
+    # A job's life
+    queue_ttl: int = Field(86_400, ge=1, description="seconds after which a job still queued is expired")
+    job_ttl: int = Field(604_800, ge=1, description="seconds that an ended job and its images are kept")
+    tombstone_ttl: int = Field(604_800, ge=1, description="seconds that a deleted job is answered 410 instead of 404")
+    idempotency_ttl: int = Field(86_400, ge=1, description="seconds that an Idempotency-Key is remembered")
+    priority_seconds: int = Field(60, ge=0, description="how much earlier `high` and later `low` jobs are sorted")
+    lease_seconds: float = Field(30.0, ge=1, description="a worker silent for longer loses its job")
+    startup_timeout: float = Field(60.0, ge=0, description="seconds to wait for Redis and S3 at start")
+
+    # Worker
+    worker_slots: int = Field(3, ge=1, le=16, description="jobs that one worker handles at once (one on the GPU)")
+    drain_seconds: float = Field(60.0, ge=0, description="seconds to finish at SIGTERM before jobs are handed back")
+    metrics_port: int = Field(9100, ge=0, le=65535, description="port of the worker's /metrics; 0: any free port")
+    metrics_host: str = Field("127.0.0.1", description="address of the worker's /metrics")
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """Return this process's settings.
+
+    Raises:
+        pydantic.ValidationError: a variable has a value that its field refuses.
+    """
+    return Settings()
+
+
+def markdown_table() -> str:
+    """Return the README's table of settings."""
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = "–" if field.default is None else f"`{field.default}`"
+        rows.append(f"| `ZIMAGE_{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(markdown_table())

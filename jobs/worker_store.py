@@ -1,0 +1,137 @@
+"""What a worker may do with jobs: claim, renew, report, commit, fail, hand back; and the reaper's reap and expire.
+
+Blocking. Every method raises `redis.exceptions.RedisError` when Redis can't be reached; the same call may then be sent
+again.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import redis
+
+from jobs import scripts
+from jobs.models import SCHEMA_VERSION, ImageRecord, Job, JobError, ModelCard
+from jobs.settings import Settings
+
+MAX_LOSSES = 3  # a job that was lost with its worker this often is failed
+_MICROSECONDS = 1_000_000
+_WORKER_LOST = JobError(
+    code="worker_lost", message=f"{MAX_LOSSES} workers were lost while drawing this job", retryable=True
+)
+
+Verdict = Literal["ok", "cancel", "lost"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that this worker holds; `attempt` is the fencing token."""
+
+    job: Job
+    worker: str
+
+    @property
+    def fence(self) -> tuple[str, str, int]:
+        """What every later call must name: job, worker, attempt."""
+        return self.job.id, self.worker, self.job.attempt
+
+
+class WorkerStore:
+    """Jobs in Redis, from the worker's side."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self._redis = client
+        self._settings = settings
+        self._prefix = settings.redis_prefix
+        self._lease = int(settings.lease_seconds * _MICROSECONDS)
+        names = (
+            "claim", "heartbeat", "progress", "commit", "fail", "requeue", "reap", "expire", "delete", "overview"
+        )  # fmt: skip
+        self._scripts = {name: client.register_script(scripts.source(name)) for name in names}
+
+    def _run(self, script: str, *args: Any) -> Any:
+        return self._scripts[script](keys=[self._prefix], args=list(args))
+
+    def claim(self, worker: str) -> Claim | None:
+        """Take the best queued job; None when nothing waits."""
+        flat = self._run("claim", worker, self._lease, SCHEMA_VERSION)
+        if not flat:
+            return None
+        return Claim(Job.from_record(dict(zip(flat[::2], flat[1::2], strict=True))), worker)
+
+    def heartbeat(self, worker: str, card: ModelCard, rate: float | None, claims: Sequence[Claim]) -> list[Verdict]:
+        """Renew the worker's presence and its leases; return a verdict for each claim.
+
+        Args:
+            worker: this worker's id.
+            card: what it serves.
+            rate: measured work per second, None when nothing was measured yet.
+            claims: the jobs that it holds.
+        """
+        held = [part for claim in claims for part in (claim.job.id, claim.job.attempt)]
+        verdicts: list[Verdict] = self._run(
+            "heartbeat", worker, self._lease, card.model_dump_json(), "" if rate is None else rate, *held
+        )
+        return verdicts
+
+    def depart(self, worker: str) -> None:
+        """Take the worker out of the live ones: it leaves on its own account."""
+        self._redis.zrem(f"{self._prefix}workers", worker)
+        self._redis.delete(f"{self._prefix}worker:{worker}")
+
+    def progress(self, claim: Claim, step: int) -> Verdict:
+        """Report denoising steps done; learn whether to go on."""
+        verdict: Verdict = self._run("progress", *claim.fence, step)
+        return verdict
+
+    def commit(
+        self,
+        claim: Claim,
+        images: Sequence[ImageRecord],
+        stages: dict[str, float],
+        peak_vram_bytes: int,
+        warnings: Sequence[str],
+    ) -> Literal["succeeded", "canceled", "refused"]:
+        """End a job with its images; refused when another attempt has it."""
+        outcome: Literal["succeeded", "canceled", "refused"] = self._run(
+            "commit",
+            *claim.fence,
+            json.dumps([image.model_dump() for image in images]),
+            json.dumps(stages),
+            peak_vram_bytes,
+            json.dumps(list(warnings)),
+        )
+        return outcome
+
+    def fail(self, claim: Claim, error: JobError) -> Literal["failed", "canceled", "refused"]:
+        """End a job with an error; refused when another attempt has it."""
+        outcome: Literal["failed", "canceled", "refused"] = self._run("fail", *claim.fence, error.model_dump_json())
+        return outcome
+
+    def requeue(self, claim: Claim) -> Literal["queued", "canceled", "refused"]:
+        """Hand a job back without counting a loss; a job that its client wants stopped ends as canceled."""
+        outcome: Literal["queued", "canceled", "refused"] = self._run("requeue", *claim.fence)
+        return outcome
+
+    def reap(self) -> dict[str, str]:
+        """Take jobs from workers that fell silent; return what became of each."""
+        flat = self._run("reap", self._lease, MAX_LOSSES, _WORKER_LOST.model_dump_json())
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    def expire(self) -> tuple[list[str], list[str]]:
+        """End jobs queued for too long; return their ids, and those of ended jobs past their retention."""
+        expired, old = self._run("expire", self._settings.job_ttl)
+        return expired, old
+
+    def delete(self, job_id: str) -> None:
+        """Delete the record of an ended job; its images must have been removed before."""
+        self._run("delete", job_id, "", self._settings.tombstone_ttl)
+
+    def live_workers(self) -> int:
+        """Return the number of workers that are alive."""
+        return int(self._run("overview")[0])
+
+    def pending(self) -> int:
+        """Return the number of queued jobs."""
+        return self._redis.zcard(f"{self._prefix}pending")

@@ -1,0 +1,75 @@
+"""The GPU thread: all work on the device, loading and warm-up included, runs on this one thread, in order.
+
+Task threads hand it a function and wait. So the text encoding, denoising and decoding of the next job run while the
+last job is compressed and uploaded. How fast the thread gets work done is measured here too: the queue's ETA comes from
+it.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from worker import metrics
+
+T = TypeVar("T")
+
+ADMITTED = 2  # one job on the device and one waiting for it: a worker hoards nothing
+_MEMORY = 0.8  # weight of the past in the measured rate: about the last five jobs count
+
+
+class GpuThread:
+    """One thread for one device."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="gpu")
+        self._turns = threading.BoundedSemaphore(ADMITTED)
+        self._work = 0.0
+        self._seconds = 0.0
+        self._idle_since = time.monotonic()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn: within it the caller may claim a job and use the device."""
+        with self._turns:
+            yield
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function on the device's thread and return its result."""
+        return self._executor.submit(function).result()
+
+    def draw(self, work: int, function: Callable[[], T]) -> T:
+        """Like `call`, for a job: counted as busy time and, when it succeeds, in the rate.
+
+        Args:
+            work: pixels × steps × images.
+            function: draws them.
+        """
+        asked = time.monotonic()
+
+        def timed() -> T:
+            start = time.monotonic()
+            try:
+                result = function()
+            finally:
+                end = time.monotonic()
+                metrics.gpu_busy_seconds_total.inc(end - start)
+                # From the end of the last job when this one was waiting already: gaps between jobs count too.
+                since = max(asked, self._idle_since)
+                self._idle_since = end
+            self.measured(work, end - since)
+            return result
+
+        return self.call(timed)
+
+    def measured(self, work: int, seconds: float) -> None:
+        """Take a measurement into the rate."""
+        self._work = self._work * _MEMORY + work
+        self._seconds = self._seconds * _MEMORY + seconds
+
+    @property
+    def rate(self) -> float | None:
+        """Work per second; None before the first measurement."""
+        return self._work / self._seconds if self._seconds else None

@@ -1,0 +1,110 @@
+"""The worker's leases: a thread, not the GPU's, that renews them and hears which jobs to stop."""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from redis.exceptions import RedisError
+
+from jobs.models import ModelCard
+from jobs.worker_store import Claim, Verdict, WorkerStore
+
+log = logging.getLogger(__name__)
+
+
+class HeldJob:
+    """A claimed job in this process; `verdict` is the last that was heard about it."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.verdict: Verdict = "ok"
+        self._claimed_at = time.monotonic()
+
+    def age(self) -> float:
+        """Return the seconds since the job was accepted.
+
+        Redis' clock counts up to the claim and this process's from then on: no clock is compared with another.
+        """
+        return self.claim.job.timings["queue"] + time.monotonic() - self._claimed_at
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the job's `timeout_seconds` have passed."""
+        timeout = self.claim.job.input.timeout_seconds
+        return math.inf if timeout is None else timeout - self.age()
+
+
+class Leases:
+    """Renews the worker's presence and the leases of the jobs that it holds, at a sixth of the lease.
+
+    Args:
+        store: the jobs.
+        worker: this worker's id.
+        card: what it serves.
+        rate: tells the measured work per second.
+        lease_seconds: length of a lease.
+    """
+
+    def __init__(
+        self,
+        store: WorkerStore,
+        worker: str,
+        card: ModelCard,
+        rate: Callable[[], float | None],
+        lease_seconds: float,
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._card = card
+        self._rate = rate
+        self._interval = lease_seconds / 6
+        self._held: set[HeldJob] = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+
+    def start(self) -> None:
+        """Announce the worker and begin to renew."""
+        self._renew()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop renewing and take the worker out of the live ones."""
+        self._stop.set()
+        self._thread.join()
+        try:
+            self._store.depart(self._worker)
+        except RedisError as error:
+            log.warning("could not sign off (%s): this worker counts as alive until its lease ends", error)
+
+    @contextmanager
+    def hold(self, claim: Claim) -> Iterator[HeldJob]:
+        """Renew the job's lease until the block ends."""
+        job = HeldJob(claim)
+        with self._lock:
+            self._held.add(job)
+        try:
+            yield job
+        finally:
+            with self._lock:
+                self._held.discard(job)
+
+    def held(self) -> list[HeldJob]:
+        """Return the jobs held now."""
+        with self._lock:
+            return list(self._held)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            try:
+                self._renew()
+            except RedisError as error:
+                log.warning("could not renew leases (%s); trying again in %.0f s", error, self._interval)
+
+    def _renew(self) -> None:
+        jobs = self.held()
+        verdicts = self._store.heartbeat(self._worker, self._card, self._rate(), [job.claim for job in jobs])
+        for job, verdict in zip(jobs, verdicts, strict=True):
+            job.verdict = verdict

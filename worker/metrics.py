@@ -1,0 +1,16 @@
+"""The worker's Prometheus metrics."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 300)
+
+job_seconds = Histogram("zimage_job_seconds", "Accepted to finished.", ["outcome"], buckets=_SECONDS)
+queue_wait_seconds = Histogram("zimage_queue_wait_seconds", "Accepted to claimed.", buckets=_SECONDS)
+stage_seconds = Histogram("zimage_stage_seconds", "Time of each stage of a job.", ["stage"], buckets=_SECONDS)
+images_total = Counter("zimage_images_total", "Images committed.", ["size"])
+vram_peak_bytes = Gauge("zimage_vram_peak_bytes", "Most GPU memory allocated during the last job; 0 on a CPU.")
+vram_reserved_bytes = Gauge("zimage_vram_reserved_bytes", "GPU memory held by the allocator; 0 on a CPU.")
+gpu_busy_seconds_total = Counter("zimage_gpu_busy_seconds_total", "Time that the GPU thread worked on jobs.")
+model_load_seconds = Gauge("zimage_model_load_seconds", "Time from start to a loaded and warm model.")
+job_attempts_total = Counter("zimage_job_attempts_total", "Attempts at jobs by how they ended.", ["outcome"])
+worker_info = Gauge("zimage_worker_info", "1; what this worker serves.", ["model", "device", "quantization"])

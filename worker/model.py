@@ -1,0 +1,49 @@
+"""Which model on which device: from the settings to a loaded pipeline."""
+
+from pathlib import Path
+
+import torch
+
+from jobs.models import TINY
+from jobs.settings import Settings
+from pipeline import ZImagePipeline
+from pipeline.random_checkpoint import tiny_checkpoint
+
+
+def choose_device(setting: str) -> torch.device:
+    """Return the device that `ZIMAGE_DEVICE` names; `auto` is the GPU with the most free memory, else the CPU.
+
+    Raises:
+        ValueError: the setting names no device of this machine.
+    """
+    if setting == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+        return torch.device("cuda", free.index(max(free)))
+    try:
+        device = torch.device(setting)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"ZIMAGE_DEVICE={setting}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ValueError(f"ZIMAGE_DEVICE={setting}: this machine has {count} CUDA devices; cpu works without one")
+    return device
+
+
+def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
+    """Load the model that the settings name; return it and its name.
+
+    Raises:
+        pipeline.CheckpointError: the checkpoint is missing something or is broken.
+        ValueError: the device is not there.
+    """
+    device = choose_device(settings.device)
+    path: str | Path = tiny_checkpoint(settings.cache_dir) if settings.model == TINY else settings.model
+    # CPUs are quicker in float32 than in emulated bfloat16.
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    loaded = ZImagePipeline.from_pretrained(str(path), device=device, dtype=dtype, vae_path=settings.vae)
+    return loaded, Path(settings.model).name if Path(settings.model).is_dir() else settings.model

@@ -1,0 +1,91 @@
+"""The worker process: waits for its servers, loads and warms the pipeline on the GPU thread, then hears the doorbell.
+
+Celery starts last, in this same process: an error in Celery's own start-up handlers is swallowed, so loading there
+would let a worker without a model take jobs.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import sys
+import time
+
+import torch
+from prometheus_client import start_http_server
+
+from jobs.doorbell import celery_app
+from jobs.images import ImageStore
+from jobs.models import ModelCard, size_limits
+from jobs.reaper import Reaper
+from jobs.redis_client import connect
+from jobs.settings import Settings
+from jobs.startup import UnreachableError, wait_for_redis, wait_for_s3
+from jobs.worker_store import WorkerStore
+from pipeline import CheckpointError, ZImagePipeline
+from worker import metrics
+from worker.app import build_worker
+from worker.drain import drain_at_shutdown
+from worker.gpu_thread import GpuThread
+from worker.lease import Leases
+from worker.model import load_pipeline
+from worker.task import JobRunner
+
+log = logging.getLogger(__name__)
+
+WARM_UP_STEPS = 2
+
+
+def run(settings: Settings) -> int:
+    """Serve jobs until SIGTERM or SIGINT; return the process's exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    started = time.monotonic()
+    gpu = GpuThread()
+    images = ImageStore(settings)
+    client = connect(settings)
+    try:
+        wait_for_redis(client, settings)
+        wait_for_s3(images, settings)
+        pipeline, model = gpu.call(lambda: load_pipeline(settings))
+        limits = size_limits(model)
+        gpu.call(lambda: _warm_up(pipeline, gpu, side=min(1024, limits.min_size * 4)))
+    except (UnreachableError, CheckpointError, ValueError) as error:
+        print(f"zimage worker: {error}", file=sys.stderr)
+        return 1
+
+    load_seconds = time.monotonic() - started
+    precision = str(next(pipeline.transformer.parameters()).dtype).removeprefix("torch.")
+    card = ModelCard(**limits.model_dump(), name=model, precision=precision, load_seconds=load_seconds)
+    _tell_metrics(settings, pipeline, card)
+
+    worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    store = WorkerStore(client, settings)
+    leases = Leases(store, worker, card, lambda: gpu.rate, settings.lease_seconds)
+    runner = JobRunner(pipeline, gpu, store, images, leases, worker, model)
+    reaper = Reaper(client, images, celery_app(settings), settings)
+    drain_at_shutdown(runner, leases, store, settings.drain_seconds)
+    leases.start()
+    reaper.start()
+    log.info("worker %s ready after %.1f s: %s, %s on %s", worker, load_seconds, model, precision, pipeline.device)
+    celery_worker = build_worker(settings, runner, name=worker)
+    celery_worker.start()
+    reaper.stop()
+    leases.stop()
+    return int(celery_worker.exitcode or 0)
+
+
+def _warm_up(pipeline: ZImagePipeline, gpu: GpuThread, side: int) -> None:
+    """Draw twice, the second time for a first measurement of the rate."""
+    for _ in range(2):
+        start = time.monotonic()
+        pipeline("warm-up", height=side, width=side, num_inference_steps=WARM_UP_STEPS)
+    gpu.measured(side * side * WARM_UP_STEPS, time.monotonic() - start)
+
+
+def _tell_metrics(settings: Settings, pipeline: ZImagePipeline, card: ModelCard) -> None:
+    metrics.model_load_seconds.set(card.load_seconds)
+    metrics.worker_info.labels(card.name, str(pipeline.device), "none").set(1)
+    if pipeline.device.type == "cuda":
+        metrics.vram_reserved_bytes.set_function(lambda: torch.cuda.memory_reserved(pipeline.device))
+    server, _ = start_http_server(settings.metrics_port, settings.metrics_host)
+    log.info("metrics at http://%s:%d/metrics", settings.metrics_host, server.server_port)
