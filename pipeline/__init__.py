@@ -1,0 +1,18 @@
+"""Z-Image in plain PyTorch: from a prompt to pixels. Owns the model and nothing of queues or jobs."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.checkpoint import CheckpointError
+    from pipeline.pipeline import Generation, ZImagePipeline
+
+__all__ = ["CheckpointError", "Generation", "ZImagePipeline"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and transformers when a name is first used: they take seconds, and many importers never draw."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pipeline import checkpoint, pipeline
+
+    return getattr(checkpoint if name == "CheckpointError" else pipeline, name)

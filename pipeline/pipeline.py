@@ -1,0 +1,300 @@
+"""Prompt to pixels: text features, the denoising loop with guidance, and the decoder (arXiv 2511.22699)."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from pipeline.autoencoder import Autoencoder, AutoencoderParams, to_uint8
+from pipeline.checkpoint import CheckpointError, Config, load, locate
+from pipeline.scheduler import Schedule, euler_step, sigmas
+from pipeline.text_encoder import TextEncoder
+from pipeline.transformer import Conditioning, Transformer, TransformerParams
+
+COMPONENTS = {
+    "transformer": ("ZImageTransformer2DModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("Qwen3Model", "Qwen3ForCausalLM"),
+    "scheduler": ("FlowMatchEulerDiscreteScheduler",),
+}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one call drew."""
+
+    images: Tensor  # uint8 [num_images, H, W, 3] on the CPU, or float32 latents [num_images, 16, H/8, W/8]
+    timings: dict[str, float]  # seconds of text_encode, denoise and, if run, decode
+    peak_vram_bytes: int  # most CUDA memory allocated at once during the call, weights included; 0 on the CPU
+    warnings: list[str]  # what the person who wrote the prompt should know
+
+
+class ZImagePipeline:
+    """Z-Image on one device. Not thread-safe: one call at a time."""
+
+    def __init__(
+        self,
+        text_encoder: TextEncoder,
+        transformer: Transformer,
+        autoencoder: Autoencoder,
+        schedule: Schedule,
+        device: torch.device,
+    ) -> None:
+        self.text_encoder = text_encoder
+        self.transformer = transformer
+        self.autoencoder = autoencoder
+        self.schedule = schedule
+        self.device = device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path,
+        device: str | torch.device = "cuda",
+        dtype: torch.dtype = torch.bfloat16,
+        vae_path: str | Path | None = None,
+        quantization: str | None = None,
+    ) -> Self:
+        """Load a checkpoint in diffusers' layout.
+
+        Args:
+            path_or_id: a directory, or a hub id such as `Tongyi-MAI/Z-Image-Turbo`.
+            device: where the weights go and the work is done.
+            dtype: of weights and activations; latents and schedule are float32 always.
+            vae_path: a directory with another VAE, or with another checkpoint whose `vae/` to take.
+            quantization: must be None.
+
+        Raises:
+            CheckpointError: something is missing, broken or not supported; one line names file, key and expectation.
+            ValueError: an unsupported quantization.
+        """
+        if quantization is not None:
+            raise ValueError(f"quantization is {quantization!r}, supported: None")
+        device = torch.device(device)
+        root = locate(path_or_id)
+        index = Config(root / "model_index.json")
+        index.expect("_class_name", "ZImagePipeline")
+        for name, classes in COMPONENTS.items():
+            library = "transformers" if name == "text_encoder" else "diffusers"
+            index.expect(name, *([library, class_name] for class_name in classes))
+        vae = root / "vae"
+        if vae_path is not None:
+            vae = locate(vae_path)
+            vae = vae / "vae" if (vae / "vae").is_dir() else vae
+
+        schedule = Schedule.from_config(Config(root / "scheduler" / "scheduler_config.json"))
+        autoencoder = load(vae, lambda config: Autoencoder(AutoencoderParams.from_config(config)), device, dtype)
+        text_encoder = TextEncoder.load(root, device, dtype)
+        transformer = load(
+            root / "transformer", lambda config: Transformer(TransformerParams.from_config(config)), device, dtype
+        )
+        _check_widths(root, vae, text_encoder, transformer, autoencoder)
+        return cls(text_encoder, transformer, autoencoder, schedule, device)
+
+    def __call__(
+        self,
+        prompt: str,
+        negative_prompt: str | None = None,
+        height: int = 1024,
+        width: int = 1024,
+        num_inference_steps: int = 8,
+        guidance_scale: float = 0.0,
+        seed: int = 0,
+        num_images: int = 1,
+        latents: Tensor | None = None,
+        output_type: str = "uint8",
+        on_step: Callable[[int, int], None] | None = None,
+        cfg_normalization: bool | float = False,
+        cfg_truncation: float = 1.0,
+    ) -> Tensor:
+        """The images alone of `generate`, which takes the same arguments."""
+        return self.generate(
+            prompt,
+            negative_prompt,
+            height,
+            width,
+            num_inference_steps,
+            guidance_scale,
+            seed,
+            num_images,
+            latents,
+            output_type,
+            on_step,
+            cfg_normalization,
+            cfg_truncation,
+        ).images
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompt: str,
+        negative_prompt: str | None = None,
+        height: int = 1024,
+        width: int = 1024,
+        num_inference_steps: int = 8,
+        guidance_scale: float = 0.0,
+        seed: int = 0,
+        num_images: int = 1,
+        latents: Tensor | None = None,
+        output_type: str = "uint8",
+        on_step: Callable[[int, int], None] | None = None,
+        cfg_normalization: bool | float = False,
+        cfg_truncation: float = 1.0,
+    ) -> Generation:
+        """Draw images of one prompt.
+
+        Args:
+            prompt: what to draw; read up to 512 tokens, chat template included.
+            negative_prompt: what to stay away from; None means "". Without guidance it has no effect.
+            height: in pixels, a multiple of 16.
+            width: in pixels, a multiple of 16.
+            num_inference_steps: evaluations of the transformer, 8 for Turbo.
+            guidance_scale: 0 for none, as Turbo wants it; Z-Image base wants 4 to 5 (arXiv 2207.12598).
+            seed: image i draws its noise from `seed + i`, so it equals the image that its seed gives alone.
+            num_images: drawn together in one batch.
+            latents: `[num_images, 16, height / 8, width / 8]`, replaces the noise.
+            output_type: "uint8" for pixels or "latent".
+            on_step: called with (step, total) after each step, counted from 1; raising from it stops the run. On CUDA
+                the step has been handed to the GPU by then, not awaited.
+            cfg_normalization: limits the norm of the guided prediction to this factor of the unguided one's; True is 1.
+            cfg_truncation: guides only while the progress from noise (0) to image (1) is at most this.
+
+        Raises:
+            ValueError: an argument is out of range; the message names it, its value and what was expected.
+        """
+        scale = self.autoencoder.downscale
+        shape = (num_images, self.transformer.params.in_channels, height // scale, width // scale)
+        self._check_arguments(prompt, height, width, num_inference_steps, guidance_scale, num_images, output_type)
+        if latents is not None and latents.shape != shape:
+            raise ValueError(f"latents have shape {list(latents.shape)}, expected {list(shape)}")
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        timings: dict[str, float] = {}
+
+        with self._stage("text_encode", timings):
+            text = self.text_encoder.encode(prompt)
+            captions, warnings = [text.features], text.warnings
+            if guidance_scale > 0:
+                negative = self.text_encoder.encode(negative_prompt or "")
+                captions.append(negative.features)
+                warnings += [f"negative {warning}" for warning in negative.warnings]
+
+        with self._stage("denoise", timings):
+            x = _noise(shape, seed) if latents is None else latents
+            x = self._denoise(
+                x.to(self.device, torch.float32),
+                captions,
+                sigmas(num_inference_steps, self.schedule.shift),
+                guidance_scale,
+                float(cfg_normalization),
+                cfg_truncation,
+                on_step,
+            )
+
+        if output_type == "uint8":
+            with self._stage("decode", timings):
+                # One at a time: the decoder's activations, not its weights, are what fills the memory.
+                x = torch.cat([to_uint8(self.autoencoder.decode(latent[None])) for latent in x]).cpu()
+        return Generation(x.cpu(), timings, torch.cuda.max_memory_allocated(self.device) if cuda else 0, warnings)
+
+    def _denoise(
+        self,
+        x: Tensor,
+        captions: list[Tensor],
+        levels: Tensor,
+        guidance_scale: float,
+        norm_limit: float,
+        cfg_truncation: float,
+        on_step: Callable[[int, int], None] | None,
+    ) -> Tensor:
+        """From noise `[B, C, H, W]` to latents along noise levels `[steps + 1]`; captions are one, or two to guide."""
+        batch, _, height, width = x.shape
+        steps = len(levels) - 1
+        timesteps = self.schedule.timesteps(levels[:-1])
+        guided = [len(captions) == 2 and timestep <= cfg_truncation for timestep in timesteps.tolist()]
+        conditionings = {
+            both: self.transformer.prepare(captions if both else captions[:1], height, width, repeats=batch)
+            for both in set(guided)
+        }
+        levels, timesteps = levels.to(self.device), timesteps.to(self.device)
+        for i in range(steps):
+            conditioning = conditionings[guided[i]]
+            if guided[i]:
+                output = self._guide(x, timesteps[i : i + 1], conditioning, guidance_scale, norm_limit)
+            else:
+                output = self.transformer(x, timesteps[i : i + 1], conditioning).float()
+            x = euler_step(x, -output, levels[i], levels[i + 1])
+            if on_step is not None:
+                on_step(i + 1, steps)
+        return x
+
+    def _guide(
+        self, x: Tensor, timestep: Tensor, conditioning: Conditioning, scale: float, norm_limit: float
+    ) -> Tensor:
+        """Classifier-free guidance, the norm of each image's prediction held to `norm_limit` times the unguided one."""
+        both: Tensor = self.transformer(x.repeat(2, 1, 1, 1), timestep, conditioning)
+        positive, negative = both.float().chunk(2)
+        output = positive + scale * (positive - negative)
+        if norm_limit > 0:
+            limit = norm_limit * torch.linalg.vector_norm(positive, dim=(1, 2, 3), keepdim=True)
+            norm = torch.linalg.vector_norm(output, dim=(1, 2, 3), keepdim=True)
+            output = torch.where(norm > limit, output * (limit / norm), output)
+        return output
+
+    def _check_arguments(
+        self,
+        prompt: str,
+        height: int,
+        width: int,
+        num_inference_steps: int,
+        guidance_scale: float,
+        num_images: int,
+        output_type: str,
+    ) -> None:
+        multiple = self.autoencoder.downscale * self.transformer.params.patch_size
+        if not prompt.strip():
+            raise ValueError("prompt is empty, expected some text")
+        for name, size in (("height", height), ("width", width)):
+            if size < multiple or size % multiple:
+                raise ValueError(f"{name} is {size}, expected a multiple of {multiple}")
+        for name, count in (("num_inference_steps", num_inference_steps), ("num_images", num_images)):
+            if count < 1:
+                raise ValueError(f"{name} is {count}, expected 1 or more")
+        if not 0 <= guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale is {guidance_scale}, expected 0 or more")
+        if output_type not in ("uint8", "latent"):
+            raise ValueError(f"output_type is {output_type!r}, expected 'uint8' or 'latent'")
+
+    @contextmanager
+    def _stage(self, name: str, timings: dict[str, float]) -> Iterator[None]:
+        """Time a stage to the end of the device's work for it."""
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        timings[name] = time.perf_counter() - start
+
+
+def _noise(shape: tuple[int, int, int, int], seed: int) -> Tensor:
+    """Noise on the CPU in float32, image i from `seed + i`: a seed means the same picture on every device."""
+    images, *rest = shape
+    return torch.stack([torch.randn(rest, generator=torch.Generator().manual_seed(seed + i)) for i in range(images)])
+
+
+def _check_widths(
+    root: Path, vae: Path, text_encoder: TextEncoder, transformer: Transformer, autoencoder: Autoencoder
+) -> None:
+    """Refuse components that do not fit together."""
+    hidden, width = text_encoder.model.config.hidden_size, transformer.params.caption_dim
+    if hidden != width:
+        raise CheckpointError(f"{root / 'text_encoder/config.json'}: hidden_size is {hidden}, expected {width}")
+    latent, channels = autoencoder.params.latent_channels, transformer.params.in_channels
+    if latent != channels:
+        raise CheckpointError(f"{vae / 'config.json'}: latent_channels is {latent}, expected {channels}")

@@ -1,0 +1,91 @@
+"""Qwen3 as text encoder: from a prompt to the features that Z-Image's transformer reads (arXiv 2511.22699).
+
+The features are the input of Qwen3's last layer, so that layer and the final norm are neither loaded nor run.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qwen3Model
+
+from pipeline.checkpoint import CheckpointError, Config, load
+
+MAX_TOKENS = 512  # what the transformer was trained to read
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Features of one prompt, and how many tokens the prompt had before it was cut to the first 512."""
+
+    features: Tensor  # [min(tokens, 512), hidden]
+    tokens: int
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the person who wrote the prompt should know."""
+        if self.tokens <= MAX_TOKENS:
+            return []
+        return [f"prompt has {self.tokens} tokens; the model reads the first {MAX_TOKENS}"]
+
+
+class TextEncoder:
+    """Tokenizer, chat template and Qwen3 without its last layer."""
+
+    def __init__(self, model: Qwen3Model, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, root: Path, device: torch.device, dtype: torch.dtype) -> "TextEncoder":
+        """Load `text_encoder/` and `tokenizer/` of the checkpoint `root`; raises CheckpointError."""
+        tokenizer = _load_tokenizer(root / "tokenizer")
+        folder = root / "text_encoder"
+        config = Config(folder / "config.json")
+        vocab_size = config.integer("vocab_size")
+        if vocab_size < len(tokenizer):
+            raise CheckpointError(f"{config.path}: vocab_size is {vocab_size}, expected {len(tokenizer)} or more")
+        last = re.compile(rf"lm_head\.|norm\.|layers\.{config.integer('num_hidden_layers') - 1}\.")
+        model = load(folder, _build, device, dtype, prefix="model.", ignore=lambda key: last.match(key) is not None)
+        # Its tables are no weights: neither stored nor alive on the meta device.
+        model.rotary_emb = type(model.rotary_emb)(config=model.config).to(device)
+        return cls(model, tokenizer)
+
+    def encode(self, prompt: str) -> TextFeatures:
+        """Features of a prompt, as the user's turn of a chat in which the assistant is about to answer."""
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+        )
+        ids = self.tokenizer(text, verbose=False)["input_ids"]
+        tokens = torch.tensor([ids[:MAX_TOKENS]], device=self.model.device)
+        features = self.model(input_ids=tokens, use_cache=False).last_hidden_state[0]
+        return TextFeatures(features, len(ids))
+
+
+def _build(config: Config) -> Qwen3Model:
+    """Qwen3 with one layer fewer than its config says and without the final norm."""
+    config.expect("architectures", ["Qwen3Model"], ["Qwen3ForCausalLM"])
+    for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
+        config.integer(key)
+    values = dict(config.values, num_hidden_layers=config.integer("num_hidden_layers") - 1)
+    if values.get("layer_types"):
+        values["layer_types"] = values["layer_types"][:-1]
+    model = Qwen3Model(Qwen3Config.from_dict(values))
+    model.register_module("norm", nn.Identity())
+    return model
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise CheckpointError(f"{folder / 'tokenizer.json'}: missing file")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: no tokenizer that transformers can load: {str(error).splitlines()[0]}"
+        ) from error
+    if not tokenizer.chat_template:
+        raise CheckpointError(f"{folder / 'tokenizer_config.json'}: missing field 'chat_template'")
+    return tokenizer

@@ -1,0 +1,108 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from parity import load_pair, relative_error
+
+from pipeline import ZImagePipeline
+from pipeline.random_checkpoint import SIZES, tiny_checkpoint, weight_shapes, write_configs, write_random_checkpoint
+
+
+@pytest.mark.parametrize("shard_bytes", [None, 200_000])
+def test_diffusers_draws_the_same_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_bytes: int | None
+) -> None:
+    if shard_bytes is not None:
+        monkeypatch.setitem(SIZES, "tiny", dataclasses.replace(SIZES["tiny"], shard_bytes=shard_bytes))
+    write_random_checkpoint(tmp_path / "tiny")
+    pair = load_pair(tmp_path / "tiny")
+    latents = torch.randn(1, 16, 8, 12)
+    arguments = {"prompt": "a cat", "height": 64, "width": 96, "latents": latents, "num_inference_steps": 8}
+
+    ours = pair.ours(output_type="latent", guidance_scale=3.0, **arguments)
+    theirs = pair.theirs(output_type="latent", guidance_scale=3.0, **arguments).images
+
+    assert relative_error(ours, theirs) <= 1e-4
+    assert (len(list((tmp_path / "tiny").rglob("*.safetensors"))) == 3) == (shard_bytes is None)
+
+
+def test_its_picture_is_not_constant(tmp_path: Path) -> None:
+    pipe = ZImagePipeline.from_pretrained(tiny_checkpoint(tmp_path), device="cpu", dtype=torch.float32)
+
+    first, second = pipe("a cat", height=128, width=128, num_images=2).float()
+
+    assert first.std() > 20
+    assert (first - second).abs().mean() > 5
+
+
+def test_a_seed_means_the_same_weights(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write_random_checkpoint(tmp_path / name, seed=seed)
+
+    a, b, c = ((tmp_path / name / "vae/diffusion_pytorch_model.safetensors").read_bytes() for name in "abc")
+
+    assert a == b
+    assert a != c
+
+
+def test_turbo_has_the_size_of_the_released_model(tmp_path: Path) -> None:
+    write_configs(tmp_path, SIZES["turbo"])
+
+    shapes = weight_shapes(tmp_path)
+
+    millions = {stem: round(sum(shape.numel() for shape in tensors.values()) / 1e6) for stem, tensors in shapes.items()}
+    assert millions == {
+        "transformer/diffusion_pytorch_model": 6155,
+        "vae/diffusion_pytorch_model": 84,
+        "text_encoder/model": 4022,
+    }
+
+
+def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+
+    with pytest.raises(FileExistsError, match="is not empty"):
+        write_random_checkpoint(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = dataclasses.replace(SIZES["tiny"], text_encoder={**SIZES["tiny"].text_encoder, "hidden_size": "wide"})
+    monkeypatch.setitem(SIZES, "tiny", broken)
+
+    with pytest.raises(Exception, match="hidden_size"):
+        write_random_checkpoint(tmp_path / "tiny")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_at_once_get_one_whole_checkpoint(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.random_checkpoint import tiny_checkpoint;"
+        "print(tiny_checkpoint(Path(sys.argv[1])))"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    answers = {process.communicate()[0].strip() for process in processes}
+
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    [path] = answers
+    assert [str(entry) for entry in tmp_path.iterdir()] == [path]
+    index = json.loads((Path(path) / "model_index.json").read_text())
+    assert index["_class_name"] == "ZImagePipeline"
+    ZImagePipeline.from_pretrained(path, device="cpu")
+
+
+def test_the_tiny_checkpoint_is_made_once(tmp_path: Path) -> None:
+    path = tiny_checkpoint(tmp_path)
+    made = (path / "model_index.json").stat().st_mtime_ns
+
+    assert tiny_checkpoint(tmp_path) == path
+    assert (path / "model_index.json").stat().st_mtime_ns == made
