@@ -117,6 +117,8 @@ def _from_validation(error: RequestValidationError) -> ProblemError:
 
 
 def _from_http(error: HTTPException) -> ProblemError:
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body that even its parser gave up on
+        return ProblemError(400, "malformed_json", "the body can't be read as JSON")
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     return ProblemError(error.status_code, code, str(error.detail), headers=error.headers)
 

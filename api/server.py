@@ -1,6 +1,5 @@
 """The API process: decides whether it may listen where it is told to, waits for its servers, serves."""
 
-import logging
 import sys
 
 import uvicorn
@@ -8,6 +7,7 @@ import uvicorn
 from api.app import create_app
 from api.middleware import is_loopback
 from jobs.images import ImageStore
+from jobs.logs import configure_logging
 from jobs.redis_client import connect
 from jobs.settings import Settings
 from jobs.startup import UnreachableError, wait_for_redis, wait_for_s3
@@ -21,7 +21,7 @@ def serve(settings: Settings) -> None:
     Raises:
         SystemExit: with code 1 when it can't, after one line on stderr that says why.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    configure_logging()
     if not is_loopback(settings.host) and not settings.allow_anonymous:
         sys.exit(
             f"zimage api: {settings.host} is reachable from other machines and no API keys are configured: "

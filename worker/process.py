@@ -16,6 +16,7 @@ from prometheus_client import start_http_server
 
 from jobs.doorbell import celery_app
 from jobs.images import ImageStore
+from jobs.logs import configure_logging
 from jobs.models import ModelCard, size_limits
 from jobs.reaper import Reaper
 from jobs.redis_client import connect
@@ -38,7 +39,7 @@ WARM_UP_STEPS = 2
 
 def run(settings: Settings) -> int:
     """Serve jobs until SIGTERM or SIGINT; return the process's exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    configure_logging()
     started = time.monotonic()
     gpu = GpuThread()
     images = ImageStore(settings)

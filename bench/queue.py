@@ -1,0 +1,118 @@
+"""The queue around the model: how long a POST takes, how soon an idle worker starts, how true position and ETA are.
+
+    python -m bench.queue [--jobs N] [--workers N] [--out FILE]
+
+Runs the embedded stack with the bundled model, so the device is the CPU. Positions and ETAs are those that each job is
+told when it is accepted into a queue that is kept filled; they are compared with what then happened.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cli.stack import Stack
+
+IDLE_JOBS = 20
+BODY = {"prompt": "a cat", "width": 128, "height": 128, "num_inference_steps": 8}
+
+
+def main() -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--jobs", type=int, default=60, help="jobs of the steady load")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("bench/results/queue.json"))
+    arguments = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as data,
+        Stack(data, workers=arguments.workers) as stack,
+        httpx.Client(base_url=stack.api_url, timeout=90) as http,
+    ):
+        while http.get("/v1/queue").json()["workers"] < arguments.workers:
+            time.sleep(0.1)
+        result = {
+            "command": "python -m " + " ".join(["bench.queue", *sys.argv[1:]]),
+            "device": f"{os.cpu_count()} CPU cores",
+            "versions": {"python": platform.python_version()},
+            "idle": measure_idle(http),
+            "steady": measure_steady(http, arguments.jobs),
+        }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+def submit(http: httpx.Client) -> tuple[dict[str, Any], float]:
+    """Post a job; return it and the seconds that the POST took."""
+    start = time.monotonic()
+    job: dict[str, Any] = http.post("/v1/jobs", json=BODY).raise_for_status().json()
+    return job, time.monotonic() - start
+
+
+def ended(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
+    """Wait for a job's end."""
+    while True:
+        answer: dict[str, Any] = http.get(job["urls"]["self"], headers={"Prefer": "wait=60"}).json()
+        if answer["status"] not in ("queued", "running"):
+            return answer
+
+
+def measure_idle(http: httpx.Client) -> dict[str, float]:
+    """One job at a time: milliseconds of the POST, from accepted to claimed, and from accepted to finished."""
+    posts, queues, totals = [], [], []
+    for _ in range(IDLE_JOBS):
+        job, seconds = submit(http)
+        timings = ended(http, job)["timings"]
+        posts.append(seconds * 1000)
+        queues.append(timings["queue"] * 1000)
+        totals.append(timings["total"] * 1000)
+    return {
+        "post_ms": statistics.median(posts),
+        "pick_up_ms": statistics.median(queues),
+        "pick_up_max_ms": max(queues),
+        "total_ms": statistics.median(totals),
+    }
+
+
+def measure_steady(http: httpx.Client, count: int) -> dict[str, float]:
+    """Keep ten jobs or more waiting; compare what each was told with what happened."""
+    told = []
+    for _ in range(count):
+        while http.get("/v1/queue").json()["queued"] >= 20:
+            time.sleep(0.02)
+        told.append(submit(http)[0])
+    seen = [ended(http, job) for job in told]
+    starts = sorted(job["started_at"] for job in seen)
+    first, last = (datetime.fromisoformat(moment) for moment in (starts[0], starts[-1]))
+    job_seconds = (last - first).total_seconds() / (count - 1)
+    position_errors, eta_errors = [], []
+    for before, after in zip(told, seen, strict=True):
+        if before["queue"] is None or before["queue"]["eta_seconds"] is None:
+            continue
+        started_meanwhile = sum(before["created_at"] < start < after["started_at"] for start in starts)
+        position_errors.append(abs(before["queue"]["position"] - 1 - started_meanwhile))
+        eta_errors.append((before["queue"]["eta_seconds"], after["timings"]["queue"]))
+    # An ETA may be off by one job, since a job is claimed while another is still at work, or by a quarter.
+    within = [abs(eta - wait) <= max(job_seconds, 0.25 * wait) for eta, wait in eta_errors]
+    long_waits = [abs(eta - wait) / wait for eta, wait in eta_errors if wait > 5 * job_seconds]
+    return {
+        "jobs_per_second": 1 / job_seconds,
+        "position_error_max": max(position_errors),
+        "eta_within_a_job_or_25_percent": sum(within) / len(within),
+        "eta_relative_error_median": statistics.median(long_waits),
+        "eta_relative_error_max": max(long_waits),
+    }
+
+
+if __name__ == "__main__":
+    main()

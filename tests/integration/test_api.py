@@ -1,0 +1,347 @@
+"""The HTTP contract as a client meets it: the whole stack runs, and the tests speak HTTP only."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from cli.stack import Stack
+
+SMALL = {"prompt": "a cat", "width": 64, "height": 64, "num_inference_steps": 2}
+LONG = {"prompt": "a long job", "width": 512, "height": 512, "num_inference_steps": 50, "num_images": 2}
+
+
+@pytest.fixture(scope="module")
+def http(stack: Stack) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=stack.api_url, timeout=90) as client:
+        yield client
+
+
+def submit(http: httpx.Client, **fields: Any) -> dict[str, Any]:
+    response = http.post("/v1/jobs", json={**SMALL, **fields})
+    assert response.status_code == 202, response.text
+    job: dict[str, Any] = response.json()
+    return job
+
+
+def wait(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
+    ended: dict[str, Any] = http.get(job["urls"]["self"], headers={"Prefer": "wait=60"}).json()
+    assert ended["status"] not in ("queued", "running"), ended
+    return ended
+
+
+def check_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["status"] == status
+    assert problem["code"] == code
+    assert problem["detail"]
+    assert problem["request_id"] == response.headers["x-request-id"]
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", ""),
+        ("prompt", "   \n "),
+        ("prompt", "x" * 2001),
+        ("prompt", 7),
+        ("prompt", None),
+        ("prompt", "\ud800"),
+        ("negative_prompt", "x" * 2001),
+        ("width", 63),
+        ("width", 48),
+        ("width", 72),
+        ("width", 1040),  # the tiny model's limit is 1024
+        ("width", 4096),
+        ("width", "64"),
+        ("width", 64.5),
+        ("width", True),
+        ("height", 0),
+        ("height", -64),
+        ("height", 10**400),
+        ("num_inference_steps", 0),
+        ("num_inference_steps", 51),
+        ("guidance_scale", -0.1),
+        ("guidance_scale", 20.1),
+        ("guidance_scale", float("nan")),
+        ("guidance_scale", float("inf")),
+        ("seed", -1),
+        ("seed", 2**53 - 7),
+        ("seed", "7"),
+        ("num_images", 0),
+        ("num_images", 9),
+        ("priority", "urgent"),
+        ("timeout_seconds", 0),
+        ("timeout_seconds", 3601),
+        ("webhook_url", "https://example.com/hook"),
+        ("metadata", {str(n): "" for n in range(17)}),
+        ("metadata", {"key": 7}),
+        ("metadata", {"key": "é" * 2047}),
+        ("metadata", []),
+        ("colour", "red"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(http: httpx.Client, field: str, value: Any) -> None:
+    body = json.dumps({**SMALL, field: value})
+    response = http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    problem = check_problem(response, 422, "invalid_request")
+    assert any(error["pointer"].split("/")[1] == field for error in problem["errors"]), problem
+
+
+def test_every_mistake_is_named_at_once(http: httpx.Client) -> None:
+    response = http.post("/v1/jobs", json={"prompt": "", "width": 1, "a/b~c": 1})
+    problem = check_problem(response, 422, "invalid_request")
+    assert {error["pointer"] for error in problem["errors"]} == {"/prompt", "/width", "/a~1b~0c"}
+
+
+@pytest.mark.parametrize("value", [64.0, 64])
+def test_json_knows_one_kind_of_number(http: httpx.Client, value: float) -> None:
+    job = submit(http, width=value)
+    assert job["input"]["width"] == 64
+    assert isinstance(job["input"]["width"], int)
+
+
+@pytest.mark.parametrize("body", ["{", "", "{'prompt': 'x'}", '{"prompt": "x"} trailing', "[" * 60_000, "\x00"])
+def test_malformed_json_is_400(http: httpx.Client, body: str) -> None:
+    response = http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    check_problem(response, 400, "malformed_json")
+
+
+def test_json_that_is_not_an_object_is_422(http: httpx.Client) -> None:
+    check_problem(http.post("/v1/jobs", json=["prompt"]), 422, "invalid_request")
+
+
+def test_a_body_over_64_kib_is_413_also_without_a_length(http: httpx.Client) -> None:
+    body = json.dumps({**SMALL, "prompt": "x" * 70_000}).encode()
+    headers = {"Content-Type": "application/json"}
+    check_problem(http.post("/v1/jobs", content=body, headers=headers), 413, "body_too_large")
+
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, len(body), 10_000):
+            yield body[start : start + 10_000]
+
+    check_problem(http.post("/v1/jobs", content=chunks(), headers=headers), 413, "body_too_large")
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml", ""])
+def test_another_content_type_is_415(http: httpx.Client, content_type: str) -> None:
+    response = http.post("/v1/jobs", content=json.dumps(SMALL), headers={"Content-Type": content_type})
+    check_problem(response, 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/jobs/job_nothing"),
+        ("POST", "/v1/jobs/job_nothing/cancel"),
+        ("DELETE", "/v1/jobs/job_nothing"),
+        ("GET", "/v1/jobs/job_nothing/images/0"),
+        ("GET", "/v1/jobs/job_nothing/events"),
+    ],
+)
+def test_an_unknown_job_is_404(http: httpx.Client, method: str, path: str) -> None:
+    check_problem(http.request(method, path), 404, "job_not_found")
+
+
+def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
+    check_problem(http.get("/v2/jobs"), 404, "not_found")
+    check_problem(http.put("/v1/jobs"), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "status=done", "cursor=%25%25"])
+def test_bad_query_parameters_are_named(http: httpx.Client, query: str) -> None:
+    problem = check_problem(http.get(f"/v1/jobs?{query}"), 422, "invalid_request")
+    assert problem["errors"][0]["parameter"] == query.split("=")[0]
+
+
+def test_the_clients_request_id_comes_back(http: httpx.Client) -> None:
+    assert http.get("/livez", headers={"X-Request-ID": "mine-1"}).headers["x-request-id"] == "mine-1"
+    assert http.get("/livez", headers={"X-Request-ID": "not mine"}).headers["x-request-id"] != "not mine"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}, {"Host": ""}],
+)
+def test_web_pages_do_not_drive_a_service_without_keys(http: httpx.Client, headers: dict[str, str]) -> None:
+    assert http.post("/v1/jobs", json=SMALL, headers=headers).status_code in (400, 403)
+    assert http.get("/v1/jobs", headers=headers).status_code in (400, 403)
+
+
+def test_a_submitted_job_says_where_it_is(http: httpx.Client) -> None:
+    response = http.post("/v1/jobs", json=SMALL)
+    job = response.json()
+    assert response.headers["location"] == job["urls"]["self"]
+    assert int(response.headers["retry-after"]) >= 1
+    assert isinstance(job["input"]["seed"], int)
+    assert http.get(response.headers["location"]).json()["id"] == job["id"]
+
+
+def test_prefer_wait_holds_the_answer_until_the_job_ends(http: httpx.Client) -> None:
+    job = submit(http)
+    response = http.get(job["urls"]["self"], headers={"Prefer": "respond-async, wait=30"})
+    assert response.json()["status"] == "succeeded"
+    assert response.headers["preference-applied"] == "wait=30"
+    assert "retry-after" not in response.headers
+
+
+def test_prefer_wait_answers_when_its_time_is_over(http: httpx.Client) -> None:
+    job = submit(http, **LONG)
+    response = http.get(job["urls"]["self"], headers={"Prefer": "wait=1"})
+    assert response.json()["status"] in ("queued", "running")
+    assert "retry-after" in response.headers
+    http.post(job["urls"]["cancel"])
+    assert wait(http, job)["status"] == "canceled"
+
+
+def test_an_etag_saves_the_body_until_something_changes(http: httpx.Client) -> None:
+    job = submit(http)
+    wait(http, job)
+    first = http.get(job["urls"]["self"])
+    again = http.get(job["urls"]["self"], headers={"If-None-Match": first.headers["etag"]})
+    assert again.status_code == 304
+    assert again.content == b""
+    assert again.headers["etag"] == first.headers["etag"]
+    assert http.get(job["urls"]["self"], headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_the_same_idempotency_key_is_the_same_job(http: httpx.Client) -> None:
+    headers = {"Idempotency-Key": f"key-{time.time_ns()}"}
+    answers: list[httpx.Response] = []
+    threads = [
+        threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{http.base_url}/v1/jobs", json=SMALL, headers=headers))
+        )
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answer.status_code for answer in answers) == [200] * 7 + [202]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert all(answer.headers["idempotent-replayed"] == "true" for answer in answers if answer.status_code == 200)
+    other = http.post("/v1/jobs", json={**SMALL, "prompt": "a dog"}, headers=headers)
+    check_problem(other, 422, "idempotency_key_reused")
+
+
+def test_a_queued_job_is_canceled_at_once(http: httpx.Client) -> None:
+    blockers = [submit(http, **LONG) for _ in range(3)]
+    job = submit(http)
+    answer = http.post(job["urls"]["cancel"])
+    assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
+    assert http.post(job["urls"]["cancel"]).status_code == 200
+    for blocker in blockers:
+        http.post(blocker["urls"]["cancel"])
+    assert {wait(http, blocker)["status"] for blocker in blockers} == {"canceled"}
+
+
+def test_a_running_job_stops_within_a_step(http: httpx.Client) -> None:
+    job = submit(http, **LONG)
+    while (running := http.get(job["urls"]["self"]).json())["progress"]["step"] < 2:
+        assert running["status"] in ("queued", "running")
+        time.sleep(0.05)
+    answer = http.post(job["urls"]["cancel"])
+    assert answer.status_code == 202
+    ended = wait(http, job)
+    assert ended["status"] == "canceled"
+    assert ended["images"] == []
+    # The step that was at work when the cancel came may still end, none begins after it.
+    assert ended["progress"]["step"] <= answer.json()["progress"]["step"] + 1
+    assert http.post(job["urls"]["cancel"]).status_code == 200
+
+
+def test_an_ended_job_can_not_be_canceled(http: httpx.Client) -> None:
+    job = submit(http)
+    wait(http, job)
+    check_problem(http.post(job["urls"]["cancel"]), 409, "job_ended")
+
+
+def test_deleting_removes_job_and_images(http: httpx.Client) -> None:
+    job = submit(http)
+    url = wait(http, job)["images"][0]["url"]
+    assert httpx.get(url).status_code == 200
+    assert http.delete(job["urls"]["self"]).status_code == 204
+    assert httpx.get(url).status_code == 404
+    check_problem(http.get(job["urls"]["self"]), 410, "job_gone")
+    check_problem(http.delete(job["urls"]["self"]), 410, "job_gone")
+    check_problem(http.post(job["urls"]["cancel"]), 410, "job_gone")
+    assert job["id"] not in {listed["id"] for listed in http.get("/v1/jobs?limit=100").json()["jobs"]}
+
+
+def test_an_active_job_can_not_be_deleted(http: httpx.Client) -> None:
+    job = submit(http, **LONG)
+    check_problem(http.delete(job["urls"]["self"]), 409, "job_active")
+    http.post(job["urls"]["cancel"])
+    wait(http, job)
+
+
+def test_an_image_is_a_redirect_to_storage(http: httpx.Client) -> None:
+    job = submit(http, num_images=2)
+    ended = wait(http, job)
+    for image in ended["images"]:
+        answer = http.get(f"{job['urls']['self']}/images/{image['index']}")
+        assert answer.status_code == 307
+        assert len(httpx.get(answer.headers["location"]).content) == image["bytes"]
+    check_problem(http.get(f"{job['urls']['self']}/images/2"), 404, "image_not_found")
+
+
+def test_the_list_pages_newest_first(http: httpx.Client) -> None:
+    ids = [submit(http)["id"] for _ in range(4)]
+    first = http.get("/v1/jobs?limit=2").json()
+    second = http.get("/v1/jobs", params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    assert [job["id"] for job in first["jobs"] + second["jobs"]] == ids[::-1]
+
+
+def test_events_tell_every_step_and_end_with_the_result(http: httpx.Client) -> None:
+    job = submit(http, num_inference_steps=6, width=256, height=256)
+    events = read_events(http, job["urls"]["events"])
+    assert [event["data"]["status"] for event in events if event["event"] == "status"][-1] == "succeeded"
+    steps = [event["data"]["progress"]["step"] for event in events]
+    assert steps == sorted(steps)
+    assert steps[-1] == 6
+    assert events[-1]["data"]["images"]
+    resumed = read_events(http, job["urls"]["events"], {"Last-Event-ID": events[0]["id"]})
+    assert [event["id"] for event in resumed] == [events[-1]["id"]]
+
+
+def read_events(http: httpx.Client, url: str, headers: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = [{}]
+    with http.stream("GET", url, headers=headers) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        for line in response.iter_lines():
+            name, _, value = line.partition(": ")
+            if name in ("event", "id", "data"):
+                events[-1][name] = json.loads(value) if name == "data" else value
+            elif not line and events[-1]:
+                events.append({})
+    return [event for event in events if event]
+
+
+def test_health_and_the_contract_are_served(http: httpx.Client) -> None:
+    assert http.get("/livez").status_code == 200
+    assert http.get("/readyz").status_code == 200
+    paths = http.get("/openapi.json").json()["paths"]
+    assert {"/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel", "/v1/queue"} <= set(paths)
+
+
+def test_the_queue_tells_its_demand(http: httpx.Client) -> None:
+    jobs = [submit(http, **LONG) for _ in range(4)]
+    overview = http.get("/v1/queue").json()
+    assert overview["workers"] == 1
+    assert overview["demand"] == overview["queued"] + overview["running"] == 4
+    assert overview["oldest_queued_seconds"] > 0
+    for job in jobs:
+        http.post(job["urls"]["cancel"])
+    for job in jobs:
+        wait(http, job)
+    assert http.get("/v1/queue").json() | {"workers": 1} == {
+        "queued": 0, "running": 0, "demand": 0, "workers": 1, "oldest_queued_seconds": 0.0
+    }  # fmt: skip

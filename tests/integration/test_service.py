@@ -1,0 +1,183 @@
+"""The whole path over HTTP only: POST a job, poll it, fetch its PNG; and what the metrics say of it afterwards."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from cli.stack import Stack
+from jobs import __version__
+
+
+@pytest.fixture(scope="module")
+def http(stack: Stack) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=stack.api_url, timeout=90) as client:
+        yield client
+
+
+def draw(http: httpx.Client, **fields: Any) -> dict[str, Any]:
+    """Submit a job and see it to success."""
+    body = {"prompt": "a cat", "width": 128, "height": 96, "num_inference_steps": 3, **fields}
+    response = http.post("/v1/jobs", json=body)
+    assert response.status_code == 202, response.text
+    job: dict[str, Any] = http.get(response.headers["location"], headers={"Prefer": "wait=60"}).json()
+    assert job["status"] == "succeeded", job
+    return job
+
+
+def png(image: dict[str, Any]) -> bytes:
+    response = httpx.get(image["url"])
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "image/png"
+    return response.content
+
+
+def pixels(image: dict[str, Any]) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(png(image))))
+
+
+def test_from_post_to_png(http: httpx.Client) -> None:
+    submitted = {
+        "prompt": "a red fox in the snow",
+        "negative_prompt": "blurry",
+        "width": 160,
+        "height": 96,
+        "num_inference_steps": 4,
+        "guidance_scale": 1.5,
+        "seed": 12345,
+        "num_images": 2,
+        "priority": "high",
+        "metadata": {"order": "17"},
+    }
+    job = draw(http, **submitted)
+
+    assert {key: job["input"][key] for key in submitted} == submitted
+    assert job["attempt"] == 1
+    assert job["queue"] is None
+    assert job["progress"] == {"step": 4, "total": 4}
+    assert job["error"] is None
+    assert job["warnings"] == []
+    assert job["peak_vram_bytes"] == 0
+    stages = ("queue", "text_encode", "denoise", "decode", "png", "upload")
+    assert set(job["timings"]) == {*stages, "total"}
+    assert sum(job["timings"][stage] for stage in stages) <= job["timings"]["total"]
+    assert job["created_at"] <= job["started_at"] <= job["finished_at"]
+
+    assert [image["index"] for image in job["images"]] == [0, 1]
+    assert [image["seed"] for image in job["images"]] == [12345, 12346]
+    for image in job["images"]:
+        content = png(image)
+        assert len(content) == image["bytes"]
+        assert hashlib.sha256(content).hexdigest() == image["sha256"]
+        picture = Image.open(io.BytesIO(content))
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (160, 96))
+        assert json.loads(picture.info["parameters"]) == {
+            "prompt": "a red fox in the snow",
+            "negative_prompt": "blurry",
+            "width": 160,
+            "height": 96,
+            "num_inference_steps": 4,
+            "guidance_scale": 1.5,
+            "seed": image["seed"],
+            "model": "tiny",
+            "version": f"zimage-service {__version__}",
+        }
+        assert httpx.get(image["url"].split("?")[0]).status_code == 403
+
+
+def test_a_seed_means_the_same_picture_alone_and_in_a_batch(http: httpx.Client) -> None:
+    batch = draw(http, seed=7, num_images=2)["images"]
+    again, next_seed = (draw(http, seed=seed)["images"][0] for seed in (7, 8))
+    assert np.array_equal(pixels(batch[0]), pixels(again))
+    assert np.array_equal(pixels(batch[1]), pixels(next_seed))
+    assert not np.array_equal(pixels(again), pixels(next_seed))
+
+
+def test_a_seed_is_drawn_where_none_is_given(http: httpx.Client) -> None:
+    first, second = draw(http), draw(http)
+    assert first["input"]["seed"] != second["input"]["seed"]
+    repeated = draw(http, seed=first["input"]["seed"])
+    assert repeated["images"][0]["sha256"] == first["images"][0]["sha256"]
+
+
+def test_other_prompts_and_sizes_are_other_pictures(http: httpx.Client) -> None:
+    cat, dog = (pixels(draw(http, seed=1, prompt=prompt)["images"][0]) for prompt in ("a cat", "a dog"))
+    assert not np.array_equal(cat, dog)
+    tall = pixels(draw(http, width=64, height=1024, num_inference_steps=1)["images"][0])
+    assert tall.shape == (1024, 64, 3)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "🦊 in the ❄️, 👩‍👩‍👧‍👦",
+        "雪地里的一只红狐狸",
+        "ثعلب أحمر في الثلج",
+        "tab\tnewline\nNUL \x00 bell \x07 escape \x1b end",
+        "'quotes\" \\back\\slash <tag> {{template}} <|im_end|>",
+        "é" * 2000,
+    ],
+)
+def test_any_text_survives_from_post_to_the_pngs_metadata(http: httpx.Client, prompt: str) -> None:
+    job = draw(http, prompt=prompt, width=64, height=64, num_inference_steps=1)
+    assert job["input"]["prompt"] == prompt
+    picture = Image.open(io.BytesIO(png(job["images"][0])))
+    assert json.loads(picture.info["parameters"])["prompt"] == prompt
+
+
+def test_a_prompt_longer_than_the_model_reads_is_drawn_with_a_warning(http: httpx.Client) -> None:
+    job = draw(http, prompt="word " * 399, width=64, height=64, num_inference_steps=1)
+    assert len(job["warnings"]) == 1
+    assert "512" in job["warnings"][0]
+
+
+def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
+    worker_before, api_before = (scrape(url) for url in (stack.worker_metrics_urls[0], f"{stack.api_url}/metrics"))
+    job = draw(http, num_images=2, width=192, height=64)
+    worker, api = (scrape(url) for url in (stack.worker_metrics_urls[0], f"{stack.api_url}/metrics"))
+
+    def grown(name: str, **labels: str) -> float:
+        key = (name, frozenset(labels.items()))
+        after = worker if key in worker else api
+        return after[key] - (worker_before | api_before).get(key, 0.0)
+
+    assert grown("zimage_job_seconds_count", outcome="succeeded") == 1
+    assert grown("zimage_job_seconds_sum", outcome="succeeded") == pytest.approx(job["timings"]["total"], abs=0.2)
+    assert grown("zimage_queue_wait_seconds_count") == 1
+    assert grown("zimage_queue_wait_seconds_sum") == pytest.approx(job["timings"]["queue"], abs=1e-6)
+    for stage in ("text_encode", "denoise", "decode", "png", "upload"):
+        assert grown("zimage_stage_seconds_count", stage=stage) == 1
+        assert grown("zimage_stage_seconds_sum", stage=stage) == pytest.approx(job["timings"][stage], abs=1e-6)
+    assert grown("zimage_images_total", size="192x64") == 2
+    assert grown("zimage_job_attempts_total", outcome="succeeded") == 1
+    on_gpu = sum(job["timings"][stage] for stage in ("text_encode", "denoise", "decode"))
+    assert grown("zimage_gpu_busy_seconds_total") >= on_gpu
+    assert worker["zimage_vram_peak_bytes", frozenset()] == job["peak_vram_bytes"] == 0
+    assert worker["zimage_vram_reserved_bytes", frozenset()] == 0
+    assert worker["zimage_model_load_seconds", frozenset()] > 0
+    info = {"model": "tiny", "device": "cpu", "quantization": "none"}
+    assert worker["zimage_worker_info", frozenset(info.items())] == 1
+
+    assert grown("zimage_jobs_submitted_total", outcome="created") == 1
+    assert grown("zimage_http_request_seconds_count", route="/v1/jobs", method="POST", status="202") == 1
+    assert grown("zimage_http_request_seconds_count", route="/v1/jobs/{job_id}", method="GET", status="200") == 1
+    assert grown("zimage_jobs", status="succeeded") == 1
+    assert api["zimage_jobs", frozenset({("status", "queued")})] == 0
+    assert api["zimage_oldest_queued_seconds", frozenset()] == 0
+
+
+def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    families = text_string_to_metric_families(httpx.get(url).text)
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }

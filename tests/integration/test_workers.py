@@ -1,0 +1,152 @@
+"""Several workers on one queue: sharing, order, and what happens when one of them dies or freezes."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+
+from cli.stack import Stack
+
+LEASE_SECONDS = 2
+SMALL = {"prompt": "a cat", "width": 64, "height": 64, "num_inference_steps": 2}
+LONG = {"prompt": "a long job", "width": 384, "height": 384, "num_inference_steps": 40}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack of two workers with short leases and little patience."""
+    data: Path = tmp_path_factory.mktemp("pair")
+    env = {"ZIMAGE_LEASE_SECONDS": str(LEASE_SECONDS), "ZIMAGE_MAX_WORK": str(1024 * 1024 * 8)}
+    with Stack(data, workers=2, env=env) as stack:
+        wait_until(lambda: httpx.get(f"{stack.api_url}/v1/queue").json()["workers"] == 2)
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def http(pair: Stack) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=pair.api_url, timeout=90) as client:
+        yield client
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def submit(http: httpx.Client, **fields: Any) -> dict[str, Any]:
+    response = http.post("/v1/jobs", json={**SMALL, **fields})
+    assert response.status_code == 202, response.text
+    job: dict[str, Any] = response.json()
+    return job
+
+
+def read(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = http.get(job["urls"]["self"]).json()
+    return answer
+
+
+def wait(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
+    ended: dict[str, Any] = http.get(job["urls"]["self"], headers={"Prefer": "wait=60"}).json()
+    assert ended["status"] not in ("queued", "running"), ended
+    return ended
+
+
+def worker_pid(pair: Stack, http: httpx.Client, job: dict[str, Any]) -> int:
+    """Return the process that draws the job, once it is at work."""
+    wait_until(lambda: read(http, job)["progress"]["step"] >= 2)
+    name = read(http, job)["worker"]
+    (pid,) = [pid for pid in pair.pids()["workers"] if f"-{pid}-" in name]
+    return int(pid)
+
+
+def objects(pair: Stack, job: dict[str, Any]) -> list[str]:
+    environ = pair.environ()
+    client = boto3.client(
+        "s3",
+        endpoint_url=pair.s3_url,
+        region_name="us-east-1",
+        aws_access_key_id=environ["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
+    )
+    page = client.list_objects_v2(Bucket="zimage", Prefix=f"jobs/{job['id']}/")
+    return sorted(item["Key"].split("/", 2)[2] for item in page.get("Contents", []))
+
+
+def test_two_workers_share_fifty_jobs_and_do_each_once(pair: Stack, http: httpx.Client) -> None:
+    jobs = [submit(http) for _ in range(50)]
+    ended = [wait(http, job) for job in jobs]
+    assert {job["status"] for job in ended} == {"succeeded"}
+    assert {job["attempt"] for job in ended} == {1}
+    assert len({job["worker"] for job in ended}) == 2
+    assert len({job["images"][0]["sha256"] for job in ended}) == 50
+    assert all(objects(pair, job) == ["1/0.png", "1/job.json"] for job in jobs)
+
+
+def test_high_jobs_overtake_waiting_ones_and_low_ones_yield(http: httpx.Client) -> None:
+    blockers = [submit(http, **LONG) for _ in range(4)]  # both workers hold one and have taken one more
+    wait_until(lambda: all(read(http, blocker)["status"] == "running" for blocker in blockers))
+    order = [submit(http, priority=priority) for priority in ("low", "normal", "normal", "high")]
+    positions = [read(http, job)["queue"]["position"] for job in order]
+    assert positions == [4, 2, 3, 1]
+    for blocker in blockers:
+        http.post(blocker["urls"]["cancel"])
+    low, first, second, high = (wait(http, job)["started_at"] for job in order)
+    assert high < first < second < low
+
+
+def test_a_killed_workers_job_is_done_by_another_once(pair: Stack, http: httpx.Client) -> None:
+    job = submit(http, **LONG)
+    os.kill(worker_pid(pair, http, job), signal.SIGKILL)
+    ended = wait(http, job)
+    assert (ended["status"], ended["attempt"]) == ("succeeded", 2)
+    assert len(ended["images"]) == 1
+    assert httpx.get(ended["images"][0]["url"]).status_code == 200
+    assert objects(pair, job) == ["2/0.png", "2/job.json"]
+    wait_until(lambda: http.get("/v1/queue").json()["workers"] == 2)  # the stack has started another
+
+
+def test_a_frozen_worker_that_wakes_up_late_changes_nothing(pair: Stack, http: httpx.Client) -> None:
+    job = submit(http, **LONG)
+    zombie = worker_pid(pair, http, job)
+    os.kill(zombie, signal.SIGSTOP)
+    try:
+        ended = wait(http, job)
+    finally:
+        os.kill(zombie, signal.SIGCONT)
+    assert (ended["status"], ended["attempt"]) == ("succeeded", 2)
+    # The zombie goes on, sees that the job is not its own any more, and takes new work.
+    after = [wait(http, submit(http)) for _ in range(10)]
+    assert {other["status"] for other in after} == {"succeeded"}
+    assert read(http, job) | {"images": None} == ended | {"images": None}
+    assert read(http, job)["images"][0]["sha256"] == ended["images"][0]["sha256"]
+    wait_until(lambda: objects(pair, job) == ["2/0.png", "2/job.json"])
+
+
+def test_a_worker_told_to_leave_finishes_its_job(pair: Stack, http: httpx.Client) -> None:
+    job = submit(http, **LONG)
+    os.kill(worker_pid(pair, http, job), signal.SIGTERM)
+    ended = wait(http, job)
+    assert (ended["status"], ended["attempt"]) == ("succeeded", 1)
+    wait_until(lambda: http.get("/v1/queue").json()["workers"] == 2)
+
+
+def test_a_job_stops_when_its_time_is_over(http: httpx.Client) -> None:
+    ended = wait(http, submit(http, **LONG | {"num_inference_steps": 50, "timeout_seconds": 1}))
+    assert ended["status"] == "failed"
+    assert ended["error"]["code"] == "deadline_exceeded"
+    assert 0 < ended["progress"]["step"] < 50
+
+
+def test_more_work_than_the_service_takes_is_refused(http: httpx.Client) -> None:
+    response = http.post("/v1/jobs", json={"prompt": "x", "num_images": 2})
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == ""
+    assert "8,388,608" in response.json()["detail"]

@@ -1,0 +1,20 @@
+"""The README says what the code says."""
+
+import re
+from pathlib import Path
+
+from jobs.settings import markdown_table
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_settings_table_is_the_class() -> None:
+    text = README.read_text()
+    table = re.search(r"<!-- settings: .*? -->\n(.*?)\n<!-- /settings -->", text, re.DOTALL)
+    assert table is not None
+    assert table[1] == markdown_table()
+
+
+def test_linked_files_are_there() -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", README.read_text()):
+        assert (README.parent / target).exists(), target
