@@ -1,0 +1,86 @@
+"""What an operator reads when API or worker can't start: one line that says what is wrong and which setting it is."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.stack import Stack
+from pipeline.random_checkpoint import tiny_checkpoint
+
+
+def start(program: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    own = {key: value for key, value in os.environ.items() if not key.startswith("ZIMAGE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", program],
+        env={**own, "ZIMAGE_STARTUP_TIMEOUT": "1", "ZIMAGE_METRICS_PORT": "0", "ZIMAGE_PORT": "0", **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def last_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode not in (0, None)
+    assert "Traceback" not in result.stderr
+    return result.stderr.strip().split("\n")[-1]
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("program", ["api", "worker"])
+def test_redis_is_not_there(program: str, servers: Stack, closed_port: int) -> None:
+    env = {**servers.environ(), "ZIMAGE_REDIS_URL": f"redis://:secret@127.0.0.1:{closed_port}/0"}
+    line = last_line(start(program, env))
+    assert f"127.0.0.1:{closed_port}" in line
+    assert "ZIMAGE_REDIS_URL" in line
+    assert "within 1 s" in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("program", ["api", "worker"])
+def test_s3_is_not_there(program: str, servers: Stack, closed_port: int) -> None:
+    line = last_line(start(program, {**servers.environ(), "ZIMAGE_S3_ENDPOINT": f"http://127.0.0.1:{closed_port}"}))
+    assert f"127.0.0.1:{closed_port}" in line
+    assert "ZIMAGE_S3_ENDPOINT" in line
+
+
+def test_the_bucket_is_not_there(servers: Stack) -> None:
+    line = last_line(start("api", {**servers.environ(), "ZIMAGE_S3_BUCKET": "nowhere"}))
+    assert "bucket nowhere (ZIMAGE_S3_BUCKET)" in line
+
+
+def test_the_api_does_not_serve_everybody_by_accident(servers: Stack) -> None:
+    line = last_line(start("api", {**servers.environ(), "ZIMAGE_HOST": "0.0.0.0"}))
+    assert "ZIMAGE_ALLOW_ANONYMOUS" in line
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "quantum"])
+def test_the_device_is_not_there(servers: Stack, device: str) -> None:
+    assert f"ZIMAGE_DEVICE={device}" in last_line(start("worker", {**servers.environ(), "ZIMAGE_DEVICE": device}))
+
+
+def test_the_checkpoint_lacks_a_file(servers: Stack, tmp_path: Path) -> None:
+    broken = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint(tmp_path), broken)
+    (broken / "vae" / "config.json").unlink()
+    line = last_line(start("worker", {**servers.environ(), "ZIMAGE_MODEL": str(broken)}))
+    assert str(broken / "vae" / "config.json") in line
+
+
+@pytest.mark.parametrize(("name", "value"), [("ZIMAGE_REDIS_URL", "localhost"), ("ZIMAGE_URL_TTL", "soon")])
+def test_a_setting_that_can_not_be_read_is_named(name: str, value: str) -> None:
+    result = start("api", {name: value})
+    assert result.returncode == 2
+    assert name in last_line(result)
