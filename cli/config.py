@@ -1,0 +1,28 @@
+"""The settings as commands need them: an invalid one ends the command with a line that names its variable."""
+
+from typing import TYPE_CHECKING
+
+from cli.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+
+def load_settings() -> "Settings":
+    """Return the settings.
+
+    Raises:
+        UserError: a `ZIMAGE_…` variable has a value that its field refuses.
+    """
+    from pydantic import ValidationError
+
+    from jobs.settings import get_settings
+
+    try:
+        return get_settings()
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"ZIMAGE_{'_'.join(map(str, item['loc'])).upper()}={item['input']}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise UserError(f"wrong setting: {wrong}", ExitCode.USAGE) from None

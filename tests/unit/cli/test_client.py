@@ -1,0 +1,207 @@
+"""The client's patience and its errors, against a small HTTP server that answers what a test tells it to."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from cli import client as client_module
+from cli.client import Image, ServiceError, ZImageClient
+
+QUEUED = {"id": "job_1", "status": "queued"}
+
+
+@dataclass
+class Answer:
+    status: int
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    hang_up: bool = False  # close the connection without an answer
+
+
+class Script(ThreadingHTTPServer):
+    """Gives its answers one after another, and remembers the requests."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Script
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.requests.append((self.command, self.path, headers, body))
+        answer = self.server.answers.pop(0)
+        if answer.hang_up:
+            self.close_connection = True
+            return
+        content = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_DELETE = do_GET  # noqa: N815
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    with Script() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def client(script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[ZImageClient]:
+    monkeypatch.setattr(client_module, "FIRST_DELAY", 0.001)
+    with ZImageClient(script.url, key="secret") as running:
+        yield running
+
+
+def test_submit_survives_lost_connections_and_a_busy_service_under_one_key(
+    script: Script, client: ZImageClient
+) -> None:
+    script.answers = [
+        Answer(0, hang_up=True),
+        Answer(503, {}, {"Retry-After": "0"}),
+        Answer(429, {}, {"Retry-After": "0"}),
+        Answer(202, QUEUED),
+    ]
+    assert client.submit({"prompt": "a cat"}) == QUEUED
+    assert len({headers["idempotency-key"] for _, _, headers, _ in script.requests}) == 1
+    assert {body for _, _, _, body in script.requests} == {b'{"prompt":"a cat"}'}
+    assert script.requests[0][:2] == ("POST", "/v1/jobs")
+    assert script.requests[0][2]["authorization"] == "Bearer secret"
+
+
+def test_each_submit_has_its_own_key(script: Script, client: ZImageClient) -> None:
+    script.answers = [Answer(202, QUEUED)] * 2
+    client.submit({"prompt": "a cat"})
+    client.submit({"prompt": "a cat"})
+    first, second = (headers["idempotency-key"] for _, _, headers, _ in script.requests)
+    assert first != second
+
+
+def test_a_refusal_carries_the_problem(script: Script, client: ZImageClient) -> None:
+    problem = {"code": "invalid_request", "detail": "/width: too wide", "status": 422, "request_id": "req_7"}
+    script.answers = [Answer(422, problem)]
+    with pytest.raises(ServiceError, match=r"/width: too wide \(request req_7\)") as caught:
+        client.submit({"prompt": "a cat"})
+    assert (caught.value.status, caught.value.code, caught.value.request_id) == (422, "invalid_request", "req_7")
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b"[]", b"{}"])
+def test_an_answer_that_is_no_problem_is_told_by_its_status(script: Script, client: ZImageClient, body: bytes) -> None:
+    script.answers = [Answer(502, body)]
+    with pytest.raises(ServiceError, match="answered 502 Bad Gateway") as caught:
+        client.get("job_1")
+    assert caught.value.code == "unexpected_answer"
+
+
+def test_a_service_that_stays_busy_is_given_up(script: Script, client: ZImageClient) -> None:
+    busy = Answer(503, {"code": "queue_full", "detail": "full"}, {"Retry-After": "0"})
+    script.answers = [busy] * 10
+    with pytest.raises(ServiceError, match="full"):
+        client.submit({"prompt": "a cat"})
+    assert len(script.requests) == client_module.ATTEMPTS
+
+
+def test_a_retry_after_beyond_patience_is_an_answer(script: Script, client: ZImageClient) -> None:
+    script.answers = [Answer(429, {"code": "rate_limited", "detail": "later"}, {"Retry-After": "3600"})]
+    with pytest.raises(ServiceError, match="later"):
+        client.get("job_1")
+    assert len(script.requests) == 1
+
+
+def test_a_delete_that_may_have_happened_is_not_sent_again(script: Script, client: ZImageClient) -> None:
+    script.answers = [Answer(0, hang_up=True)]
+    with pytest.raises(ServiceError) as caught:
+        client.delete("job_1")
+    assert caught.value.code == "unreachable"
+    assert len(script.requests) == 1
+
+
+def test_an_unreachable_service_is_named_with_what_to_do(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "FIRST_DELAY", 0.001)
+    with ZImageClient("http://127.0.0.1:1") as client, pytest.raises(ServiceError, match="zimage up") as caught:
+        client.get("job_1")
+    assert "http://127.0.0.1:1 can't be reached" in str(caught.value)
+    assert caught.value.status is None
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", ""])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with ZImageClient(url) as client, pytest.raises(ServiceError, match="not an http:// or https:// address"):
+        client.get("job_1")
+
+
+def test_get_waits_as_long_as_the_service_allows(script: Script, client: ZImageClient) -> None:
+    script.answers = [Answer(200, QUEUED)] * 2
+    client.get("job_1")
+    client.get("job_1", wait=500)
+    assert "prefer" not in script.requests[0][2]
+    assert script.requests[1][2]["prefer"] == "wait=60"
+
+
+def test_progress_ends_with_the_ended_job(script: Script, client: ZImageClient) -> None:
+    states = ["queued", "running", "running", "succeeded"]
+    script.answers = [Answer(200, {"id": "job_1", "status": state}) for state in states]
+    assert [job["status"] for job in client.progress("job_1", interval=0)] == states
+
+
+def test_list_follows_cursors(script: Script, client: ZImageClient) -> None:
+    script.answers = [
+        Answer(200, {"jobs": [{"id": "job_3"}, {"id": "job_2"}], "next_cursor": "c/1"}),
+        Answer(200, {"jobs": [{"id": "job_1"}], "next_cursor": None}),
+    ]
+    assert [job["id"] for job in client.list("succeeded", page_size=2)] == ["job_3", "job_2", "job_1"]
+    paths = [path for _, path, _, _ in script.requests]
+    assert paths == ["/v1/jobs?status=succeeded&limit=2", "/v1/jobs?status=succeeded&limit=2&cursor=c%2F1"]
+
+
+def image(script: Script, content: bytes) -> Image:
+    digest = hashlib.sha256(content).hexdigest()
+    url = f"{script.url}/bucket/0.png?X-Amz-Signature=abc"
+    return {"index": 0, "seed": 1, "width": 8, "height": 8, "bytes": len(content), "sha256": digest, "url": url}
+
+
+def test_downloads_never_show_the_key_to_the_storage(script: Script, client: ZImageClient) -> None:
+    script.answers = [Answer(200, b"png")]
+    assert client.download(image(script, b"png")) == b"png"
+    assert "authorization" not in script.requests[0][2]
+
+
+def test_a_download_of_other_bytes_is_refused(script: Script, client: ZImageClient) -> None:
+    script.answers = [Answer(200, b"pn")]
+    with pytest.raises(ServiceError) as caught:
+        client.download(image(script, b"png"))
+    assert caught.value.code == "checksum_mismatch"
+
+
+def test_a_dead_url_is_told_without_its_signature(script: Script, client: ZImageClient) -> None:
+    script.answers = [Answer(403, b"<Error/>")]
+    with pytest.raises(ServiceError, match="the storage answered 403") as caught:
+        client.download(image(script, b"png"))
+    assert "abc" not in str(caught.value)
