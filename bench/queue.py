@@ -23,7 +23,9 @@ import httpx
 from cli.stack import Stack
 
 IDLE_JOBS = 20
-BODY = {"prompt": "a cat", "width": 128, "height": 128, "num_inference_steps": 8}
+WAITING_JOBS = 20
+RAMP_JOBS = 2 * WAITING_JOBS
+BODY = {"prompt": "a cat", "width": 256, "height": 256, "num_inference_steps": 8}
 
 
 def main() -> None:
@@ -85,18 +87,18 @@ def measure_idle(http: httpx.Client) -> dict[str, float]:
 
 
 def measure_steady(http: httpx.Client, count: int) -> dict[str, float]:
-    """Keep ten jobs or more waiting; compare what each was told with what happened."""
+    """Keep twenty jobs waiting; compare what each was told with what happened, once the load has become steady."""
     told = []
-    for _ in range(count):
-        while http.get("/v1/queue").json()["queued"] >= 20:
-            time.sleep(0.02)
+    for _ in range(RAMP_JOBS + count):
+        while http.get("/v1/queue").json()["queued"] >= WAITING_JOBS:
+            time.sleep(0.05)
         told.append(submit(http)[0])
     seen = [ended(http, job) for job in told]
     starts = sorted(job["started_at"] for job in seen)
-    first, last = (datetime.fromisoformat(moment) for moment in (starts[0], starts[-1]))
+    first, last = (datetime.fromisoformat(moment) for moment in (starts[RAMP_JOBS], starts[-1]))
     job_seconds = (last - first).total_seconds() / (count - 1)
     position_errors, eta_errors = [], []
-    for before, after in zip(told, seen, strict=True):
+    for before, after in list(zip(told, seen, strict=True))[RAMP_JOBS:]:
         if before["queue"] is None or before["queue"]["eta_seconds"] is None:
             continue
         started_meanwhile = sum(before["created_at"] < start < after["started_at"] for start in starts)
