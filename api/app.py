@@ -29,7 +29,7 @@ def create_app(settings: Settings) -> FastAPI:
         client = connect_async(settings)
         images = ImageStore(settings)
         events = EventHub(client, settings)
-        reaper = Reaper(connect(settings), images, celery_app(settings), settings, only_without_workers=True)
+        reaper = Reaper(connect(settings), images, celery_app(settings), settings)
         bell = Bell(settings)
         app.state.services = Services(settings, ClientStore(client, settings), images, events, bell)
         listening = asyncio.create_task(events.run())

@@ -1,16 +1,18 @@
 """What happens to every request before a route sees it: id, metrics, size and type of the body, and who may ask."""
 
 import ipaddress
+import logging
 import re
 import time
 import uuid
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics
 from api.problems import ProblemError, problem_response
+
+log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -35,16 +37,26 @@ class RequestId:
         scope.setdefault("state", {})["request_id"] = request_id
         start = time.monotonic()
         status = 500
+        started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal started, status
             if message["type"] == "http.response.start":
+                started = True
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            # Here rather than in an exception handler of the app's: that one would stand outside this layer.
+            if started:
+                raise
+            log.error("request %s: unexpected error", request_id, exc_info=error)
+            detail = "this is a fault of the service: report it with the request_id"
+            problem = ProblemError(500, "internal_error", detail)
+            await problem_response(request_id, problem)(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.monotonic() - start
@@ -115,9 +127,9 @@ class LoopbackOnly:
             headers = Headers(scope=scope)
             host = headers.get("host", "")
             origin = headers.get("origin")
-            if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+            if not is_loopback(_name(host)):
                 problem = ProblemError(403, "forbidden_host", "without API keys only loopback addresses are served")
-            elif origin is not None and urlsplit(origin).netloc != host:
+            elif origin is not None and origin.partition("://")[2] != host:
                 problem = ProblemError(403, "forbidden_origin", "without API keys other sites' pages are not served")
             else:
                 await self._app(scope, receive, send)
@@ -125,6 +137,12 @@ class LoopbackOnly:
             await problem_response(scope["state"]["request_id"], problem)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+
+def _name(host_header: str) -> str:
+    """Return the name or address in a Host header, without its port; "" when it is none."""
+    match = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|([^\[\]:@/]+)(?::\d+)?", host_header)
+    return (match[1] or match[2]) if match else ""
 
 
 def is_loopback(host: str) -> bool:

@@ -98,6 +98,11 @@ def _pointer(location: tuple[Any, ...]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
+def _message(item: dict[str, Any]) -> str:
+    message: str = item["msg"]
+    return message.removeprefix("Value error, ")  # pydantic's own words for a validator of ours
+
+
 def _from_validation(error: RequestValidationError) -> ProblemError:
     found = error.errors()
     first = found[0]
@@ -107,9 +112,9 @@ def _from_validation(error: RequestValidationError) -> ProblemError:
     if first["type"] == "missing" and first["loc"] == ("body",):
         return ProblemError(400, "malformed_json", "the body is empty: send a JSON object")
     errors = [
-        FieldError(pointer=_pointer(item["loc"][1:]), detail=item["msg"])
+        FieldError(pointer=_pointer(item["loc"][1:]), detail=_message(item))
         if item["loc"][0] == "body"
-        else FieldError(parameter=str(item["loc"][-1]), detail=item["msg"])
+        else FieldError(parameter=str(item["loc"][-1]), detail=_message(item))
         for item in found
     ]
     places = ", ".join(f"{field.parameter or field.pointer or 'the body'}: {field.detail}" for field in errors)
@@ -153,9 +158,3 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def on_redis(request: Request, error: RedisError) -> JSONResponse:
         log.warning("Redis is away: %s", error)
         return answer(request, unavailable("queue_unavailable", "the queue can't be reached: send the request again"))
-
-    @app.exception_handler(Exception)
-    async def on_bug(request: Request, error: Exception) -> JSONResponse:
-        log.error("unexpected error", exc_info=error)
-        detail = "this is a fault of the service: report it with the request_id"
-        return answer(request, ProblemError(500, "internal_error", detail))

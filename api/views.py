@@ -1,6 +1,7 @@
 """A job as clients see it: the JSON body, its ETag and its headers."""
 
 import hashlib
+import re
 import time
 from datetime import datetime
 
@@ -107,6 +108,12 @@ def etag(found: Found, settings: Settings) -> str:
     position = found.place.position if found.place else 0
     state = f"{found.job.id} {found.job.version} {position} {window}"
     return f'W/"{hashlib.sha256(state.encode()).hexdigest()[:24]}"'
+
+
+def etag_matches(if_none_match: str, current: str) -> bool:
+    """Compare an `If-None-Match` header with an ETag, weakly (RFC 9110, section 13.1.2)."""
+    tags = re.findall(r'"[^"]*"', if_none_match)
+    return if_none_match.strip() == "*" or current.removeprefix("W/") in tags
 
 
 def pending_headers(found: Found) -> dict[str, str]:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.errors import ExitCode
+
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
@@ -38,6 +40,10 @@ class Part:
     cwd: Path
     log: Path
     stop_seconds: float = 10.0
+
+
+class HopelessError(RuntimeError):
+    """A part that no restart can mend; the message says what it said."""
 
 
 class _Child:
@@ -76,12 +82,19 @@ class _Child:
         self._restart_at = None
 
     def tend(self) -> bool:
-        """Notice a death, restart when the backoff is over; tell whether a new process was started."""
+        """Notice a death, restart when the backoff is over; tell whether a new process was started.
+
+        Raises:
+            HopelessError: it says at its first start that a setting is wrong; no restart mends that.
+        """
         if self.process is None or self.process.poll() is None:
             return False
         now = time.monotonic()
         if self._restart_at is None:
-            self.deaths = 1 if now - self._started_at >= HEALTHY_SECONDS else self.deaths + 1
+            healthy = now - self._started_at >= HEALTHY_SECONDS
+            if self.process.returncode == ExitCode.USAGE and not healthy and self.deaths == 0:
+                raise HopelessError(self.last_words())
+            self.deaths = 1 if healthy else self.deaths + 1
             backoff = min(FIRST_BACKOFF * 2 ** (self.deaths - 1), LONGEST_BACKOFF)
             self._restart_at = now + backoff
             log.warning("%s, starting it again in %.1f s", self.last_words(), backoff)
@@ -158,7 +171,7 @@ class Supervisor:
                 started = [child for child in self._children if child.tend()]
                 if started:
                     self._on_start(self.pids())
-        except OSError as error:
+        except (OSError, HopelessError) as error:
             self._failure = str(error)
         finally:
             for stage in reversed(self._stages):

@@ -147,7 +147,7 @@ class ClientStore:
             BadCursorError: `cursor` is not one of ours.
         """
         index = f"{self._prefix}owner:{owner}" + (f":{status}" if status else "")
-        newest = f"({_decode_cursor(cursor)}" if cursor else "+inf"
+        newest = "+inf" if cursor is None else f"({_decode_cursor(cursor)}"
         rows: Sequence[tuple[str, float]] = await self._redis.zrange(  # type: ignore[assignment]  # withscores decides
             index, newest, "-inf", desc=True, byscore=True, offset=0, num=limit + 1, withscores=True
         )
@@ -201,6 +201,9 @@ def _encode_cursor(created_at: int) -> str:
 
 def _decode_cursor(cursor: str) -> int:
     try:
-        return int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        created_at = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, ValueError) as error:
         raise BadCursorError(cursor) from error
+    if _encode_cursor(created_at) != cursor or not 0 <= created_at < 2**53:
+        raise BadCursorError(cursor)
+    return created_at

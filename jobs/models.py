@@ -44,7 +44,10 @@ Priority = Literal["high", "normal", "low"]
 
 
 def _at_most_4_kib(metadata: dict[str, str]) -> dict[str, str]:
-    size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+    try:
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+    except UnicodeEncodeError:
+        raise ValueError("keys and values must be valid Unicode: there is half of a surrogate pair") from None
     if size > METADATA_BYTES:
         raise ValueError(f"keys and values must be at most {METADATA_BYTES} bytes together, got {size}")
     return metadata

@@ -1,6 +1,7 @@
 """The reaper: takes jobs from silent workers, expires what waited or lay too long, and rings for forgotten jobs.
 
-Every worker runs one, and the API one for the time in which no worker lives; a lock in Redis lets one at a time work.
+Every worker and every API process runs one; a lock in Redis lets one at a time work. So it is noticed within a lease
+when the last worker dies.
 """
 
 import logging
@@ -28,7 +29,6 @@ class Reaper:
         images: bucket from which images past their retention are removed.
         bell: the Celery app to ring with.
         settings: lease and retention.
-        only_without_workers: stand back while any worker lives (the API's reaper).
     """
 
     def __init__(
@@ -37,8 +37,6 @@ class Reaper:
         images: ImageStore,
         bell: Celery,
         settings: Settings,
-        *,
-        only_without_workers: bool = False,
     ) -> None:
         self._redis = client
         self._store = WorkerStore(client, settings)
@@ -47,7 +45,6 @@ class Reaper:
         self._messages_key = messages_key(settings)
         self._lock_key = f"{settings.redis_prefix}reaper"
         self._interval = settings.lease_seconds / 6
-        self._only_without_workers = only_without_workers
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
@@ -62,12 +59,9 @@ class Reaper:
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
             try:
-                if not self._only_without_workers or self._store.live_workers() == 0:
-                    self.tick()
+                self.tick()
             except (RedisError, OperationalError) as error:
                 log.warning("reaper: Redis is away (%s); trying again in %.0f s", error, self._interval)
-            except (BotoCoreError, ClientError, StillThereError) as error:
-                log.warning("reaper: S3 is away (%s); trying again in %.0f s", error, self._interval)
 
     def tick(self) -> None:
         """Do one round, unless another process is at it."""
@@ -84,13 +78,21 @@ class Reaper:
                 log.info("job %s expired in the queue", job_id)
             self._ring_for_forgotten()
             for job_id in old:
-                self._images.delete_job(job_id)
-                self._store.delete(job_id)
+                self._forget(job_id)
         finally:
             try:
                 lock.release()
             except LockError:
                 log.info("reaper: the round outlasted its lock")
+
+    def _forget(self, job_id: str) -> None:
+        """Remove a job that is past its retention: its images, then its record."""
+        try:
+            self._images.delete_job(job_id)
+        except (BotoCoreError, ClientError, StillThereError) as error:
+            log.warning("reaper: images of job %s can't be removed now: %s", job_id, error)
+        else:
+            self._store.delete(job_id)
 
     def _ring_for_forgotten(self) -> None:
         # A few rings too many do no harm: whoever hears one and finds nothing returns at once.

@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto", description="`auto` (the GPU with the most free memory, else the CPU), `cpu`, `cuda`, `cuda:N`"
     )
-    cache_dir: Path = Field(Path(".zimage/cache"), description="where the bundled model and compiled code are kept")
+    cache_dir: Path = Field(Path(".zimage/cache"), description="where the bundled model is kept")
 
     # Redis
     redis_url: Annotated[str, _url_with_scheme("redis", "rediss", "unix")] = Field(

@@ -45,10 +45,10 @@ class WorkerStore:
         self._settings = settings
         self._prefix = settings.redis_prefix
         self._lease = int(settings.lease_seconds * _MICROSECONDS)
-        names = (
-            "claim", "heartbeat", "progress", "commit", "fail", "requeue", "reap", "expire", "delete", "overview"
-        )  # fmt: skip
-        self._scripts = {name: client.register_script(scripts.source(name)) for name in names}
+        self._scripts = {
+            name: client.register_script(scripts.source(name))
+            for name in ("claim", "heartbeat", "progress", "commit", "fail", "requeue", "reap", "expire", "delete")
+        }
 
     def _run(self, script: str, *args: Any) -> Any:
         return self._scripts[script](keys=[self._prefix], args=list(args))
@@ -127,10 +127,6 @@ class WorkerStore:
     def delete(self, job_id: str) -> None:
         """Delete the record of an ended job; its images must have been removed before."""
         self._run("delete", job_id, "", self._settings.tombstone_ttl)
-
-    def live_workers(self) -> int:
-        """Return the number of workers that are alive."""
-        return int(self._run("overview")[0])
 
     def pending(self) -> int:
         """Return the number of queued jobs."""

@@ -8,7 +8,7 @@ it.
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from worker import metrics
 
 T = TypeVar("T")
 
+LOOK_SECONDS = 0.25  # how often a waiting job is looked after
 ADMITTED = 2  # one job on the device and one waiting for it: a worker hoards nothing
 _MEMORY = 0.8  # weight of the past in the measured rate: about the last five jobs count
 
@@ -29,6 +30,7 @@ class GpuThread:
         self._work = 0.0
         self._seconds = 0.0
         self._idle_since = time.monotonic()
+        self._busy_since = self._idle_since
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -40,29 +42,44 @@ class GpuThread:
         """Run a function on the device's thread and return its result."""
         return self._executor.submit(function).result()
 
-    def draw(self, work: int, function: Callable[[], T]) -> T:
+    def draw(self, work: int, function: Callable[[], T], while_waiting: Callable[[], None]) -> T:
         """Like `call`, for a job: counted as busy time and, when it succeeds, in the rate.
 
         Args:
             work: pixels × steps × images.
             function: draws them.
+            while_waiting: called again and again until the job's turn comes; raising from it gives the job up.
         """
         asked = time.monotonic()
 
         def timed() -> T:
-            start = time.monotonic()
+            self._busy_since = time.monotonic()
             try:
                 result = function()
             finally:
+                self.count_busy()
                 end = time.monotonic()
-                metrics.gpu_busy_seconds_total.inc(end - start)
                 # From the end of the last job when this one was waiting already: gaps between jobs count too.
                 since = max(asked, self._idle_since)
                 self._idle_since = end
             self.measured(work, end - since)
             return result
 
-        return self.call(timed)
+        drawing = self._executor.submit(timed)
+        while not wait([drawing], LOOK_SECONDS).done:
+            if not drawing.running():
+                try:
+                    while_waiting()
+                except BaseException:
+                    if drawing.cancel():
+                        raise
+        return drawing.result()
+
+    def count_busy(self) -> None:
+        """Count the time since the job began, or since this was last called; on the device's thread only."""
+        now = time.monotonic()
+        metrics.gpu_busy_seconds_total.inc(now - self._busy_since)
+        self._busy_since = now
 
     def measured(self, work: int, seconds: float) -> None:
         """Take a measurement into the rate."""

@@ -38,7 +38,7 @@ WARM_UP_STEPS = 2
 
 
 def run(settings: Settings) -> int:
-    """Serve jobs until SIGTERM or SIGINT; return the process's exit code."""
+    """Serve jobs until SIGTERM or SIGINT; return the exit code: 1 when a server is away, 2 when a setting is wrong."""
     configure_logging()
     started = time.monotonic()
     gpu = GpuThread()
@@ -50,9 +50,12 @@ def run(settings: Settings) -> int:
         pipeline, model = gpu.call(lambda: load_pipeline(settings))
         limits = size_limits(model)
         gpu.call(lambda: _warm_up(pipeline, gpu, side=min(1024, limits.min_size * 4)))
-    except (UnreachableError, CheckpointError, ValueError) as error:
+    except UnreachableError as error:
         print(f"zimage worker: {error}", file=sys.stderr)
         return 1
+    except (CheckpointError, ValueError) as error:
+        print(f"zimage worker: {error}", file=sys.stderr)
+        return 2  # a wrong setting: starting again does not help
 
     load_seconds = time.monotonic() - started
     precision = str(next(pipeline.transformer.parameters()).dtype).removeprefix("torch.")

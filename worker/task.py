@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal, TypeVar
 
 import torch
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HOLD_SECONDS = 600  # how long a finished job is held for a Redis that is away
+UPLOAD_SECONDS = 60  # how long an image is held for an S3 that is away
+STORAGE_ERRORS = (BotoCoreError, ClientError)
 _MUTE_SECONDS = 5.0  # how long progress is not reported after Redis failed to take it
 
 
@@ -95,7 +98,9 @@ class JobRunner:
         """Draw and deliver; return how the attempt ended."""
         claim = held.claim
         try:
-            generation = self._gpu.draw(claim.job.input.work, lambda: self._draw(held))
+            generation = self._gpu.draw(
+                claim.job.input.work, lambda: self._draw(held), while_waiting=lambda: self._report(held, 0)
+            )
             end_turn()  # the device goes on with the next job while this one is delivered
             return self._deliver(claim, generation)
         except StopDrawingError as stop:
@@ -103,19 +108,25 @@ class JobRunner:
                 return "lost"
             if stop.reason == "cancel":
                 return self._insist(lambda: self._store.requeue(claim))
-            error = JobError(code="deadline_exceeded", message="timeout_seconds passed before the job was done",
-                             retryable=True)  # fmt: skip
+            message = "timeout_seconds passed before the job was done"
+            error = JobError(code="deadline_exceeded", message=message, retryable=True)
         except RedisError:
             log.exception("job %s: Redis was away for too long; the job goes to another worker", claim.job.id)
             return "lost"
         except Exception as exception:  # whatever went wrong, the job must end and the worker go on
-            log.exception("job %s failed", claim.job.id)
             error = job_error(exception)
+            unexpected = exception if error.code == "internal_error" else None
+            log.error("job %s failed: %s", claim.job.id, error.message, exc_info=unexpected)
         return self._insist(lambda: self._store.fail(claim, error))
 
     def _draw(self, held: HeldJob) -> Generation:
         """Draw the job's images; runs on the GPU thread."""
         job = held.claim.job
+
+        def on_step(step: int, _total: int) -> None:
+            self._gpu.count_busy()
+            self._report(held, step)
+
         self._report(held, 0)
         return self._pipeline.generate(
             job.input.prompt,
@@ -126,7 +137,7 @@ class JobRunner:
             guidance_scale=job.input.guidance_scale,
             seed=job.input.seed or 0,
             num_images=job.input.num_images,
-            on_step=lambda step, _total: self._report(held, step),
+            on_step=on_step,
         )
 
     def _report(self, held: HeldJob, step: int) -> None:
@@ -159,25 +170,27 @@ class JobRunner:
             png = encode_png(pixels.numpy(), parameters)
             encoded = time.monotonic()
             key = self._images.key(job.id, job.attempt, index)
-            self._images.put_png(key, png)
+            self._insist(partial(self._images.put_png, key, png), STORAGE_ERRORS, UPLOAD_SECONDS)
             png_seconds += encoded - start
             upload_seconds += time.monotonic() - encoded
-            records.append(
-                ImageRecord(
-                    index=index, seed=parameters["seed"], width=job.input.width, height=job.input.height,
-                    bytes=len(png), sha256=hashlib.sha256(png).hexdigest(), key=key,
-                )
-            )  # fmt: skip
-        self._images.put_parameters(
-            job.id,
-            job.attempt,
-            {
-                "id": job.id,
-                "input": job.input.model_dump(),
-                "model": self._model,
-                "drawn_at": datetime.now(UTC).isoformat(),
-            },
-        )
+            record = ImageRecord(
+                index=index,
+                seed=parameters["seed"],
+                width=job.input.width,
+                height=job.input.height,
+                bytes=len(png),
+                sha256=hashlib.sha256(png).hexdigest(),
+                key=key,
+            )
+            records.append(record)
+        parameters = {
+            "id": job.id,
+            "input": job.input.model_dump(),
+            "model": self._model,
+            "drawn_at": datetime.now(UTC).isoformat(),
+        }
+        put = partial(self._images.put_parameters, job.id, job.attempt, parameters)
+        self._insist(put, STORAGE_ERRORS, UPLOAD_SECONDS)
         stages = {**generation.timings, "png": png_seconds, "upload": upload_seconds}
         for stage, seconds in stages.items():
             metrics.stage_seconds.labels(stage).observe(seconds)
@@ -199,34 +212,39 @@ class JobRunner:
         except (BotoCoreError, ClientError, StillThereError) as error:
             log.warning("job %s: images of attempt %d stay behind: %s", claim.job.id, claim.job.attempt, error)
 
-    def _insist(self, call: Callable[[], T]) -> T:
-        """Call until Redis answers; it may be away for `HOLD_SECONDS`.
+    def _insist(
+        self,
+        call: Callable[[], T],
+        errors: tuple[type[Exception], ...] = (RedisError,),
+        seconds: float = HOLD_SECONDS,
+    ) -> T:
+        """Call until the server answers, which may be away for so long.
 
         Raises:
-            redis.exceptions.RedisError: it was away for longer.
+            Exception: one of `errors`; it was away for longer.
         """
-        deadline = time.monotonic() + HOLD_SECONDS
+        deadline = time.monotonic() + seconds
         pause = 0.1
         while True:
             try:
                 return call()
-            except RedisError as error:
+            except errors as error:
                 if time.monotonic() + pause > deadline:
                     raise
-                log.warning("Redis is away (%s); holding a job's end for it", error)
+                log.warning("a job's end is held: %s", error)
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)
 
 
 def job_error(exception: Exception) -> JobError:
     """Return what a client is told about an exception."""
+    code, message, retryable = "internal_error", f"{type(exception).__name__}: {exception}", True
     match exception:
         case torch.OutOfMemoryError():
-            return JobError(code="out_of_memory", message="the GPU has too little memory for this job: ask for a "
-                            "smaller size or fewer images", retryable=False)  # fmt: skip
+            code, retryable = "out_of_memory", False
+            message = "the GPU has too little memory for this job: ask for a smaller size or fewer images"
         case ValueError():
-            return JobError(code="invalid_input", message=str(exception), retryable=False)
+            code, message, retryable = "invalid_input", str(exception), False
         case BotoCoreError() | ClientError():
-            return JobError(code="storage_unavailable", message=f"S3 did not take the images: {exception}",
-                            retryable=True)  # fmt: skip
-    return JobError(code="internal_error", message=f"{type(exception).__name__}: {exception}", retryable=True)
+            code, message = "storage_unavailable", f"S3 did not take the images: {exception}"
+    return JobError(code=code, message=message, retryable=retryable)

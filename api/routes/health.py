@@ -1,6 +1,7 @@
 """`/livez`, `/readyz`, `/metrics`."""
 
 import asyncio
+import math
 from collections.abc import Awaitable
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -63,6 +64,7 @@ async def get_metrics(services: ServicesDep) -> Response:
         overview = await services.store.overview()
     except RedisError:
         metrics.jobs.clear()  # rather nothing than numbers from before
+        metrics.oldest_queued_seconds.set(math.nan)
     else:
         for status, count in overview.counts.items():
             metrics.jobs.labels(status.value).set(count)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from api import metrics
 from api.deps import OwnerDep, Services, ServicesDep
 from api.problems import FieldError, ProblemError, problem_responses, unavailable
-from api.views import JobView, etag, job_view, pending_headers
+from api.views import JobView, etag, etag_matches, job_view, pending_headers
 from api.waiting import follow, wait_preference
 from jobs.client_store import BadCursorError, Found, JobUnknownError, body_digest
 from jobs.images import StillThereError
@@ -61,7 +61,7 @@ async def _check_limits(services: Services, job_input: JobInput) -> None:
     "",
     status_code=202,
     response_model=JobView,
-    responses={200: {"model": JobView, "description": "Replayed"}, **problem_responses(400, 413, 415, 422, 503)},
+    responses={200: {"model": JobView, "description": "Replayed"}, **problem_responses(400, 410, 413, 415, 422, 503)},
 )
 async def submit_job(
     body: JobInput,
@@ -143,7 +143,7 @@ async def get_job(
     headers = {"ETag": etag(found, services.settings), "Cache-Control": "private, no-cache", **pending_headers(found)}
     if wait:
         headers["Preference-Applied"] = f"wait={wait:.0f}"
-    if if_none_match and headers["ETag"] in (tag.strip() for tag in if_none_match.split(",")):
+    if if_none_match and etag_matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return await _view(services, found, request)
@@ -172,7 +172,7 @@ async def cancel_job(
     return await _view(services, await services.store.get(job_id, owner), request)
 
 
-@router.delete("/{job_id}", status_code=204, responses=problem_responses(404, 409, 410, 503))
+@router.delete("/{job_id}", status_code=204, response_class=Response, responses=problem_responses(404, 409, 410, 503))
 async def delete_job(job_id: JobId, services: ServicesDep, owner: OwnerDep) -> None:
     """Delete an ended job and its images."""
     found = await services.store.get(job_id, owner)

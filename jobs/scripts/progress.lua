@@ -3,12 +3,14 @@
 -- ARGV: id, worker, attempt, step
 -- Returns 'ok', 'cancel' or 'lost'
 local id, worker, attempt, step = unpack(ARGV)
-local status, cancel = get(id, 'status', 'cancel_requested')
+local status, cancel, before = get(id, 'status', 'cancel_requested', 'step')
 
 if not is_latest(id, worker, attempt) then return 'lost' end
 if status == 'queued' then return 'ok' end
 if status ~= 'running' then return 'lost' end
 if cancel then return 'cancel' end
-redis.call('HSET', job_key(id), 'step', step)
-changed(id)
+if before ~= step then
+  redis.call('HSET', job_key(id), 'step', step)
+  changed(id)
+end
 return 'ok'

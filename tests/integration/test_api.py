@@ -155,7 +155,19 @@ def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
     check_problem(http.put("/v1/jobs"), 405, "method_not_allowed")
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "status=done", "cursor=%25%25"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=101",
+        "limit=x",
+        "status=done",
+        "cursor=%25%25",
+        "cursor=",
+        "cursor=LTU",
+        "cursor=OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5",
+    ],
+)
 def test_bad_query_parameters_are_named(http: httpx.Client, query: str) -> None:
     problem = check_problem(http.get(f"/v1/jobs?{query}"), 422, "invalid_request")
     assert problem["errors"][0]["parameter"] == query.split("=")[0]
@@ -168,7 +180,15 @@ def test_the_clients_request_id_comes_back(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}, {"Host": ""}],
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://["},
+        {"Host": "evil.example"},
+        {"Host": "evil.example@127.0.0.1:80"},
+        {"Host": "[::1"},
+        {"Host": ""},
+    ],
 )
 def test_web_pages_do_not_drive_a_service_without_keys(http: httpx.Client, headers: dict[str, str]) -> None:
     assert http.post("/v1/jobs", json=SMALL, headers=headers).status_code in (400, 403)
@@ -209,7 +229,8 @@ def test_an_etag_saves_the_body_until_something_changes(http: httpx.Client) -> N
     assert again.status_code == 304
     assert again.content == b""
     assert again.headers["etag"] == first.headers["etag"]
-    assert http.get(job["urls"]["self"], headers={"If-None-Match": '"other"'}).status_code == 200
+    for tags, status in [('"other"', 200), (f'"other", {first.headers["etag"]}', 304), ("*", 304)]:
+        assert http.get(job["urls"]["self"], headers={"If-None-Match": tags}).status_code == status
 
 
 def test_the_same_idempotency_key_is_the_same_job(http: httpx.Client) -> None:
@@ -256,6 +277,17 @@ def test_a_running_job_stops_within_a_step(http: httpx.Client) -> None:
     # The step that was at work when the cancel came may still end, none begins after it.
     assert ended["progress"]["step"] <= answer.json()["progress"]["step"] + 1
     assert http.post(job["urls"]["cancel"]).status_code == 200
+
+
+def test_a_job_that_waits_for_the_device_is_canceled_while_another_is_drawn(http: httpx.Client) -> None:
+    drawn, waiting = submit(http, **LONG), submit(http)
+    while http.get(waiting["urls"]["self"]).json()["status"] == "queued":
+        time.sleep(0.05)
+    assert http.post(waiting["urls"]["cancel"]).status_code == 202
+    assert wait(http, waiting)["status"] == "canceled"
+    assert http.get(drawn["urls"]["self"]).json()["status"] == "running"
+    http.post(drawn["urls"]["cancel"])
+    assert wait(http, drawn)["status"] == "canceled"
 
 
 def test_an_ended_job_can_not_be_canceled(http: httpx.Client) -> None:

@@ -79,6 +79,17 @@ def test_the_checkpoint_lacks_a_file(servers: Stack, tmp_path: Path) -> None:
     assert str(broken / "vae" / "config.json") in line
 
 
+def test_a_stack_whose_model_is_not_there_ends_and_says_so(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "cli.main", "up", "--port", "0", "--data", str(tmp_path), "--model", "/no/model"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "/no/model" in last_line(result)
+
+
 @pytest.mark.parametrize(("name", "value"), [("ZIMAGE_REDIS_URL", "localhost"), ("ZIMAGE_URL_TTL", "soon")])
 def test_a_setting_that_can_not_be_read_is_named(name: str, value: str) -> None:
     result = start("api", {name: value})

@@ -130,6 +130,15 @@ def test_a_frozen_worker_that_wakes_up_late_changes_nothing(pair: Stack, http: h
     wait_until(lambda: objects(pair, job) == ["2/0.png", "2/job.json"])
 
 
+def test_a_finished_picture_survives_an_outage_of_storage(pair: Stack, http: httpx.Client) -> None:
+    job = submit(http, **LONG)
+    wait_until(lambda: read(http, job)["progress"]["step"] >= LONG["num_inference_steps"] - 3)
+    os.kill(pair.pids()["s3"], signal.SIGKILL)
+    ended = wait(http, job)
+    assert (ended["status"], ended["attempt"]) == ("succeeded", 1)
+    wait_until(lambda: httpx.get(ended["images"][0]["url"]).status_code == 200)
+
+
 def test_a_worker_told_to_leave_finishes_its_job(pair: Stack, http: httpx.Client) -> None:
     job = submit(http, **LONG)
     os.kill(worker_pid(pair, http, job), signal.SIGTERM)
