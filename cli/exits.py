@@ -14,6 +14,14 @@ from typer.core import TyperGroup
 from cli.errors import ExitCode, UserError
 
 
+class Interrupt(KeyboardInterrupt):
+    """A signal that ends the command.
+
+    Not `KeyboardInterrupt` itself: when that passes through `exec` of a string (a dataclass in a module that is just
+    being imported), CPython ends the process by SIGINT afterwards, even if it was caught (`run_eval_code_obj`).
+    """
+
+
 class ZImageGroup(TyperGroup):
     """The command group; turns the errors that its commands raise into one line and an exit code."""
 
@@ -43,7 +51,7 @@ def orderly_interrupts() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         for number in signals:
             signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        raise Interrupt
 
     before = {number: signal.signal(number, interrupt) for number in signals}
     try:
