@@ -96,9 +96,9 @@ def _places(scene: Scene, rng: random.Random) -> list[tuple[float, float, float]
     match scene.kind:
         case "relation":
             x, y = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}[scene.relation]
-            return [near(sign * 0.48 * x, sign * 0.48 * y, RADIUS["medium"]) for sign in (1, -1)]
+            return [near(sign * 0.5 * x, sign * 0.5 * y, RADIUS["medium"]) for sign in (1, -1)]
         case "count":
-            step = 0.62
+            step = 0.66
             return [near((i - (scene.number - 1) / 2) * step, 0.0, RADIUS["small"]) for i in range(scene.number)]
     return [near(0.0, 0.0, RADIUS[scene.things[0].size])]
 

@@ -94,6 +94,8 @@ class TextToLatents(nn.Module):
         # All layers are made, so that transformers and diffusers find them; what the last one says is never used.
         self.text_encoder = Qwen3Model(Qwen3Config.from_dict(Config(root / "text_encoder/config.json").values))
         self.transformer = Transformer(TransformerParams.from_config(Config(root / "transformer/config.json")))
+        for unused in (self.text_encoder.layers[-1], self.text_encoder.norm):
+            unused.requires_grad_(False)
         self._tables: dict[tuple[int, int], Conditioning] = {}
         for module in self.transformer.modules():
             if isinstance(module, ModulatedBlock):
@@ -133,10 +135,13 @@ class TextToLatents(nn.Module):
 
     def _features(self, ids: Tensor) -> Tensor:
         """The input of the text encoder's last layer."""
-        features: Tensor = self.text_encoder(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[
-            -2
-        ]
-        return features
+        hidden: tuple[Tensor, ...] = self.text_encoder(
+            input_ids=ids,
+            attention_mask={"full_attention": None},  # causal, and not asked of the device whether anything is masked
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states
+        return hidden[-2]
 
     def _conditioning(self, tokens: int, height: int, width: int) -> Conditioning:
         """The rotary tables of a size; every caption is padded to the same length, so one row's serve all."""
