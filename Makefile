@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test clean
+.PHONY: install demo test gallery clean
 
 install: $(STAMP)
 
@@ -22,6 +22,10 @@ test: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+# The README's contact sheet, drawn again.
+gallery: install
+	$(BIN)/python -m bench.gallery
 
 clean:
 	rm -rf .venv .zimage out

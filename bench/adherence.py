@@ -224,7 +224,7 @@ def main() -> None:
     if arguments.ground_truth:
         pictures = draw_truth([prompt.scene for prompt in prompts], width, height, arguments.seed)
     else:
-        pictures = _draw_with_model(arguments.model, prompts, width, height)
+        pictures = draw_with_model(arguments.model, prompts, width, height)
     readings = [read(picture) for picture in pictures]
     result["scores"] = summarise(prompts, readings)
     print_table(result["scores"])
@@ -232,17 +232,16 @@ def main() -> None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.contact_sheet:
-        right = [
-            all(value == 1 for value in grade(seen, prompt.scene).values())
-            for seen, prompt in zip(readings, prompts, strict=True)
-        ]
-        contact_sheet(pictures, right).save(arguments.contact_sheet)
+        contact_sheet(pictures, prompts, readings).save(arguments.contact_sheet)
 
 
 def _parse_arguments() -> argparse.Namespace:
     def size(text: str) -> tuple[int, int]:
         width, _, height = text.partition("x")
-        return int(width), int(height or width)
+        sides = int(width), int(height or width)
+        if any(side < 64 or side % 16 for side in sides):
+            raise argparse.ArgumentTypeError(f"{text}: expected multiples of 16 from 64")
+        return sides
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--prompts", type=int, default=1000, help="how many, the languages taken together")
@@ -253,10 +252,14 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--contact-sheet", type=Path, help="PNG to write: the first pictures, framed green where right")
     parser.add_argument("--ground-truth", action="store_true", help="read the scenes' own pictures, to test the reader")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.prompts < 10:  # fewer may lack a kind
+        parser.error("--prompts: expected 10 or more")
+    return arguments
 
 
-def _draw_with_model(model: str, prompts: Sequence[Prompt], width: int, height: int) -> list[Pixels]:
+def draw_with_model(model: str, prompts: Sequence[Prompt], width: int, height: int) -> list[Pixels]:
+    """Draw the prompts on the CPU with the model that `ZIMAGE_MODEL` would name so."""
     from jobs.settings import Settings
     from worker.model import load_pipeline
 
@@ -268,16 +271,18 @@ def _draw_with_model(model: str, prompts: Sequence[Prompt], width: int, height: 
     return pictures
 
 
-def contact_sheet(pictures: Sequence[Pixels], right: Sequence[bool]) -> Image.Image:
-    """Lay out the first pictures in rows, framed in green where they are right and in red elsewhere."""
+def contact_sheet(
+    pictures: Sequence[Pixels], prompts: Sequence[Prompt], readings: Sequence[Reading], columns: int = SHEET_COLUMNS
+) -> Image.Image:
+    """Lay out the first pictures in rows, framed in green where all that is read is right and in red elsewhere."""
     height, width, _ = pictures[0].shape
     tile_width, tile_height = width + 2 * SHEET_EDGE, height + 2 * SHEET_EDGE
-    shown = list(zip(pictures, right, strict=True))[: SHEET_COLUMNS * SHEET_ROWS]
-    rows = -(-len(shown) // SHEET_COLUMNS)
-    sheet = Image.new("RGB", (min(len(shown), SHEET_COLUMNS) * tile_width, rows * tile_height))
-    for index, (picture, good) in enumerate(shown):
-        x, y = index % SHEET_COLUMNS * tile_width, index // SHEET_COLUMNS * tile_height
-        edge = "#2a2" if good else "#c22"
+    shown = list(zip(pictures, prompts, readings, strict=True))[: columns * SHEET_ROWS]
+    rows = -(-len(shown) // columns)
+    sheet = Image.new("RGB", (min(len(shown), columns) * tile_width, rows * tile_height))
+    for index, (picture, prompt, seen) in enumerate(shown):
+        x, y = index % columns * tile_width, index // columns * tile_height
+        edge = "#2a2" if all(value == 1 for value in grade(seen, prompt.scene).values()) else "#c22"
         sheet.paste(edge, (x, y, x + tile_width, y + tile_height))
         sheet.paste(Image.fromarray(picture), (x + SHEET_EDGE, y + SHEET_EDGE))
     return sheet

@@ -4,6 +4,7 @@ python -m bench.service [--model DIR] [--jobs N] [--size N] [--workers N] [--out
 """
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -18,6 +19,7 @@ import httpx
 from cli.stack import Stack
 
 STEPS = 8
+numbers = itertools.count()
 PROMPT = "Young Chinese woman in red Hanfu, intricate embroidery, holding a round folding fan with lady, trees, bird."
 
 
@@ -78,7 +80,8 @@ def run(http: httpx.Client, count: int, size: int, *, at_once: bool) -> dict[str
 
 def submit(http: httpx.Client, size: int) -> str:
     """Post a job; return its URL."""
-    body = {"prompt": PROMPT, "width": size, "height": size, "num_inference_steps": STEPS}
+    prompt = f"{PROMPT} {next(numbers)}"  # a new one each time: workers keep features of prompts that come again
+    body = {"prompt": prompt, "width": size, "height": size, "num_inference_steps": STEPS}
     url: str = http.post("/v1/jobs", json=body).raise_for_status().json()["urls"]["self"]
     return url
 

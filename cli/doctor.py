@@ -49,13 +49,14 @@ def doctor(as_json: options.Json = False) -> None:
 def _examine() -> Iterator[Finding]:
     yield Finding("python", "ok", platform.python_version())
     yield from _torch()
+    yield from _disk()
     try:
         settings = load_settings()
     except UserError as error:
         yield Finding("settings", "fail", str(error))
         return
     yield Finding("settings", "ok", "valid")
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [_redis, _s3, _model, _disk]
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [_redis, _s3, _model]
     for check in checks:
         yield from check(settings)
 
@@ -170,13 +171,13 @@ def _model(settings: "Settings") -> Iterator[Finding]:
         yield Finding("model", "fail", f"ZIMAGE_MODEL={settings.model}: no such directory, and not a hub id org/name")
 
 
-def _disk(settings: "Settings") -> Iterator[Finding]:
-    folder = settings.cache_dir.absolute()
+def _disk() -> Iterator[Finding]:
+    folder = options.DEFAULT_DATA.absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    message = f"{free / GIB:.1f} GiB free for {folder}"
+    message = f"{free / GIB:.1f} GiB free for {folder}, where `zimage up` keeps its data"
     if free < SCARCE_BYTES:
         level: Literal["warn", "fail"] = "fail" if free < FULL_BYTES else "warn"
-        yield Finding("disk", level, f"{message}: make room, or set ZIMAGE_CACHE_DIR")
+        yield Finding("disk", level, f"{message}: make room, or give `zimage up` another --data")
     else:
         yield Finding("disk", "ok", message)

@@ -72,7 +72,7 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
         raise UserError(wrong, ExitCode.USAGE) from None
 
     from pipeline import CheckpointError
-    from worker.model import load_pipeline
+    from worker.model import load_pipeline, size_warnings
     from worker.parameters import image_parameters
     from worker.png import encode_png
 
@@ -94,6 +94,7 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
         except (CheckpointError, ValueError) as error:
             raise UserError(str(error)) from error
 
+    warnings = [*generation.warnings, *size_warnings(name, job.width, job.height)]
     images: list[dict[str, Any]] = []
     for index, image in enumerate(generation.images.numpy()):
         parameters = image_parameters(job, name, index)
@@ -109,11 +110,11 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
                 "images": images,
                 "timings": generation.timings,
                 "peak_vram_bytes": generation.peak_vram_bytes,
-                "warnings": generation.warnings,
+                "warnings": warnings,
             }
         )
         return
-    for warning in generation.warnings:
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print_timings(generation.timings)
     for made in images:

@@ -8,6 +8,7 @@ import typer
 from cli.client import JobRequest, ZImageClient
 from cli.errors import ExitCode, UserError
 
+DEFAULT_DATA = Path(".zimage")
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 Url = Annotated[str | None, typer.Option("--url", envvar="ZIMAGE_URL", help=f"Service; default {DEFAULT_URL}.")]

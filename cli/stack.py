@@ -187,7 +187,7 @@ class Stack:
     def _stages(self) -> list[list[Part]]:
         stages = [[parts.valkey(self._site)], [parts.weed(self._site)]]
         if self._services:
-            environ = {"ZIMAGE_CACHE_DIR": str(self.data_dir / "cache"), **os.environ, **self._env, **self.environ()}
+            environ = {**os.environ, **self._env, **self.environ()}
             for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE"):  # they belong to another key pair
                 environ.pop(name, None)
             devices = parts.devices(len(self._workers), environ)

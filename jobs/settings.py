@@ -5,7 +5,6 @@ come from boto3's usual chain (`AWS_ACCESS_KEY_ID`, profiles, instance roles).
 """
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -32,7 +31,6 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto", description="`auto` (the GPU with the most free memory, else the CPU), `cpu`, `cuda`, `cuda:N`"
     )
-    cache_dir: Path = Field(Path(".zimage/cache"), description="where the bundled model is kept")
 
     # Redis
     redis_url: Annotated[str, _url_with_scheme("redis", "rediss", "unix")] = Field(

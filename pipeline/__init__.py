@@ -1,12 +1,15 @@
 """Z-Image in plain PyTorch: from a prompt to pixels. Owns the model and nothing of queues or jobs."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.checkpoint import CheckpointError
     from pipeline.pipeline import Generation, ZImagePipeline
 
-__all__ = ["CheckpointError", "Generation", "ZImagePipeline"]
+__all__ = ["TINY_CHECKPOINT", "CheckpointError", "Generation", "ZImagePipeline"]
+
+TINY_CHECKPOINT = Path(__file__).parent / "models" / "tiny"  # the bundled model; `training/` says how it was made
 
 
 def __getattr__(name: str) -> Any:

@@ -33,6 +33,8 @@ class Generation:
     timings: dict[str, float]  # seconds of text_encode, denoise and, if run, decode
     peak_vram_bytes: int  # most CUDA memory allocated at once during the call, weights included; 0 on the CPU
     warnings: list[str]  # what the person who wrote the prompt should know
+    prompts: int  # 1, or 2 with guidance
+    prompts_reused: int  # of them, those whose features were still there
 
 
 class ZImagePipeline:
@@ -178,6 +180,7 @@ class ZImagePipeline:
             torch.cuda.reset_peak_memory_stats(self.device)
         timings: dict[str, float] = {}
 
+        reused = self.text_encoder.reused
         with self._stage("text_encode", timings):
             text = self.text_encoder.encode(prompt)
             captions, warnings = [text.features], text.warnings
@@ -202,7 +205,14 @@ class ZImagePipeline:
             with self._stage("decode", timings):
                 # One at a time: the decoder's activations, not its weights, are what fills the memory.
                 x = torch.cat([to_uint8(self.autoencoder.decode(latent[None])) for latent in x]).cpu()
-        return Generation(x.cpu(), timings, torch.cuda.max_memory_allocated(self.device) if cuda else 0, warnings)
+        return Generation(
+            images=x.cpu(),
+            timings=timings,
+            peak_vram_bytes=torch.cuda.max_memory_allocated(self.device) if cuda else 0,
+            warnings=warnings,
+            prompts=len(captions),
+            prompts_reused=self.text_encoder.reused - reused,
+        )
 
     def _denoise(
         self,

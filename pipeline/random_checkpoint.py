@@ -8,7 +8,6 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,6 @@ from pipeline.autoencoder import Autoencoder, AutoencoderParams
 from pipeline.checkpoint import Config
 from pipeline.transformer import Transformer, TransformerParams
 
-TINY = "tiny-random-1"  # a new name whenever the recipe changes, so that no cache keeps the old one
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
     "{% for turn in messages %}{{ '<|im_start|>' + turn.role + '\n' + turn.content + '<|im_end|>\n' }}{% endfor %}"
@@ -118,15 +116,6 @@ def write_random_checkpoint(directory: Path, size: Literal["tiny", "turbo"] = "t
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def tiny_checkpoint(cache_dir: Path) -> Path:
-    """The bundled tiny model, made under `cache_dir` at first use; several processes may ask at once."""
-    path = cache_dir / TINY
-    if not path.exists():
-        with suppress(FileExistsError):  # another process was first, and its checkpoint is whole
-            write_random_checkpoint(path)
-    return path
 
 
 def write_configs(root: Path, size: Size) -> None:

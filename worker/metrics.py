@@ -7,6 +7,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 
 job_seconds = Histogram("zimage_job_seconds", "Accepted to finished.", ["outcome"], buckets=_SECONDS)
 queue_wait_seconds = Histogram("zimage_queue_wait_seconds", "Accepted to claimed.", buckets=_SECONDS)
 stage_seconds = Histogram("zimage_stage_seconds", "Time of each stage of a job.", ["stage"], buckets=_SECONDS)
+prompts_total = Counter("zimage_prompts_total", "Prompts by where their features came from.", ["features"])
 images_total = Counter("zimage_images_total", "Images committed.", ["size"])
 vram_peak_bytes = Gauge("zimage_vram_peak_bytes", "Most GPU memory allocated during the last job; 0 on a CPU.")
 vram_reserved_bytes = Gauge("zimage_vram_reserved_bytes", "GPU memory held by the allocator; 0 on a CPU.")

@@ -6,8 +6,9 @@ import torch
 
 from jobs.models import TINY
 from jobs.settings import Settings
-from pipeline import ZImagePipeline
-from pipeline.random_checkpoint import tiny_checkpoint
+from pipeline import TINY_CHECKPOINT, ZImagePipeline
+
+TINY_LARGEST = 256  # pixels a side, in its training
 
 
 def choose_device(setting: str) -> torch.device:
@@ -34,6 +35,15 @@ def choose_device(setting: str) -> torch.device:
     return device
 
 
+def size_warnings(model: str, width: int, height: int) -> list[str]:
+    """Return what to tell of a picture's size, by the model's name."""
+    if model == TINY and max(width, height) > TINY_LARGEST:
+        return [
+            f"the bundled model learned sides of 64 to {TINY_LARGEST} pixels: larger pictures are noise, try 128x128"
+        ]
+    return []
+
+
 def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
     """Load the model that the settings name; return it and its name.
 
@@ -42,7 +52,7 @@ def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
         ValueError: the device is not there.
     """
     device = choose_device(settings.device)
-    path: str | Path = tiny_checkpoint(settings.cache_dir) if settings.model == TINY else settings.model
+    path = TINY_CHECKPOINT if settings.model == TINY else settings.model
     # CPUs are quicker in float32 than in emulated bfloat16.
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     loaded = ZImagePipeline.from_pretrained(str(path), device=device, dtype=dtype, vae_path=settings.vae)

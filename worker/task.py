@@ -21,6 +21,7 @@ from pipeline import Generation, ZImagePipeline
 from worker import metrics
 from worker.gpu_thread import GpuThread
 from worker.lease import HeldJob, Leases
+from worker.model import size_warnings
 from worker.parameters import image_parameters
 from worker.png import encode_png
 
@@ -194,11 +195,12 @@ class JobRunner:
         stages = {**generation.timings, "png": png_seconds, "upload": upload_seconds}
         for stage, seconds in stages.items():
             metrics.stage_seconds.labels(stage).observe(seconds)
+        warnings = [*generation.warnings, *size_warnings(self._model, job.input.width, job.input.height)]
         metrics.vram_peak_bytes.set(generation.peak_vram_bytes)
+        metrics.prompts_total.labels("encoded").inc(generation.prompts - generation.prompts_reused)
+        metrics.prompts_total.labels("reused").inc(generation.prompts_reused)
 
-        outcome = self._insist(
-            lambda: self._store.commit(claim, records, stages, generation.peak_vram_bytes, generation.warnings)
-        )
+        outcome = self._insist(lambda: self._store.commit(claim, records, stages, generation.peak_vram_bytes, warnings))
         if outcome == "succeeded":
             metrics.images_total.labels(f"{job.input.width}x{job.input.height}").inc(len(records))
         else:

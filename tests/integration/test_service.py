@@ -134,14 +134,23 @@ def test_any_text_survives_from_post_to_the_pngs_metadata(http: httpx.Client, pr
 
 
 def test_a_prompt_longer_than_the_model_reads_is_drawn_with_a_warning(http: httpx.Client) -> None:
-    job = draw(http, prompt="word " * 399, width=64, height=64, num_inference_steps=1)
+    job = draw(http, prompt="QZ7X" * 450, width=64, height=64, num_inference_steps=1)
     assert len(job["warnings"]) == 1
     assert "512" in job["warnings"][0]
 
 
+@pytest.mark.parametrize(("width", "warnings"), [(256, 0), (272, 1)])
+def test_a_size_that_the_bundled_model_never_saw_is_drawn_with_a_warning(
+    http: httpx.Client, width: int, warnings: int
+) -> None:
+    told = draw(http, width=width, height=64, num_inference_steps=1)["warnings"]
+    assert len(told) == warnings
+    assert all("128x128" in warning for warning in told)
+
+
 def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
     worker_before, api_before = (scrape(url) for url in (stack.worker_metrics_urls[0], f"{stack.api_url}/metrics"))
-    job = draw(http, num_images=2, width=192, height=64)
+    job = draw(http, prompt="a picture to count", num_images=2, width=192, height=64)
     worker, api = (scrape(url) for url in (stack.worker_metrics_urls[0], f"{stack.api_url}/metrics"))
 
     def grown(name: str, **labels: str) -> float:
@@ -157,6 +166,8 @@ def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
         assert grown("zimage_stage_seconds_count", stage=stage) == 1
         assert grown("zimage_stage_seconds_sum", stage=stage) == pytest.approx(job["timings"][stage], abs=1e-6)
     assert grown("zimage_images_total", size="192x64") == 2
+    assert grown("zimage_prompts_total", features="encoded") == 1
+    assert grown("zimage_prompts_total", features="reused") == 0
     assert grown("zimage_job_attempts_total", outcome="succeeded") == 1
     on_gpu = sum(job["timings"][stage] for stage in ("text_encode", "denoise", "decode"))
     assert grown("zimage_gpu_busy_seconds_total") >= on_gpu

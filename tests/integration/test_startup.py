@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.stack import Stack
-from pipeline.random_checkpoint import tiny_checkpoint
+from pipeline import TINY_CHECKPOINT
 
 
 def start(program: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -73,7 +73,7 @@ def test_the_device_is_not_there(servers: Stack, device: str) -> None:
 
 def test_the_checkpoint_lacks_a_file(servers: Stack, tmp_path: Path) -> None:
     broken = tmp_path / "model"
-    shutil.copytree(tiny_checkpoint(tmp_path), broken)
+    shutil.copytree(TINY_CHECKPOINT, broken)
     (broken / "vae" / "config.json").unlink()
     line = last_line(start("worker", {**servers.environ(), "ZIMAGE_MODEL": str(broken)}))
     assert str(broken / "vae" / "config.json") in line

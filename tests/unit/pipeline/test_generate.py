@@ -134,6 +134,14 @@ def test_a_generation_tells_its_timings_and_warnings(small: ZImagePipeline) -> N
     assert small.generate("short", height=64, width=64).warnings == []
 
 
+def test_a_generation_tells_which_prompts_it_had_at_hand(small: ZImagePipeline) -> None:
+    first = small.generate("asked for twice", height=64, width=64, output_type="latent")
+    second = small.generate("asked for twice", "but for this", 64, 64, guidance_scale=2.0, output_type="latent")
+
+    assert (first.prompts, first.prompts_reused) == (1, 0)
+    assert (second.prompts, second.prompts_reused) == (2, 1)
+
+
 def test_a_missing_negative_prompt_is_the_empty_one(small: ZImagePipeline) -> None:
     options: dict[str, Any] = {"height": 64, "width": 64, "guidance_scale": 3.0}
 

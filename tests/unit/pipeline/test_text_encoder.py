@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
 from parity import Pair, relative_error
 
 from pipeline import ZImagePipeline
+from pipeline.text_encoder import KEPT_PROMPTS
 
 TEMPLATE_TOKENS = 19  # <|im_start|>user\n…<|im_end|>\n<|im_start|>assistant\n, a token for each byte between markers
 
@@ -44,3 +47,17 @@ def test_the_last_layer_and_norm_are_not_loaded(small: ZImagePipeline) -> None:
 
     assert any(name.startswith("layers.1.") for name in names)
     assert not any(name.startswith(("layers.2.", "norm.")) for name in names)
+
+
+@torch.inference_mode()
+def test_features_of_the_last_prompts_are_kept(checkpoints: dict[str, Path]) -> None:
+    encoder = ZImagePipeline.from_pretrained(checkpoints["small"], device="cpu", dtype=torch.float32).text_encoder
+    first = encoder.encode("first")
+
+    assert encoder.encode("first") is first
+    assert encoder.reused == 1
+    for number in range(KEPT_PROMPTS):
+        encoder.encode(f"another {number}")
+    again = encoder.encode("first")
+    assert encoder.reused == 1
+    assert torch.equal(again.features, first.features)
