@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem details: what went wrong, where, and what to do."""
 
 import logging
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -84,9 +85,9 @@ def problem_response(request_id: str, error: ProblemError) -> JSONResponse:
     )
 
 
-def unavailable(code: str, detail: str) -> ProblemError:
+def unavailable(code: str, detail: str, seconds: float = RETRY_SECONDS) -> ProblemError:
     """Return a 503 that says when to come back."""
-    return ProblemError(503, code, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+    return ProblemError(503, code, detail, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -26,6 +26,7 @@ class Submitted:
 
     outcome: Literal["created", "replayed", "mismatch", "full"]
     job_id: str | None
+    seconds_per_job: float | None = None  # when full: in which the workers end a job, None while no rate is known
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,9 @@ class ClientStore:
             digest,
             settings.idempotency_ttl,
         )
-        return Submitted(outcome, None if outcome == "full" else answer)
+        if outcome == "full":
+            return Submitted("full", None, float(answer) if answer else None)
+        return Submitted(outcome, answer)
 
     async def get(self, job_id: str, owner: str) -> Found:
         """Return a job.

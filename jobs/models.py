@@ -115,7 +115,7 @@ class ImageRecord(BaseModel):
 class JobError(BaseModel):
     """Why a job failed."""
 
-    code: str = Field(examples=["worker_lost", "out_of_memory", "deadline_exceeded", "internal_error"])
+    code: str = Field(examples=["worker_lost", "out_of_memory", "storage_unavailable"])
     message: str
     retryable: bool = Field(description="Whether the same job may succeed when sent again.")
 

@@ -69,6 +69,12 @@ class Settings(BaseSettings):
     # Worker
     worker_slots: int = Field(3, ge=1, le=16, description="jobs that one worker handles at once (one on the GPU)")
     drain_seconds: float = Field(60.0, ge=0, description="seconds to finish at SIGTERM before jobs are handed back")
+    hold_seconds: float = Field(
+        300.0, ge=0, description="seconds that a finished image is held while S3 or Redis is away"
+    )
+    step_timeout: float = Field(
+        300.0, ge=1, description="a worker whose denoising step takes longer gives its job up and starts anew"
+    )
     metrics_port: int = Field(9100, ge=0, le=65535, description="port of the worker's /metrics; 0: any free port")
     metrics_host: str = Field("127.0.0.1", description="address of the worker's /metrics")
 

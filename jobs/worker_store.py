@@ -37,6 +37,10 @@ class Claim:
         return self.job.id, self.worker, self.job.attempt
 
 
+class AloneError(Exception):
+    """The best queued job is given only to a worker that holds no other."""
+
+
 class WorkerStore:
     """Jobs in Redis, from the worker's side."""
 
@@ -47,17 +51,40 @@ class WorkerStore:
         self._lease = int(settings.lease_seconds * _MICROSECONDS)
         self._scripts = {
             name: client.register_script(scripts.source(name))
-            for name in ("claim", "heartbeat", "progress", "commit", "fail", "requeue", "reap", "expire", "delete")
+            for name in (
+                "claim",
+                "heartbeat",
+                "progress",
+                "commit",
+                "fail",
+                "requeue",
+                "lose",
+                "reap",
+                "expire",
+                "delete",
+            )
         }
 
     def _run(self, script: str, *args: Any) -> Any:
         return self._scripts[script](keys=[self._prefix], args=list(args))
 
-    def claim(self, worker: str) -> Claim | None:
-        """Take the best queued job; None when nothing waits."""
-        flat = self._run("claim", worker, self._lease, SCHEMA_VERSION)
+    def claim(self, worker: str, number: int, *, alone: bool) -> Claim | None:
+        """Take the best queued job; None when nothing waits.
+
+        Args:
+            worker: this worker's id.
+            number: of its claims that got a job so far: called again after an error it gives the job that the
+                call before may have claimed.
+            alone: whether it holds no other job.
+
+        Raises:
+            AloneError: the best job was lost with its worker before, so it is given only to a worker that is alone.
+        """
+        flat = self._run("claim", worker, self._lease, SCHEMA_VERSION, int(alone), number)
         if not flat:
             return None
+        if flat == ["alone"]:
+            raise AloneError
         return Claim(Job.from_record(dict(zip(flat[::2], flat[1::2], strict=True))), worker)
 
     def heartbeat(self, worker: str, card: ModelCard, rate: float | None, claims: Sequence[Claim]) -> list[Verdict]:
@@ -112,6 +139,13 @@ class WorkerStore:
     def requeue(self, claim: Claim) -> Literal["queued", "canceled", "refused"]:
         """Hand a job back without counting a loss; a job that its client wants stopped ends as canceled."""
         outcome: Literal["queued", "canceled", "refused"] = self._run("requeue", *claim.fence)
+        return outcome
+
+    def lose(self, claim: Claim, error: JobError) -> Literal["queued", "failed", "canceled", "refused"]:
+        """Give up a job because of which this worker must end: a loss, and the last one fails it with `error`."""
+        outcome: Literal["queued", "failed", "canceled", "refused"] = self._run(
+            "lose", *claim.fence, MAX_LOSSES, error.model_dump_json()
+        )
         return outcome
 
     def reap(self) -> dict[str, str]:

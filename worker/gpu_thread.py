@@ -31,6 +31,7 @@ class GpuThread:
         self._seconds = 0.0
         self._idle_since = time.monotonic()
         self._busy_since = self._idle_since
+        self._drawing = False
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -54,9 +55,11 @@ class GpuThread:
 
         def timed() -> T:
             self._busy_since = time.monotonic()
+            self._drawing = True
             try:
                 result = function()
             finally:
+                self._drawing = False
                 self.count_busy()
                 end = time.monotonic()
                 # From the end of the last job when this one was waiting already: gaps between jobs count too.
@@ -80,6 +83,10 @@ class GpuThread:
         now = time.monotonic()
         metrics.gpu_busy_seconds_total.inc(now - self._busy_since)
         self._busy_since = now
+
+    def stalled_seconds(self) -> float:
+        """Return how long the job on the device has made no step; 0 while there is none, or for anything but jobs."""
+        return time.monotonic() - self._busy_since if self._drawing else 0.0
 
     def measured(self, work: int, seconds: float) -> None:
         """Take a measurement into the rate."""

@@ -4,8 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
@@ -16,11 +15,12 @@ log = logging.getLogger(__name__)
 
 
 class HeldJob:
-    """A claimed job in this process; `verdict` is the last that was heard about it."""
+    """A claimed job in this process; `verdict` is what was heard about it last, `drawing` while on the device."""
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.verdict: Verdict = "ok"
+        self.drawing = False
         self._claimed_at = time.monotonic()
 
     def age(self) -> float:
@@ -61,7 +61,7 @@ class Leases:
         self._rate = rate
         self._interval = lease_seconds / 6
         self._held: set[HeldJob] = set()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
@@ -79,22 +79,28 @@ class Leases:
         except RedisError as error:
             log.warning("could not sign off (%s): this worker counts as alive until its lease ends", error)
 
-    @contextmanager
-    def hold(self, claim: Claim) -> Iterator[HeldJob]:
-        """Renew the job's lease until the block ends."""
+    def add(self, claim: Claim) -> HeldJob:
+        """Renew the job's lease from now on."""
         job = HeldJob(claim)
-        with self._lock:
+        with self._changed:
             self._held.add(job)
-        try:
-            yield job
-        finally:
-            with self._lock:
-                self._held.discard(job)
+        return job
+
+    def drop(self, job: HeldJob) -> None:
+        """Renew the job's lease no more."""
+        with self._changed:
+            self._held.discard(job)
+            self._changed.notify_all()
 
     def held(self) -> list[HeldJob]:
         """Return the jobs held now."""
-        with self._lock:
+        with self._changed:
             return list(self._held)
+
+    def wait_until(self, condition: Callable[[set[HeldJob]], bool]) -> None:
+        """Return once the jobs held are so."""
+        with self._changed:
+            self._changed.wait_for(lambda: condition(self._held))
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):

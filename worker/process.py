@@ -26,10 +26,13 @@ from jobs.worker_store import WorkerStore
 from pipeline import CheckpointError, ZImagePipeline
 from worker import metrics
 from worker.app import build_worker
-from worker.drain import drain_at_shutdown
+from worker.delivery import Delivery
+from worker.drawing import Artist
 from worker.gpu_thread import GpuThread
 from worker.lease import Leases
+from worker.leaving import Departure, drain_at_shutdown, watch_device
 from worker.model import load_pipeline
+from worker.progress import ProgressReporter
 from worker.task import JobRunner
 
 log = logging.getLogger(__name__)
@@ -65,9 +68,21 @@ def run(settings: Settings) -> int:
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     store = WorkerStore(client, settings)
     leases = Leases(store, worker, card, lambda: gpu.rate, settings.lease_seconds)
-    runner = JobRunner(pipeline, gpu, store, images, leases, worker, model)
+    departure = Departure(leases, store)
+    runner = JobRunner(
+        Artist(pipeline, gpu, ProgressReporter(store)),
+        Delivery(images, model, settings.hold_seconds),
+        gpu,
+        store,
+        leases,
+        departure,
+        worker,
+        model,
+        settings.hold_seconds,
+    )
     reaper = Reaper(client, images, celery_app(settings), settings)
-    drain_at_shutdown(runner, leases, store, settings.drain_seconds)
+    drain_at_shutdown(departure, runner.stop_claiming, settings.drain_seconds)
+    watch_device(departure, gpu, leases, settings.step_timeout)
     leases.start()
     reaper.start()
     log.info("worker %s ready after %.1f s: %s, %s on %s", worker, load_seconds, model, precision, pipeline.device)

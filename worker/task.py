@@ -1,241 +1,155 @@
-"""One ring of the doorbell: claim a job, draw it on the GPU thread, upload its images, commit."""
+"""One ring of the doorbell: claim a job, have it drawn and delivered, commit."""
 
-import hashlib
 import logging
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from functools import partial
-from typing import Literal, TypeVar
 
 import torch
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
-from jobs.images import ImageStore, StillThereError
-from jobs.models import ImageRecord, JobError
-from jobs.worker_store import Claim, WorkerStore
-from pipeline import Generation, ZImagePipeline
+from jobs.models import JobError
+from jobs.worker_store import AloneError, Claim, WorkerStore
+from pipeline import Generation
 from worker import metrics
+from worker.delivery import ClockSkewError, Delivery
+from worker.drawing import Artist, StopDrawingError, breaks_device
 from worker.gpu_thread import GpuThread
 from worker.lease import HeldJob, Leases
+from worker.leaving import BROKEN, Departure
 from worker.model import size_warnings
-from worker.parameters import image_parameters
-from worker.png import encode_png
+from worker.patience import patiently
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-HOLD_SECONDS = 600  # how long a finished job is held for a Redis that is away
-UPLOAD_SECONDS = 60  # how long an image is held for an S3 that is away
-STORAGE_ERRORS = (BotoCoreError, ClientError)
-_MUTE_SECONDS = 5.0  # how long progress is not reported after Redis failed to take it
-
-
-class StopDrawingError(Exception):
-    """Raised between denoising steps; the argument says why."""
-
-    def __init__(self, reason: Literal["cancel", "lost", "deadline"]) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class JobRunner:
     """Does this worker's jobs, one for each call of `run`; called from several task threads at once.
 
     Args:
-        pipeline: warm.
-        gpu: the thread that may touch it.
+        artist: draws.
+        delivery: brings the images to S3.
+        gpu: gives turns at the device.
         store: the jobs.
-        images: the bucket.
         leases: keeps the claims alive.
+        departure: the way out when the device is broken.
         worker: this worker's id.
-        model: name of the model, told in every PNG.
+        model: name of the model.
+        hold_seconds: how long a finished job is held for a Redis that is away.
     """
 
     def __init__(
         self,
-        pipeline: ZImagePipeline,
+        artist: Artist,
+        delivery: Delivery,
         gpu: GpuThread,
         store: WorkerStore,
-        images: ImageStore,
         leases: Leases,
+        departure: Departure,
         worker: str,
         model: str,
+        hold_seconds: float,
     ) -> None:
-        self._pipeline = pipeline
+        self.stop_claiming = threading.Event()  # set: the jobs at hand may finish, no new ones are taken
+        self._artist = artist
+        self._delivery = delivery
         self._gpu = gpu
         self._store = store
-        self._images = images
         self._leases = leases
+        self._departure = departure
         self._worker = worker
         self._model = model
-        self._stopping = threading.Event()
-        self._muted_until = 0.0
-
-    def stop_claiming(self) -> None:
-        """Let the jobs at hand finish, take no new ones."""
-        self._stopping.set()
+        self._until_redis_answers = patiently(RedisError, hold_seconds)
+        self._claiming = threading.Lock()
+        self._claims = 0
 
     def run(self) -> None:
         """Claim the best job and see it to its end; return at once when none waits."""
         with ExitStack() as turn:
             turn.enter_context(self._gpu.turn())
-            claim = None if self._stopping.is_set() else self._store.claim(self._worker)
-            if claim is None:
+            held = self._claim()
+            if held is None:
                 return
-            metrics.queue_wait_seconds.observe(claim.job.timings["queue"])
-            with self._leases.hold(claim) as held:
+            try:
+                job = held.claim.job
+                metrics.queue_wait_seconds.observe(job.timings["queue"])
                 outcome = self._attempt(held, end_turn=turn.close)
-            metrics.job_attempts_total.labels(outcome).inc()
-            if outcome in ("succeeded", "failed", "canceled"):
-                metrics.job_seconds.labels(outcome).observe(held.age())
-            log.info("job %s attempt %d: %s", claim.job.id, claim.job.attempt, outcome)
+                metrics.job_attempts_total.labels(outcome).inc()
+                if outcome in ("succeeded", "failed", "canceled"):
+                    metrics.job_seconds.labels(outcome).observe(held.age())
+                log.info("job %s attempt %d: %s", job.id, job.attempt, outcome)
+            finally:
+                self._leases.drop(held)
+
+    def _claim(self) -> HeldJob | None:
+        with self._claiming:  # one at a time, so that a job which wants the worker for itself gets it
+            self._leases.wait_until(lambda jobs: not any(held.claim.job.losses for held in jobs))
+            if self.stop_claiming.is_set() or not self._delivery.ready():
+                return None
+            try:
+                try:
+                    claim = self._store.claim(self._worker, self._claims, alone=not self._leases.held())
+                except AloneError:
+                    self._leases.wait_until(lambda jobs: not jobs)
+                    claim = self._store.claim(self._worker, self._claims, alone=True)
+            except RedisError as error:
+                log.warning("could not claim a job: %s", error)
+                return None
+            if claim is None:
+                return None
+            self._claims += 1
+            return self._leases.add(claim)
 
     def _attempt(self, held: HeldJob, end_turn: Callable[[], None]) -> str:
         """Draw and deliver; return how the attempt ended."""
         claim = held.claim
         try:
-            generation = self._gpu.draw(
-                claim.job.input.work, lambda: self._draw(held), while_waiting=lambda: self._report(held, 0)
-            )
+            generation = self._artist.draw(held)
             end_turn()  # the device goes on with the next job while this one is delivered
             return self._deliver(claim, generation)
         except StopDrawingError as stop:
             if stop.reason == "lost":
                 return "lost"
             if stop.reason == "cancel":
-                return self._insist(lambda: self._store.requeue(claim))
+                return self._until_redis_answers(self._store.requeue, claim)
             message = "timeout_seconds passed before the job was done"
             error = JobError(code="deadline_exceeded", message=message, retryable=True)
+        except ClockSkewError as skew:
+            log.error("S3 refuses the time of this machine's clock (%s): set it right; jobs are handed back", skew)
+            return self._until_redis_answers(self._store.requeue, claim)
         except RedisError:
             log.exception("job %s: Redis was away for too long; the job goes to another worker", claim.job.id)
             return "lost"
         except Exception as exception:  # whatever went wrong, the job must end and the worker go on
             error = job_error(exception)
+            if breaks_device(exception):
+                log.critical("the device is broken for this process, which ends: %s", exception)
+                self._departure.leave(BROKEN, held, error)
             unexpected = exception if error.code == "internal_error" else None
             log.error("job %s failed: %s", claim.job.id, error.message, exc_info=unexpected)
-        return self._insist(lambda: self._store.fail(claim, error))
-
-    def _draw(self, held: HeldJob) -> Generation:
-        """Draw the job's images; runs on the GPU thread."""
-        job = held.claim.job
-
-        def on_step(step: int, _total: int) -> None:
-            self._gpu.count_busy()
-            self._report(held, step)
-
-        self._report(held, 0)
-        return self._pipeline.generate(
-            job.input.prompt,
-            negative_prompt=job.input.negative_prompt,
-            height=job.input.height,
-            width=job.input.width,
-            num_inference_steps=job.input.num_inference_steps,
-            guidance_scale=job.input.guidance_scale,
-            seed=job.input.seed or 0,
-            num_images=job.input.num_images,
-            on_step=on_step,
-        )
-
-    def _report(self, held: HeldJob, step: int) -> None:
-        """Tell how many steps are done.
-
-        Raises:
-            StopDrawingError: there is no use in going on.
-        """
-        claim = held.claim
-        if held.seconds_left() <= 0:
-            raise StopDrawingError("deadline")
-        # A Redis that is away must not stop the device: after a failure go on without it for a while.
-        if time.monotonic() >= self._muted_until:
-            try:
-                held.verdict = self._store.progress(claim, step)
-            except RedisError as error:
-                log.warning("job %s: progress not reported: %s", claim.job.id, error)
-                self._muted_until = time.monotonic() + _MUTE_SECONDS
-        if held.verdict != "ok":
-            raise StopDrawingError(held.verdict)
+        return self._until_redis_answers(self._store.fail, claim, error)
 
     def _deliver(self, claim: Claim, generation: Generation) -> str:
         """Upload the images and commit; return the job's state, or `refused` when another attempt has it."""
         job = claim.job
-        records: list[ImageRecord] = []
-        png_seconds = upload_seconds = 0.0
-        for index, pixels in enumerate(generation.images):
-            parameters = image_parameters(job.input, self._model, index)
-            start = time.monotonic()
-            png = encode_png(pixels.numpy(), parameters)
-            encoded = time.monotonic()
-            key = self._images.key(job.id, job.attempt, index)
-            self._insist(partial(self._images.put_png, key, png), STORAGE_ERRORS, UPLOAD_SECONDS)
-            png_seconds += encoded - start
-            upload_seconds += time.monotonic() - encoded
-            record = ImageRecord(
-                index=index,
-                seed=parameters["seed"],
-                width=job.input.width,
-                height=job.input.height,
-                bytes=len(png),
-                sha256=hashlib.sha256(png).hexdigest(),
-                key=key,
-            )
-            records.append(record)
-        parameters = {
-            "id": job.id,
-            "input": job.input.model_dump(),
-            "model": self._model,
-            "drawn_at": datetime.now(UTC).isoformat(),
-        }
-        put = partial(self._images.put_parameters, job.id, job.attempt, parameters)
-        self._insist(put, STORAGE_ERRORS, UPLOAD_SECONDS)
-        stages = {**generation.timings, "png": png_seconds, "upload": upload_seconds}
-        for stage, seconds in stages.items():
-            metrics.stage_seconds.labels(stage).observe(seconds)
-        warnings = [*generation.warnings, *size_warnings(self._model, job.input.width, job.input.height)]
+        records, seconds = self._delivery.deliver(job, generation)
+        stages = {**generation.timings, **seconds}
+        for stage, spent in stages.items():
+            metrics.stage_seconds.labels(stage).observe(spent)
         metrics.vram_peak_bytes.set(generation.peak_vram_bytes)
         metrics.prompts_total.labels("encoded").inc(generation.prompts - generation.prompts_reused)
         metrics.prompts_total.labels("reused").inc(generation.prompts_reused)
+        warnings = [*generation.warnings, *size_warnings(self._model, job.input.width, job.input.height)]
 
-        outcome = self._insist(lambda: self._store.commit(claim, records, stages, generation.peak_vram_bytes, warnings))
+        outcome = self._until_redis_answers(
+            self._store.commit, claim, records, stages, generation.peak_vram_bytes, warnings
+        )
         if outcome == "succeeded":
             metrics.images_total.labels(f"{job.input.width}x{job.input.height}").inc(len(records))
         else:
-            self._remove(claim)
+            self._delivery.remove(job)
         return outcome
-
-    def _remove(self, claim: Claim) -> None:
-        """Remove the images of an attempt that did not win."""
-        try:
-            self._images.delete_attempt(claim.job.id, claim.job.attempt)
-        except (BotoCoreError, ClientError, StillThereError) as error:
-            log.warning("job %s: images of attempt %d stay behind: %s", claim.job.id, claim.job.attempt, error)
-
-    def _insist(
-        self,
-        call: Callable[[], T],
-        errors: tuple[type[Exception], ...] = (RedisError,),
-        seconds: float = HOLD_SECONDS,
-    ) -> T:
-        """Call until the server answers, which may be away for so long.
-
-        Raises:
-            Exception: one of `errors`; it was away for longer.
-        """
-        deadline = time.monotonic() + seconds
-        pause = 0.1
-        while True:
-            try:
-                return call()
-            except errors as error:
-                if time.monotonic() + pause > deadline:
-                    raise
-                log.warning("a job's end is held: %s", error)
-                time.sleep(pause)
-                pause = min(pause * 2, 5.0)
 
 
 def job_error(exception: Exception) -> JobError:
@@ -244,9 +158,11 @@ def job_error(exception: Exception) -> JobError:
     match exception:
         case torch.OutOfMemoryError():
             code, retryable = "out_of_memory", False
-            message = "the GPU has too little memory for this job: ask for a smaller size or fewer images"
+            message = "the GPU has too little memory for this job: ask for a smaller size"
         case ValueError():
             code, message, retryable = "invalid_input", str(exception), False
         case BotoCoreError() | ClientError():
             code, message = "storage_unavailable", f"S3 did not take the images: {exception}"
+        case _ if breaks_device(exception):
+            code, message = "device_error", f"the GPU failed while drawing this job: {exception}"
     return JobError(code=code, message=message, retryable=retryable)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from api import metrics
 from api.deps import OwnerDep, Services, ServicesDep
-from api.problems import FieldError, ProblemError, problem_responses, unavailable
+from api.problems import RETRY_SECONDS, FieldError, ProblemError, problem_responses, unavailable
 from api.views import JobView, etag, etag_matches, job_view, pending_headers
 from api.waiting import follow, wait_preference
 from jobs.client_store import BadCursorError, Found, JobUnknownError, body_digest
@@ -23,6 +23,7 @@ from jobs.models import MAX_SEED, JobInput, JobStatus, size_limits
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 FOLLOW_SECONDS = 3600.0
+LONGEST_RETRY_SECONDS = 600.0
 
 JobId = Annotated[str, Path(max_length=64, examples=["job_3f9c1e8a4b7d42d0a1c5e6f708192a3b"])]
 
@@ -87,9 +88,8 @@ async def submit_job(
     )
     metrics.jobs_submitted_total.labels(submitted.outcome).inc()
     if submitted.job_id is None:
-        raise unavailable(
-            "queue_full", f"{services.settings.queue_limit} jobs are waiting already: send it again later"
-        )
+        detail = f"{services.settings.queue_limit} jobs are waiting already: send it again later"
+        raise unavailable("queue_full", detail, min(submitted.seconds_per_job or RETRY_SECONDS, LONGEST_RETRY_SECONDS))
     if submitted.outcome == "mismatch":
         detail = "this Idempotency-Key came with another body before: take a new key for a new job"
         raise ProblemError(422, "idempotency_key_reused", detail)

@@ -12,7 +12,7 @@
 -- idempotency:{owner}:{key} string  "<digest of the body> <id>"
 -- tombstone:{id}            string  owner of a deleted job
 -- workers                   zset    worker ids by the time until which they count as alive
--- worker:{id}               hash    card (JSON), rate (work per second)
+-- worker:{id}               hash    card (JSON), rate (work per second), number and id of its last claim
 -- card, rate                string  those of the worker heard last
 -- clock, reaper:last        string  time of the last submit, of the last reap
 -- events                    channel "<id> <version> <status>" at every change
@@ -80,6 +80,43 @@ local function finish(id, status, ...)
   redis.call('ZADD', key('ended'), time, id)
   enter(id, status)
   changed(id)
+end
+
+-- running -> queued for a job whose worker was lost while it held it; the last of `max_losses` fails it with the error, and
+-- it is a dead letter, so that a job which kills its workers can't kill them all; canceled where that was asked for.
+-- Returns the status that it has now
+local function lose(id, max_losses, error)
+  if get(id, 'cancel_requested') then
+    finish(id, 'canceled')
+    return 'canceled'
+  end
+  if redis.call('HINCRBY', job_key(id), 'losses', 1) >= tonumber(max_losses) then
+    redis.call('ZADD', key('dead'), integer(now()), id)
+    finish(id, 'failed', 'error', error)
+    return 'failed'
+  end
+  queue(id)
+  return 'queued'
+end
+
+-- Returns the work per second of the workers alive, and how many these are; of the one heard last when there are none
+local function measured_rate()
+  local rate = 0
+  local workers = redis.call('ZRANGEBYSCORE', key('workers'), integer(now()), '+inf')
+  for _, worker in ipairs(workers) do
+    rate = rate + (tonumber(redis.call('HGET', key('worker:' .. worker), 'rate')) or 0)
+  end
+  if #workers == 0 then rate = tonumber(redis.call('GET', key('rate'))) or 0 end
+  return rate, #workers
+end
+
+-- Returns the pixels x steps x images of these jobs together
+local function work_of(ids)
+  local sum = 0
+  if #ids > 0 then
+    for _, work in ipairs(redis.call('HMGET', key('work'), unpack(ids))) do sum = sum + (tonumber(work) or 0) end
+  end
+  return sum
 end
 
 -- Whether this worker's attempt is the job's latest: the fence that keeps a late worker out.

@@ -14,14 +14,6 @@ if job_owner ~= owner then return {'unknown'} end
 local record = redis.call('HGETALL', job_key(id))
 if status ~= 'queued' then return {'found', record, ''} end
 
-local function work_of(ids)
-  local sum = 0
-  if #ids > 0 then
-    for _, work in ipairs(redis.call('HMGET', key('work'), unpack(ids))) do sum = sum + (tonumber(work) or 0) end
-  end
-  return sum
-end
-
 local before = redis.call('ZRANK', key('pending'), id)
 local ahead = {}
 if before > 0 then ahead = redis.call('ZRANGE', key('pending'), 0, math.min(before, EXACT) - 1) end
@@ -34,10 +26,5 @@ for _, running in ipairs(redis.call('ZRANGE', key('running'), 0, EXACT - 1)) do
   work = work + left * (tonumber(redis.call('HGET', key('work'), running)) or 0)
 end
 
-local rate = 0
-local workers = redis.call('ZRANGEBYSCORE', key('workers'), integer(now()), '+inf')
-for _, worker in ipairs(workers) do
-  rate = rate + (tonumber(redis.call('HGET', key('worker:' .. worker), 'rate')) or 0)
-end
-if #workers == 0 then rate = tonumber(redis.call('GET', key('rate'))) or 0 end
-return {'found', record, tostring(before), tostring(work), tostring(rate), #workers}
+local rate, workers = measured_rate()
+return {'found', record, tostring(before), tostring(work), tostring(rate), workers}

@@ -1,6 +1,5 @@
 #!lua flags=allow-oom
--- running -> queued for jobs whose worker let the lease run out; after too many losses running -> failed (worker_lost), so
--- that a job which kills its workers can't kill them all; running -> canceled where that was asked for.
+-- running -> queued, failed (worker_lost) or canceled for jobs whose worker let the lease run out: see `lose`.
 -- ARGV: lease (us), losses that fail a job, error (JSON) of such a job
 -- Returns id, outcome, id, outcome, ...
 local lease, max_losses, error = unpack(ARGV)
@@ -18,20 +17,8 @@ end
 
 local outcomes = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('running'), '-inf', integer(time), 'LIMIT', 0, 100)) do
-  local outcome
-  if get(id, 'cancel_requested') then
-    outcome = 'canceled'
-    finish(id, outcome)
-  elseif redis.call('HINCRBY', job_key(id), 'losses', 1) >= tonumber(max_losses) then
-    outcome = 'failed'
-    redis.call('ZADD', key('dead'), integer(time), id)
-    finish(id, outcome, 'error', error)
-  else
-    outcome = 'queued'
-    queue(id)
-  end
   outcomes[#outcomes + 1] = id
-  outcomes[#outcomes + 1] = outcome
+  outcomes[#outcomes + 1] = lose(id, max_losses, error)
 end
 
 -- A worker that fell silent a while ago is not coming back: ids are new at every start.

@@ -2,7 +2,7 @@
 -- (nothing) -> queued. Refused by Redis itself when its memory is full: no allow-oom here.
 -- ARGV: id, owner, input (JSON), priority shift (us), work, steps, queue limit, seconds until it expires, schema,
 --       idempotency key or '', digest of the body, seconds that the idempotency key is kept
--- Returns {'created' | 'replayed' | 'mismatch', id} or {'full', number queued}
+-- Returns {'created' | 'replayed' | 'mismatch', id}, or {'full', seconds in which the workers end a job ('' if unknown)}
 local id, owner, input, shift, work, steps, limit, ttl, schema, idempotency, digest, idempotency_ttl = unpack(ARGV)
 
 if redis.call('EXISTS', job_key(id)) == 1 then return {'created', id} end  -- sent again after a lost answer
@@ -17,7 +17,11 @@ if idempotency ~= '' then
 end
 
 local queued = redis.call('ZCARD', key('pending'))
-if queued >= tonumber(limit) then return {'full', tostring(queued)} end
+if queued >= tonumber(limit) then
+  local sample = redis.call('ZRANGE', key('pending'), 0, 99)
+  local rate = measured_rate()
+  return {'full', rate > 0 and tostring(work_of(sample) / #sample / rate) or ''}
+end
 
 -- Strictly growing, so that the order of acceptance and the listing's cursor have no ties.
 local created = math.max(now(), (tonumber(redis.call('GET', key('clock'))) or 0) + 1)

@@ -1,10 +1,11 @@
 """The job's life in Redis: every transition, in a real Valkey, without API or worker."""
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from jobs.client_store import BadCursorError, ClientStore, JobGoneError, JobUnkn
 from jobs.models import ImageRecord, Job, JobError, JobInput, JobStatus, ModelCard
 from jobs.redis_client import connect, connect_async
 from jobs.settings import Settings
-from jobs.worker_store import Claim, WorkerStore
+from jobs.worker_store import AloneError, Claim, WorkerStore
 
 CARD = ModelCard(name="tiny", min_size=64, max_size=1024, precision="float32", load_seconds=7.0)
 OWNER = "someone"
@@ -31,6 +32,7 @@ class Queue:
     client: ClientStore
     worker: WorkerStore
     redis: redis.Redis
+    claims: Iterator[int] = field(default_factory=itertools.count)
 
     async def submit(self, job_id: str, **fields: Any) -> Submitted:
         options = {key: fields.pop(key) for key in ("idempotency_key", "digest") if key in fields}
@@ -42,10 +44,13 @@ class Queue:
     async def job(self, job_id: str) -> Job:
         return (await self.client.get(job_id, OWNER)).job
 
-    def claim(self, worker: str = "worker-1") -> Claim:
-        claim = self.worker.claim(worker)
+    def claim(self, worker: str = "worker-1", alone: bool = True) -> Claim:
+        claim = self.try_claim(worker, alone)
         assert claim is not None
         return claim
+
+    def try_claim(self, worker: str = "worker-1", alone: bool = True) -> Claim | None:
+        return self.worker.claim(worker, next(self.claims), alone=alone)
 
     def commit(self, claim: Claim) -> str:
         return self.worker.commit(claim, [IMAGE], {"denoise": 0.5}, 0, [])
@@ -97,7 +102,7 @@ async def test_a_job_goes_from_queued_to_succeeded(queue: Queue) -> None:
     assert ended.images == [IMAGE]
     assert ended.timings["denoise"] == 0.5
     assert ended.timings["total"] >= ended.timings["queue"] >= 0
-    assert queue.worker.claim("worker-1") is None
+    assert queue.try_claim("worker-1") is None
 
 
 async def test_every_change_has_a_version_of_its_own(queue: Queue) -> None:
@@ -138,6 +143,16 @@ async def test_a_full_queue_refuses_and_keeps_what_it_has(queue: Queue) -> None:
     assert outcomes == ["created"] * 3 + ["full"] * 2
     queue.claim()
     assert (await queue.submit("job_5")).outcome == "created"
+
+
+@pytest.mark.parametrize("overrides", [{"queue_limit": 3}])
+async def test_a_full_queue_tells_how_fast_it_shrinks(queue: Queue) -> None:
+    for n in range(3):
+        await queue.submit(f"job_{n}", num_images=2)
+    assert (await queue.submit("job_3")).seconds_per_job is None
+    for worker in ("worker-1", "worker-2"):
+        queue.worker.heartbeat(worker, CARD, 64 * 64 * 8, [])
+    assert (await queue.submit("job_3")).seconds_per_job == 1.0
 
 
 async def test_the_same_submit_sent_twice_is_one_job(queue: Queue) -> None:
@@ -183,7 +198,7 @@ async def test_a_result_held_through_an_outage_is_taken_while_nobody_else_has_th
     assert (await queue.job("job_1")).status == JobStatus.QUEUED
     assert queue.worker.heartbeat("worker-1", CARD, None, [claim]) == ["ok"]
     assert queue.commit(claim) == "succeeded"
-    assert queue.worker.claim("worker-2") is None
+    assert queue.try_claim("worker-2") is None
 
 
 async def test_a_commit_sent_twice_is_answered_twice(queue: Queue) -> None:
@@ -206,6 +221,43 @@ async def test_a_job_that_loses_three_workers_fails_and_is_a_dead_letter(queue: 
     assert (job.error.code, job.error.retryable, job.attempt) == ("worker_lost", True, 3)
     assert queue.redis.zrange(f"{queue.settings.redis_prefix}dead", 0, -1) == ["poison"]
     assert queue.claim().job.id == "neighbour"
+
+
+async def test_a_job_that_lost_a_worker_gets_the_next_one_for_itself(queue: Queue) -> None:
+    await queue.submit("suspect")
+    await queue.submit("neighbour")
+    queue.claim()
+    queue.worker.reap()
+    queue.end_leases()
+    queue.worker.reap()
+    with pytest.raises(AloneError):
+        queue.claim(alone=False)
+    assert queue.claim(alone=True).job.id == "suspect"
+    assert queue.claim(alone=False).job.id == "neighbour"
+
+
+async def test_a_worker_that_ends_because_of_a_job_says_why(queue: Queue) -> None:
+    await queue.submit("job_1")
+    error = JobError(code="step_timeout", message="a step hung", retryable=True)
+    for outcome in ("queued", "queued", "failed"):
+        claim = queue.claim()
+        assert queue.worker.lose(claim, error) == outcome
+        assert queue.worker.lose(claim, error) == "refused"
+    job = await queue.job("job_1")
+    assert (job.status, job.error, job.losses) == (JobStatus.FAILED, error, 3)
+
+
+async def test_a_claim_whose_answer_was_lost_gets_the_same_job_again(queue: Queue) -> None:
+    await queue.submit("job_1")
+    await queue.submit("job_2")
+    first = queue.worker.claim("worker-1", 0, alone=True)
+    assert first == queue.worker.claim("worker-1", 0, alone=True)
+    assert first is not None
+    second = queue.worker.claim("worker-1", 1, alone=False)
+    assert second is not None
+    assert (first.job.id, second.job.id) == ("job_1", "job_2")
+    queue.commit(second)
+    assert queue.worker.claim("worker-1", 1, alone=False) is None
 
 
 @pytest.mark.parametrize("overrides", [{"lease_seconds": 1}])
@@ -255,7 +307,7 @@ async def test_cancel_of_a_queued_job_is_immediate(queue: Queue) -> None:
     await queue.submit("job_1")
     assert await queue.client.cancel("job_1", OWNER) == ("canceled", "canceled")
     assert await queue.client.cancel("job_1", OWNER) == ("canceled", "canceled")
-    assert queue.worker.claim("worker-1") is None
+    assert queue.try_claim("worker-1") is None
 
 
 @pytest.mark.parametrize("ending", ["commit", "fail", "requeue", "lease"])
@@ -277,7 +329,7 @@ async def test_a_running_job_that_was_canceled_ends_as_canceled_whatever_comes_n
             queue.end_leases()
             assert queue.worker.reap() == {"job_1": "canceled"}
     assert (await queue.job("job_1")).status == JobStatus.CANCELED
-    assert queue.worker.claim("worker-2") is None
+    assert queue.try_claim("worker-2") is None
 
 
 async def test_a_cancel_that_comes_after_the_commit_is_told_so(queue: Queue) -> None:
@@ -291,7 +343,7 @@ async def test_a_job_queued_for_too_long_expires(queue: Queue) -> None:
     await queue.submit("job_1")
     await queue.submit("job_2")
     await asyncio.sleep(1.1)
-    assert queue.worker.claim("worker-1") is None  # nobody draws what nobody waits for any more
+    assert queue.try_claim("worker-1") is None  # nobody draws what nobody waits for any more
     assert queue.worker.expire() == ([], [])
     assert (await queue.job("job_1")).status == JobStatus.EXPIRED
 
@@ -340,6 +392,7 @@ async def test_a_deleted_service_leaves_nothing_behind(queue: Queue) -> None:
         await queue.submit(f"job_{n}")
         queue.commit(queue.claim())
         await queue.client.delete(f"job_{n}", OWNER)
+    queue.worker.depart("worker-1")
     left = {
         key.removeprefix(queue.settings.redis_prefix)
         for key in queue.redis.scan_iter(f"{queue.settings.redis_prefix}*")
@@ -420,7 +473,7 @@ async def test_a_worker_leaves_jobs_of_a_newer_version_alone(queue: Queue) -> No
     await queue.submit("old")
     queue.redis.hset(f"{queue.settings.redis_prefix}job:new", "schema", 2)
     assert queue.claim().job.id == "old"
-    assert queue.worker.claim("worker-1") is None
+    assert queue.try_claim("worker-1") is None
     assert (await queue.job("new")).status == JobStatus.QUEUED
 
 

@@ -1,0 +1,112 @@
+"""Brings a drawn job to S3: PNG files, uploads that outlast an outage, and the question whether S3 takes any more."""
+
+import hashlib
+import logging
+import time
+from datetime import UTC, datetime
+from functools import partial
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from jobs.images import ImageStore, StillThereError
+from jobs.models import ImageRecord, Job
+from pipeline import Generation
+from worker.parameters import image_parameters
+from worker.patience import patiently
+from worker.png import encode_png
+
+log = logging.getLogger(__name__)
+
+_STORAGE_ERRORS = (BotoCoreError, ClientError)
+_CLOCK_CODES = ("RequestTimeTooSkewed", "RequestExpired", "AccessDenied.RequestExpired")
+
+
+class ClockSkewError(Exception):
+    """S3 refuses what this machine signs, because its clock is wrong: another worker can deliver the job."""
+
+
+class Delivery:
+    """Uploads images, from several task threads at once.
+
+    Args:
+        images: the bucket.
+        model: name of the model, told in every PNG.
+        seconds: how long an image is held for an S3 that is away.
+    """
+
+    def __init__(self, images: ImageStore, model: str, seconds: float) -> None:
+        self._images = images
+        self._model = model
+        self._seconds = seconds
+        self._in_doubt = False
+
+    def ready(self) -> bool:
+        """Tell whether a job is worth claiming: after a failed upload not until S3 has been heard again."""
+        if self._in_doubt:
+            try:
+                self._images.check()
+            except _STORAGE_ERRORS as error:
+                log.warning("no job is claimed while S3 is away: %s", error)
+                return False
+            self._in_doubt = False
+        return True
+
+    def deliver(self, job: Job, generation: Generation) -> tuple[list[ImageRecord], dict[str, float]]:
+        """Upload the job's images and `job.json`; return what the record says of them, and the seconds by stage.
+
+        Raises:
+            ClockSkewError: S3 refuses the signature's time.
+            botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError: S3 was away for too long.
+        """
+        records: list[ImageRecord] = []
+        png_seconds = upload_seconds = 0.0
+        for index, pixels in enumerate(generation.images):
+            parameters = image_parameters(job.input, self._model, index)
+            start = time.monotonic()
+            png = encode_png(pixels.numpy(), parameters)
+            encoded = time.monotonic()
+            key = self._images.key(job.id, job.attempt, index)
+            self._upload(partial(self._images.put_png, key, png))
+            png_seconds += encoded - start
+            upload_seconds += time.monotonic() - encoded
+            records.append(
+                ImageRecord(
+                    index=index,
+                    seed=parameters["seed"],
+                    width=job.input.width,
+                    height=job.input.height,
+                    bytes=len(png),
+                    sha256=hashlib.sha256(png).hexdigest(),
+                    key=key,
+                )
+            )
+        parameters = {
+            "id": job.id,
+            "input": job.input.model_dump(),
+            "model": self._model,
+            "drawn_at": datetime.now(UTC).isoformat(),
+        }
+        self._upload(partial(self._images.put_parameters, job.id, job.attempt, parameters))
+        return records, {"png": png_seconds, "upload": upload_seconds}
+
+    def _upload(self, put: "partial[None]") -> None:
+        def put_unless_skewed() -> None:
+            try:
+                put()
+            except ClientError as error:
+                if error.response["Error"]["Code"] in _CLOCK_CODES:
+                    raise ClockSkewError(str(error)) from error
+                raise
+
+        try:
+            patiently(_STORAGE_ERRORS, self._seconds)(put_unless_skewed)
+        except (*_STORAGE_ERRORS, ClockSkewError):
+            self._in_doubt = True
+            raise
+
+    def remove(self, job: Job) -> None:
+        """Remove the images of an attempt that did not win."""
+        try:
+            self._images.delete_attempt(job.id, job.attempt)
+        except (*_STORAGE_ERRORS, StillThereError) as error:
+            log.warning("job %s: images of attempt %d stay behind: %s", job.id, job.attempt, error)

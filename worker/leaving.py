@@ -1,0 +1,88 @@
+"""Leaving: in order at SIGTERM, or at once when the device can't be used any more. Jobs at hand are handed back.
+
+The process ends by `os._exit`: Celery and the interpreter would wait for threads that may never finish.
+"""
+
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+from celery.signals import worker_shutting_down
+from redis.exceptions import RedisError
+
+from jobs.models import JobError
+from jobs.worker_store import WorkerStore
+from worker.gpu_thread import GpuThread
+from worker.lease import HeldJob, Leases
+
+log = logging.getLogger(__name__)
+
+BROKEN = 70  # exit code: the device is of no use to this process, a new one may do better
+
+
+class Departure:
+    """The way out of this process; taken once, whoever asks first."""
+
+    def __init__(self, leases: Leases, store: WorkerStore) -> None:
+        self._leases = leases
+        self._store = store
+        self._taken = threading.Lock()
+
+    def leave(self, code: int, culprit: HeldJob | None = None, error: JobError | None = None) -> None:
+        """Hand the jobs at hand back and end the process.
+
+        Args:
+            code: exit code.
+            culprit: the job because of which the process must end; it counts a loss.
+            error: with which its last loss fails it.
+        """
+        self._taken.acquire()  # never released: who comes second waits for the end
+        for held in self._leases.held():
+            job = held.claim.job
+            try:
+                if held is culprit and error is not None:
+                    outcome: str = self._store.lose(held.claim, error)
+                else:
+                    outcome = self._store.requeue(held.claim)
+                log.warning("job %s handed back: now %s", job.id, outcome)
+            except RedisError as redis_error:
+                log.warning("job %s not handed back (%s): its lease will end", job.id, redis_error)
+        self._leases.stop()
+        os._exit(code)
+
+
+def drain_at_shutdown(departure: Departure, stop_claiming: threading.Event, seconds: float) -> None:
+    """Arrange for an orderly exit once Celery is told to stop: nothing more is claimed, what is at hand goes on.
+
+    Args:
+        departure: taken by what is not finished in time.
+        stop_claiming: is set then.
+        seconds: how long jobs may go on.
+    """
+
+    def leave_after_deadline() -> None:
+        time.sleep(seconds)
+        departure.leave(0)
+
+    def on_shutting_down(**_: Any) -> None:
+        stop_claiming.set()
+        threading.Thread(target=leave_after_deadline, name="drain", daemon=True).start()
+
+    worker_shutting_down.connect(on_shutting_down, weak=False)
+
+
+def watch_device(departure: Departure, gpu: GpuThread, leases: Leases, timeout: float) -> None:
+    """Leave when the job on the device makes no progress for `timeout` seconds: nothing else ends a hanging kernel."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(timeout / 10)
+            if gpu.stalled_seconds() > timeout:
+                message = f"a step made no progress for {timeout:.0f} s, each time that the job was tried"
+                log.critical("the device made no progress for %.0f s: this process ends", timeout)
+                culprit = next((held for held in leases.held() if held.drawing), None)
+                departure.leave(BROKEN, culprit, JobError(code="step_timeout", message=message, retryable=True))
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()
