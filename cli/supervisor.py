@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 FIRST_BACKOFF = 0.2
 LONGEST_BACKOFF = 15.0
-HEALTHY_SECONDS = 30.0  # a part that lived this long starts over with the first backoff
+HEALTHY_SECONDS = 10.0  # a part that lived this long starts over with the first backoff
 HOPELESS_DEATHS = 3  # in a row, before anybody waits any longer for a part to become ready
 
 _PR_SET_PDEATHSIG = 1
@@ -91,7 +91,8 @@ class _Child:
             return False
         now = time.monotonic()
         if self._restart_at is None:
-            healthy = now - self._started_at >= HEALTHY_SECONDS
+            # One that ended by itself and in order was told to by somebody, and is simply replaced.
+            healthy = now - self._started_at >= HEALTHY_SECONDS or self.process.returncode == 0
             if self.process.returncode == ExitCode.USAGE and not healthy and self.deaths == 0:
                 raise HopelessError(self.last_words())
             self.deaths = 1 if healthy else self.deaths + 1

@@ -11,7 +11,7 @@ import redis
 from botocore.exceptions import BotoCoreError, ClientError
 from celery import Celery
 from kombu.exceptions import OperationalError
-from redis.exceptions import LockError, RedisError
+from redis.exceptions import LockError, OutOfMemoryError, RedisError
 
 from jobs.doorbell import messages_key, ring
 from jobs.images import ImageStore, StillThereError
@@ -61,29 +61,36 @@ class Reaper:
             try:
                 self.tick()
             except (RedisError, OperationalError) as error:
-                log.warning("reaper: Redis is away (%s); trying again in %.0f s", error, self._interval)
+                log.warning("reaper: Redis can't be used (%s); trying again in %.1f s", error, self._interval)
 
     def tick(self) -> None:
         """Do one round, unless another process is at it."""
         # A reaper that died in its round keeps the others out for two more rounds. One that outlasts its lock does no
         # harm: the lock saves work, and every script is atomic by itself.
         lock = self._redis.lock(self._lock_key, timeout=2 * self._interval, blocking=False)
-        if not lock.acquire():
+        try:
+            if not lock.acquire():
+                return
+        except OutOfMemoryError:  # so the lock can't be had; but what ends or goes now is what makes room again
+            self._round()
             return
         try:
-            for job_id, outcome in self._store.reap().items():
-                log.warning("job %s lost its worker: now %s", job_id, outcome)
-            expired, old = self._store.expire()
-            for job_id in expired:
-                log.info("job %s expired in the queue", job_id)
-            self._ring_for_forgotten()
-            for job_id in old:
-                self._forget(job_id)
+            self._round()
         finally:
             try:
                 lock.release()
             except LockError:
                 log.info("reaper: the round outlasted its lock")
+
+    def _round(self) -> None:
+        for job_id, outcome in self._store.reap().items():
+            log.warning("job %s lost its worker: now %s", job_id, outcome)
+        expired, old = self._store.expire()
+        for job_id in expired:
+            log.info("job %s expired in the queue", job_id)
+        for job_id in old:
+            self._forget(job_id)
+        self._ring_for_forgotten()
 
     def _forget(self, job_id: str) -> None:
         """Remove a job that is past its retention: its images, then its record."""

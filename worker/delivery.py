@@ -18,7 +18,6 @@ from worker.png import encode_png
 log = logging.getLogger(__name__)
 
 _STORAGE_ERRORS = (BotoCoreError, ClientError)
-_CLOCK_CODES = ("RequestTimeTooSkewed", "RequestExpired", "AccessDenied.RequestExpired")
 
 
 class ClockSkewError(Exception):
@@ -94,7 +93,7 @@ class Delivery:
             try:
                 put()
             except ClientError as error:
-                if error.response["Error"]["Code"] in _CLOCK_CODES:
+                if error.response["Error"]["Code"] == "RequestTimeTooSkewed":
                     raise ClockSkewError(str(error)) from error
                 raise
 

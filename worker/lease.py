@@ -62,6 +62,7 @@ class Leases:
         self._interval = lease_seconds / 6
         self._held: set[HeldJob] = set()
         self._changed = threading.Condition()
+        self._work_missed = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
@@ -102,6 +103,11 @@ class Leases:
         with self._changed:
             self._changed.wait_for(lambda: condition(self._held))
 
+    def wait_until_work_is_missed(self) -> None:
+        """Return when jobs wait in the queue while this worker holds none."""
+        self._work_missed.wait()
+        self._work_missed.clear()
+
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
             try:
@@ -114,3 +120,5 @@ class Leases:
         verdicts = self._store.heartbeat(self._worker, self._card, self._rate(), [job.claim for job in jobs])
         for job, verdict in zip(jobs, verdicts, strict=True):
             job.verdict = verdict
+        if not jobs and self._store.pending():
+            self._work_missed.set()

@@ -25,7 +25,8 @@ from jobs.startup import UnreachableError, wait_for_redis, wait_for_s3
 from jobs.worker_store import WorkerStore
 from pipeline import CheckpointError, ZImagePipeline
 from worker import metrics
-from worker.app import build_worker
+from worker.app import hear_the_bell
+from worker.caretaker import look_for_work
 from worker.delivery import Delivery
 from worker.drawing import Artist
 from worker.gpu_thread import GpuThread
@@ -86,11 +87,11 @@ def run(settings: Settings) -> int:
     leases.start()
     reaper.start()
     log.info("worker %s ready after %.1f s: %s, %s on %s", worker, load_seconds, model, precision, pipeline.device)
-    celery_worker = build_worker(settings, runner, name=worker)
-    celery_worker.start()
+    look_for_work(leases, runner)
+    hear_the_bell(settings, runner, worker)
     reaper.stop()
     leases.stop()
-    return int(celery_worker.exitcode or 0)
+    return 0
 
 
 def _warm_up(pipeline: ZImagePipeline, gpu: GpuThread, side: int) -> None:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class JobRunner:
-    """Does this worker's jobs, one for each call of `run`; called from several task threads at once.
+    """Does this worker's jobs, one for each call of `run`; called from several threads at once.
 
     Args:
         artist: draws.
@@ -64,13 +64,13 @@ class JobRunner:
         self._claiming = threading.Lock()
         self._claims = 0
 
-    def run(self) -> None:
-        """Claim the best job and see it to its end; return at once when none waits."""
+    def run(self) -> bool:
+        """Claim the best job and see it to its end; return False at once when none waits."""
         with ExitStack() as turn:
             turn.enter_context(self._gpu.turn())
             held = self._claim()
             if held is None:
-                return
+                return False
             try:
                 job = held.claim.job
                 metrics.queue_wait_seconds.observe(job.timings["queue"])
@@ -81,6 +81,7 @@ class JobRunner:
                 log.info("job %s attempt %d: %s", job.id, job.attempt, outcome)
             finally:
                 self._leases.drop(held)
+        return True
 
     def _claim(self) -> HeldJob | None:
         with self._claiming:  # one at a time, so that a job which wants the worker for itself gets it

@@ -14,7 +14,10 @@ import redis.asyncio
 
 from cli.stack import Stack
 from jobs.client_store import BadCursorError, ClientStore, JobGoneError, JobUnknownError, Submitted
+from jobs.doorbell import celery_app
+from jobs.images import ImageStore
 from jobs.models import ImageRecord, Job, JobError, JobInput, JobStatus, ModelCard
+from jobs.reaper import Reaper
 from jobs.redis_client import connect, connect_async
 from jobs.settings import Settings
 from jobs.worker_store import AloneError, Claim, WorkerStore
@@ -506,3 +509,19 @@ async def test_a_full_redis_refuses_submits_and_ends_what_it_has(queue: Queue, s
     assert await queue.client.delete("job_2", OWNER) == "deleted"
     with pytest.raises(JobUnknownError):
         await queue.job("job_3")
+
+
+@pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
+async def test_a_full_redis_still_lets_go_of_what_is_old(
+    queue: Queue, small_redis: redis.Redis, servers: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in servers.environ().items():
+        monkeypatch.setenv(name, value)
+    settings = Settings(**queue.settings.model_dump() | {"s3_endpoint": servers.s3_url, "s3_bucket": "zimage"})
+    await queue.submit("job_1")
+    queue.commit(queue.claim())
+    await asyncio.sleep(1.1)
+    small_redis.config_set("maxmemory", 1)
+    Reaper(queue.redis, ImageStore(settings), celery_app(settings), settings).tick()
+    with pytest.raises(JobGoneError):
+        await queue.job("job_1")

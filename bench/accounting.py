@@ -1,0 +1,221 @@
+"""Load for a stack, and the account of what became of every job of it: nothing is taken on trust.
+
+A job counts as accepted when a POST was answered 202 (or 200 to its repetition). It is lost when the service does not
+know it in the end, or it has not ended; doubled when Redis acknowledged the commits of two attempts; damaged when its
+record and its image in S3 don't agree.
+"""
+
+import hashlib
+import json
+import secrets
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+SUBMITTERS = 4
+BODY = {"prompt": "a small red circle on blue", "width": 64, "height": 64, "num_inference_steps": 2}
+PATIENCE_SECONDS = 240.0  # without any job ending, before the rest is given up
+
+Job = dict[str, Any]
+
+
+class Load:
+    """Submits jobs and reads how they ended; survives an API that is away, as a good client does.
+
+    Args:
+        api_url: address of the API.
+        folder: where `bench.faulty` notes what it does.
+    """
+
+    def __init__(self, api_url: str, folder: Path) -> None:
+        self._http = httpx.Client(base_url=api_url, timeout=90)
+        self._folder = folder
+        self._begin = time.time()
+        self._pool = ThreadPoolExecutor(SUBMITTERS)
+        self.accepted: list[str] = []
+        self.refusals: Counter[str] = Counter()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.shutdown()
+        self._http.close()
+
+    def submit(self, count: int, bodies: Mapping[int, Mapping[str, Any]] | None = None) -> list[str]:
+        """Submit jobs and return their ids, in their order; insists until each is accepted.
+
+        Args:
+            count: how many.
+            bodies: fields of single jobs, by index.
+        """
+        ids = list(self._pool.map(self._submit, ((bodies or {}).get(index, {}) for index in range(count))))
+        self.accepted += ids
+        return ids
+
+    def _submit(self, fields: Mapping[str, Any]) -> str:
+        body = {**BODY, **fields}
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        while True:
+            try:
+                response = self._http.post("/v1/jobs", json=body, headers=headers)
+            except httpx.TransportError as error:
+                self.refusals[type(error).__name__] += 1
+            else:
+                if response.status_code in (200, 202):
+                    job_id: str = response.json()["id"]
+                    return job_id
+                self.refusals[f"{response.status_code} {response.json()['code']}"] += 1
+                assert response.status_code == 503, response.text
+            time.sleep(0.2)
+
+    def queue(self) -> dict[str, int]:
+        """Return `/v1/queue`, as soon as it is answered."""
+        while True:
+            try:
+                response = self._http.get("/v1/queue")
+            except httpx.TransportError:
+                pass
+            else:
+                if response.status_code == 200:
+                    numbers: dict[str, int] = response.json()
+                    return numbers
+            time.sleep(0.1)
+
+    def wait_until_done(self) -> None:
+        """Return when no job is queued or running, or when none has ended for a long time."""
+        demand, since = -1, time.monotonic()
+        while (now := self.queue()["demand"]) and time.monotonic() - since < PATIENCE_SECONDS:
+            if now != demand:
+                demand, since = now, time.monotonic()
+            time.sleep(0.1)
+
+    def read(self, job_id: str) -> Job | None:
+        """Return a job; None when the service does not know it."""
+        response = self._http.get(f"/v1/jobs/{job_id}")
+        if response.status_code in (404, 410):
+            return None
+        job: Job = response.raise_for_status().json()
+        return job
+
+    def notes(self, file: str) -> list[dict[str, Any]]:
+        """Return the lines that `bench.faulty` has written to a file since this load began."""
+        path = self._folder / file
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [line for line in lines if line["time"] >= self._begin]
+
+    def account(self) -> "Account":
+        """Read every accepted job and its image."""
+        jobs = dict(zip(self.accepted, self._pool.map(self.read, self.accepted), strict=True))
+        damaged = [job["id"] for job in jobs.values() if job and not self._sound(job)]
+        winners: dict[str, set[int]] = {}
+        for commit in self.notes("commits.jsonl"):
+            if commit["outcome"] == "succeeded":
+                winners.setdefault(commit["job"], set()).add(commit["attempt"])
+        return Account(jobs, damaged, winners)
+
+    def _sound(self, job: Job) -> bool:
+        """Tell whether a job that succeeded has its image, and any other has none."""
+        if job["status"] != "succeeded":
+            return not job["images"]
+        images = [(image, httpx.get(image["url"])) for image in job["images"]]
+        return len(images) == job["input"]["num_images"] and all(
+            hashlib.sha256(answer.content).hexdigest() == image["sha256"] for image, answer in images
+        )
+
+
+class Account:
+    """What became of the jobs.
+
+    Args:
+        jobs: by id; None for one that the service does not know.
+        damaged: ids of those whose record and images don't agree.
+        winners: attempts whose commit was acknowledged, by job.
+    """
+
+    def __init__(self, jobs: Mapping[str, Job | None], damaged: Sequence[str], winners: Mapping[str, set[int]]) -> None:
+        self.jobs = jobs
+        ended = ("succeeded", "failed", "canceled", "expired")
+        self.lost = [job_id for job_id, job in jobs.items() if job is None or job["status"] not in ended]
+        self.doubled = [job_id for job_id in jobs if len(winners.get(job_id, ())) > 1]
+        # Not counted: a commit whose acknowledgment got lost with Redis or the worker is in the record alone.
+        self.damaged = [*damaged, *(
+            job_id for job_id, job in jobs.items()
+            if job and job["status"] != "succeeded" and winners.get(job_id)
+        )]  # fmt: skip
+
+    def counts(self) -> dict[str, Any]:
+        """Return the numbers that a run is judged by."""
+        known = [job for job in self.jobs.values() if job]
+        return {
+            "accepted": len(self.jobs),
+            **dict(sorted(Counter(job["status"] for job in known).items())),
+            "failed_codes": dict(Counter(job["error"]["code"] for job in known if job["error"])),
+            "attempts": dict(sorted(Counter(job["attempt"] for job in known).items())),
+            "lost": len(self.lost),
+            "doubled": len(self.doubled),
+            "damaged": len(self.damaged),
+        }
+
+    def finished(self) -> list[float]:
+        """Return when each job ended, Unix time, in order."""
+        moments = (job["finished_at"] for job in self.jobs.values() if job and job["finished_at"])
+        return sorted(datetime.fromisoformat(moment).timestamp() for moment in moments)
+
+    def started(self, job_id: str) -> float | None:
+        """Return when the last attempt at a job began, Unix time."""
+        job = self.jobs[job_id]
+        return datetime.fromisoformat(job["started_at"]).timestamp() if job and job["started_at"] else None
+
+
+def rate(finished: Sequence[float], begin: float, end: float) -> float:
+    """Return the jobs that ended per second from `begin` to `end`."""
+    return sum(begin <= moment < end for moment in finished) / (end - begin) if end > begin else 0.0
+
+
+def recovery(finished: Sequence[float], back: float, before: float, window: float = 5.0) -> dict[str, float | None]:
+    """Tell how soon work went on after an outage.
+
+    Args:
+        finished: when jobs ended.
+        back: when the server was back, Unix time.
+        before: throughput before the outage, jobs per second.
+        window: seconds over which throughput is measured.
+
+    Returns:
+        Seconds from `back` to the first job that ended, and to the begin of the first window with at least 90 % of the
+        throughput before (None when there is none before the jobs ran out), with that throughput.
+    """
+    after = [moment for moment in finished if moment >= back]
+    first = after[0] - back if after else None
+    full = None
+    for moment in after:
+        if moment + window > finished[-1]:
+            break
+        if rate(finished, moment, moment + window) >= 0.9 * before:
+            full = moment - back
+            break
+    return {"first_job_seconds": first, "full_rate_seconds": full, "rate_after": _best(after, window)}
+
+
+def _best(moments: Sequence[float], window: float) -> float | None:
+    rates = [rate(moments, moment, moment + window) for moment in moments if moment + window <= moments[-1]]
+    return statistics.median(rates) if rates else None
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Return when the condition holds.
+
+    Raises:
+        TimeoutError: it did not within so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not happen within {seconds:.0f} s")
+        time.sleep(0.02)

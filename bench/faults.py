@@ -1,0 +1,401 @@
+"""What can go wrong: each fault as a job's own (struck inside of `bench.faulty`) or as something done to the stack."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+
+from bench.accounting import Load, wait_for
+from bench.s3_proxy import S3Proxy
+from cli.stack import Stack
+
+LEASE_SECONDS = 3
+
+
+@dataclass
+class Scene:
+    """A running stack with a load on it, and what was done to it."""
+
+    stack: Stack
+    load: Load
+    folder: Path
+    proxy: S3Proxy
+    environ: Mapping[str, str]
+    hits: list[tuple[float, str | None]] = field(default_factory=list)  # Unix time, job
+    outages: list[tuple[float, float]] = field(default_factory=list)  # Unix times of begin and end
+    expected_lost: set[str] = field(default_factory=set)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def redis(self) -> redis.Redis:
+        """A connection to the stack's Valkey."""
+        return redis.Redis.from_url(self.stack.redis_url, decode_responses=True, socket_timeout=5)
+
+    def workers(self) -> list[int]:
+        """Return the workers' process ids."""
+        pids: list[int] = self.stack.pids()["workers"]
+        return pids
+
+    def running(self, pid: int | None = None) -> list[str]:
+        """Return the ids of the jobs that run, on one worker or on all."""
+        with self.redis as client:
+            ids = client.zrange("zimage:running", 0, -1)
+            names = [client.hget(f"zimage:job:{job_id}", "worker") for job_id in ids]
+        return [job_id for job_id, name in zip(ids, names, strict=True) if pid is None or f"-{pid}-" in (name or "")]
+
+    def strike(self, jobs: Sequence[str | None]) -> None:
+        """Note which jobs a fault hit just now."""
+        self.hits += [(time.time(), job) for job in jobs]
+
+    def wait_for_progress(self, jobs: int = 5, seconds: float = 60) -> None:
+        """Return when so many more jobs have ended."""
+        ended = self._ended()
+        wait_for(lambda: self._ended() >= ended + jobs, seconds, f"the end of {jobs} more jobs")
+
+    def _ended(self) -> int:
+        try:
+            with self.redis as client:
+                return int(client.zcard("zimage:ended"))
+        except redis.RedisError:
+            return 0
+
+
+def freeze(pid: int) -> None:
+    """Stop a process and return when it stands still: what is then read about it stays true."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, 5, f"the stop of {pid}")
+
+
+def kill_all_workers(scene: Scene, target: int) -> None:
+    """SIGKILL of every worker at once, again and again."""
+    while len(scene.hits) < target:
+        wait_for(lambda: len(scene.running()) > 1, 60, "work")
+        pids = scene.workers()
+        for pid in pids:
+            freeze(pid)
+        scene.strike(scene.running())
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda old=pids: not set(old) & set(scene.workers()), 60, "a restart")  # type: ignore[misc]
+        scene.wait_for_progress()
+
+
+def freeze_worker(scene: Scene, target: int) -> None:
+    """SIGSTOP of one worker until its lease is over and its jobs are somebody else's, then SIGCONT."""
+    while len(scene.hits) < target:
+        for pid in scene.workers():
+            wait_for(lambda worker=pid: bool(scene.running(worker)), 60, "work")  # type: ignore[misc]
+            freeze(pid)
+            held = scene.running(pid)
+            scene.strike(held)
+            wait_for(lambda worker=pid: not scene.running(worker), 20 + 4 * LEASE_SECONDS, "the loss of the lease")  # type: ignore[misc]
+            time.sleep(0.3)  # for the next worker to begin
+            os.kill(pid, signal.SIGCONT)
+            scene.wait_for_progress(2)
+
+
+def terminate_worker(scene: Scene, target: int) -> None:
+    """SIGTERM of a worker with jobs at hand, `target` times at least."""
+    signals = 0
+    while signals < target or len(scene.hits) < target:
+        for pid in scene.workers():
+            wait_for(lambda worker=pid: bool(scene.running(worker)), 60, "work")  # type: ignore[misc]
+            freeze(pid)
+            scene.strike(scene.running(pid))
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGCONT)
+            signals += 1
+        wait_for(lambda: scene.load.queue()["workers"] > 0, 60, "a worker")
+        scene.wait_for_progress(1)
+    scene.notes["sigterms"] = signals
+
+
+def lose_messages(scene: Scene, target: int) -> None:
+    """SIGKILL of a worker that has popped a message from the queue and not noted it as unacknowledged yet."""
+    give_tokens(scene, "lost-message", target)
+
+
+def send_messages_often(scene: Scene, target: int) -> None:
+    """Each message of the doorbell is pushed five times."""
+    give_tokens(scene, "ring-5", target)
+
+
+def give_tokens(scene: Scene, name: str, count: int) -> None:
+    """Lay out tokens for `bench.faulty`, and wait until they are used up."""
+    folder = scene.folder / "tokens"
+    for number in range(count):
+        (folder / f"{name}-{number}").touch()
+    wait_for(lambda: not list(folder.glob(f"{name}-*")), 60 + 20 * count, f"the use of all {name} tokens")
+
+
+def kill_valkey(scene: Scene, target: int) -> None:
+    """SIGKILL of Valkey, five times at least; what is in its append-only file comes back."""
+    kills = 0
+    while kills < min(5, target) or len(scene.hits) < target:
+        wait_for(lambda: len(scene.running()) > 1, 60, "work")
+        pid, begin = scene.stack.pids()["valkey"], time.time()
+        scene.strike(scene.running())
+        os.kill(pid, signal.SIGKILL)
+        _wait_for_valkey(scene, pid)
+        scene.outages.append((begin, time.time()))
+        scene.wait_for_progress(10, 120)
+        kills += 1
+
+
+def _wait_for_valkey(scene: Scene, old_pid: int) -> None:
+    def answers() -> bool:
+        try:
+            with scene.redis as client:
+                return scene.stack.pids()["valkey"] != old_pid and bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    wait_for(answers, 60, "Valkey's restart")
+
+
+def stop_valkey(seconds: float) -> Callable[[Scene, int], None]:
+    """SIGSTOP of Valkey: connections stay open and nobody answers."""
+
+    def act(scene: Scene, target: int) -> None:
+        wait_for(lambda: scene.load.queue()["demand"] >= target, 60, "enough jobs in flight")
+        with scene.redis as client:
+            scene.strike([*client.zrange("zimage:running", 0, -1), *client.zrange("zimage:pending", 0, -1)])
+        begin, pid = time.time(), scene.stack.pids()["valkey"]
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+        scene.outages.append((begin, time.time()))
+        scene.wait_for_progress(10, 120)
+
+    return act
+
+
+def cut_connections(scene: Scene, target: int) -> None:
+    """CLIENT KILL of every connection of API and workers, twice a second."""
+    rounds = 0
+    while rounds < 10 or len(scene.hits) < target:
+        wait_for(lambda: bool(scene.running()), 60, "work")
+        with scene.redis as client:
+            scene.strike(client.zrange("zimage:running", 0, -1))
+            for kind in ("normal", "pubsub"):
+                client.client_kill_filter(_type=kind, skipme=True)
+        rounds += 1
+        time.sleep(0.5)
+    scene.notes["rounds"] = rounds
+
+
+def fill_valkey(scene: Scene, target: int) -> None:
+    """Valkey at its maxmemory, noeviction: submits are refused, and what was accepted before still ends."""
+    wait_for(lambda: scene.load.queue()["queued"] >= target, 60, "enough jobs in flight")
+    refused = sum(count for reason, count in scene.load.refusals.items() if reason.startswith("503"))
+    with scene.redis as client:
+        begin = time.time()
+        client.config_set("maxmemory", 1_000_000)
+        scene.strike([*client.zrange("zimage:running", 0, -1), *client.zrange("zimage:pending", 0, -1)])
+        try:
+            wait_for(lambda: scene.load.queue()["demand"] == 0, 120, "the end of all jobs while Valkey is full")
+        finally:
+            client.config_set("maxmemory", 0)
+        scene.outages.append((begin, time.time()))
+    now = sum(count for reason, count in scene.load.refusals.items() if reason.startswith("503"))
+    scene.notes["submits_refused_503"] = now - refused
+    assert now > refused
+
+
+def truncate_aof(scene: Scene, target: int) -> None:
+    """SIGKILL of Valkey, and the end of its append-only file is lost with it: some of the last jobs are cut off."""
+    pids = scene.workers()
+    for pid in pids:
+        freeze(pid)
+    kept = scene.load.submit(target)
+    [file] = (scene.stack.data_dir / "valkey" / "appendonlydir").glob("*.incr.aof")
+    size = file.stat().st_size
+    cut = scene.load.submit(target)
+    valkey = scene.stack.pids()["valkey"]
+    os.kill(valkey, signal.SIGKILL)
+    wait_for(lambda: _dead(valkey), 5, "the death of Valkey")
+    os.truncate(file, size + 20)  # in the midst of a command
+    _wait_for_valkey(scene, valkey)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    scene.strike(cut)
+    scene.expected_lost |= set(cut)
+    scene.notes["kept_before_the_cut"] = len(kept)
+
+
+def _dead(pid: int) -> bool:
+    try:
+        return str(psutil.Process(pid).status()) == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def kill_s3(scene: Scene, target: int) -> None:
+    """SIGKILL of SeaweedFS while images are on their way."""
+    while len(scene.hits) < target:
+        wait_for(lambda: len(scene.running()) > 1, 60, "work")
+        pid, begin = scene.stack.pids()["s3"], time.time()
+        scene.strike(scene.running())
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda old=pid: scene.stack.pids()["s3"] != old, 60, "SeaweedFS's restart")  # type: ignore[misc]
+        scene.wait_for_progress(10, 120)
+        scene.outages.append((begin, begin))
+
+
+def stop_s3(seconds: float) -> Callable[[Scene, int], None]:
+    """SIGSTOP of SeaweedFS: once for so long, and for short times until enough jobs were hit."""
+
+    def act(scene: Scene, target: int) -> None:
+        wait = seconds
+        while len(scene.hits) < target:
+            wait_for(lambda: len(scene.running()) > 1, 60, "work")
+            pid, begin = scene.stack.pids()["s3"], time.time()
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(wait)
+            scene.strike(scene.running())
+            os.kill(pid, signal.SIGCONT)
+            scene.outages.append((begin, time.time()))
+            scene.wait_for_progress(10, 120)
+            wait = min(wait, 3.0)
+
+    return act
+
+
+def refuse_s3(status: int) -> Callable[[Scene, int], None]:
+    """S3 answers every request with an error, for a few seconds at a time."""
+
+    def act(scene: Scene, target: int) -> None:
+        while len(scene.hits) < target:
+            wait_for(lambda: len(scene.running()) > 1, 60, "work")
+            begin = time.time()
+            scene.proxy.refuse(status)
+            time.sleep(4)
+            scene.strike(sorted(scene.proxy.refused_jobs))
+            scene.proxy.refuse(None)
+            scene.outages.append((begin, time.time()))
+            scene.wait_for_progress(10, 120)
+
+    return act
+
+
+def fill_disk(scene: Scene, target: int) -> None:
+    """The disk under SeaweedFS is full for a few seconds at a time (a small tmpfs is mounted there)."""
+    filler = scene.stack.data_dir / "s3" / "filler"
+    while len(scene.hits) < target:
+        wait_for(lambda: len(scene.running()) > 1, 60, "work")
+        begin = time.time()
+        with filler.open("wb") as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 20))
+                    file.flush()
+            except OSError:
+                pass
+        time.sleep(4)
+        scene.strike(scene.running())
+        filler.unlink()
+        scene.outages.append((begin, time.time()))
+        scene.wait_for_progress(10, 180)
+
+
+def skew_clock(scene: Scene, target: int) -> None:
+    """The clock of one more worker jumps two hours ahead while it works (libfaketime)."""
+    [library] = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
+    clock = scene.folder / "clock"
+    rounds = 0
+    while len(scene.hits) < target:
+        clock.write_text("+0")
+        environ = {
+            **scene.environ,
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(clock),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "ZIMAGE_METRICS_PORT": "0",
+        }
+        with (scene.folder / "skewed.log").open("ab") as log:
+            worker = psutil.Popen([sys.executable, "-P", "-m", "bench.faulty", "worker"], env=environ, stderr=log)
+        try:
+            wait_for(lambda pid=worker.pid: bool(scene.running(pid)), 60, "work of the worker")  # type: ignore[misc]
+            clock.write_text("+2h")
+            wait_for(lambda pid=worker.pid: _returned(scene, pid) > 0, 60, "a hand-back")  # type: ignore[misc]
+            wait_for(lambda pid=worker.pid: not scene.running(pid), 60, "the hand-back of all")  # type: ignore[misc]
+            scene.wait_for_progress(10)
+            assert not scene.running(worker.pid), "a worker that S3 refuses has claimed again"
+            scene.strike([None] * _returned(scene, worker.pid))
+            rounds += 1
+        finally:
+            worker.terminate()
+            worker.wait(30)
+    scene.notes["skewed_workers"] = rounds
+
+
+def _returned(scene: Scene, pid: int) -> int:
+    return sum(line["pid"] == pid and line["outcome"] == "queued" for line in scene.load.notes("requeues.jsonl"))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Jobs that carry a fault of their own: which, what more they ask for, and how they must end."""
+
+    fault: str
+    share: float  # of the jobs that the run is to hit
+    ends_as: str = "succeeded"  # or the code of the error
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: what is done, to which stack."""
+
+    what: str
+    act: Callable[[Scene, int], None] | None = None
+    marks: tuple[Mark, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    appendfsync: str = "everysec"
+    alone: bool = False  # nothing else is submitted while it acts
+    small_disk: bool = False
+    unfenced: bool = False
+
+
+FAULTS: dict[str, Fault] = {
+    "kill-denoise": Fault("worker SIGKILLed at a denoising step", marks=(Mark("kill-denoise", 1),)),
+    "kill-upload": Fault("worker SIGKILLed with half an image sent", marks=(Mark("kill-upload", 1),)),
+    "kill-commit": Fault("worker SIGKILLed between upload and commit", marks=(Mark("kill-commit", 1),)),
+    "kill-all": Fault("all workers SIGKILLed at once", kill_all_workers),
+    "freeze": Fault("worker SIGSTOPped past its lease, then SIGCONT", freeze_worker),
+    "unfenced": Fault("the same with fencing switched off: the control", freeze_worker, unfenced=True),
+    "message-5": Fault("each message pushed five times", send_messages_often),
+    "message-lost": Fault("message lost between pop and unacked", lose_messages),
+    "kill-api": Fault("API SIGKILLed between record and doorbell", marks=(Mark("kill-api", 1),)),
+    "sigterm": Fault("SIGTERM with jobs at hand", terminate_worker),
+    "valkey-kill": Fault("Valkey SIGKILLed, AOF everysec", kill_valkey),
+    "valkey-kill-always": Fault("Valkey SIGKILLed, AOF always", kill_valkey, appendfsync="always"),
+    "valkey-truncated": Fault("Valkey's AOF tail truncated", truncate_aof, alone=True),
+    "valkey-stop": Fault("Valkey SIGSTOPped for 120 s", stop_valkey(120)),
+    "client-kill": Fault("CLIENT KILL under load", cut_connections),
+    "valkey-full": Fault("Valkey full, noeviction", fill_valkey),
+    "s3-kill": Fault("SeaweedFS SIGKILLed", kill_s3),
+    "s3-stop": Fault("SeaweedFS SIGSTOPped for 60 s, then for 3 s at a time", stop_s3(60)),
+    "s3-503": Fault("S3 answers 503", refuse_s3(503)),
+    "s3-403": Fault("S3 answers 403", refuse_s3(403)),
+    "s3-disk-full": Fault("SeaweedFS's disk full", fill_disk, small_disk=True),
+    "poison": Fault("a prompt that kills its worker each time", marks=(Mark("always-kill", 1 / 3, "worker_lost"),)),
+    "hang": Fault(
+        "a step that hangs", marks=(Mark("hang", 2 / 3), Mark("always-hang", 1 / 9, "step_timeout")),
+    ),
+    "device-error": Fault("a CUDA error that breaks the device", marks=(Mark("device-error", 1),)),
+    "out-of-memory": Fault(
+        "too little memory for a batch, or for an image",
+        marks=(Mark("oom", 1 / 2, fields={"num_images": 3}), Mark("always-oom", 1 / 2, "out_of_memory")),
+    ),
+    "clock": Fault("a worker's clock jumps two hours", skew_clock),
+    "queue-10000": Fault("10,000 jobs queued at once"),
+}  # fmt: skip

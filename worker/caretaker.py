@@ -1,0 +1,22 @@
+"""Looks for work when no bell is heard: messages can be lost, and a Redis whose memory is full takes none."""
+
+import logging
+import threading
+
+from worker.lease import Leases
+from worker.task import JobRunner
+
+log = logging.getLogger(__name__)
+
+
+def look_for_work(leases: Leases, runner: JobRunner) -> None:
+    """Do the jobs that wait while this worker holds none; for as long as the process lives, on a thread of its own."""
+
+    def look() -> None:
+        while True:
+            leases.wait_until_work_is_missed()
+            # Once a bell was heard, the task threads go on.
+            while not leases.held() and runner.run():
+                pass
+
+    threading.Thread(target=look, name="caretaker", daemon=True).start()
