@@ -101,6 +101,27 @@ def freeze_worker(scene: Scene, target: int) -> None:
             scene.wait_for_progress(2)
 
 
+def thaw_workers(scene: Scene, target: int) -> None:
+    """SIGCONT of workers that `bench.faulty` has stopped, once their lease is over and their jobs are somebody else's."""
+    thawed = 0
+    while thawed < target:
+        for pid in scene.workers():
+            if not _stopped(pid):
+                continue
+            wait_for(lambda worker=pid: not scene.running(worker), 20 + 4 * LEASE_SECONDS, "the loss of the lease")  # type: ignore[misc]
+            time.sleep(1)  # for others to do it
+            os.kill(pid, signal.SIGCONT)
+            thawed += 1
+        time.sleep(0.1)
+
+
+def _stopped(pid: int) -> bool:
+    try:
+        return str(psutil.Process(pid).status()) == psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return False
+
+
 def terminate_worker(scene: Scene, target: int) -> None:
     """SIGTERM of a worker with jobs at hand, `target` times at least."""
     signals = 0
@@ -371,7 +392,15 @@ FAULTS: dict[str, Fault] = {
     "kill-commit": Fault("worker SIGKILLed between upload and commit", marks=(Mark("kill-commit", 1),)),
     "kill-all": Fault("all workers SIGKILLed at once", kill_all_workers),
     "freeze": Fault("worker SIGSTOPped past its lease, then SIGCONT", freeze_worker),
-    "unfenced": Fault("the same with fencing switched off: the control", freeze_worker, unfenced=True),
+    "freeze-commit": Fault(
+        "worker SIGSTOPped past its lease right before its commit", thaw_workers, marks=(Mark("freeze-commit", 1),)
+    ),
+    "unfenced": Fault(
+        "the same with fencing switched off: the control",
+        thaw_workers,
+        marks=(Mark("freeze-commit", 1),),
+        unfenced=True,
+    ),
     "message-5": Fault("each message pushed five times", send_messages_often),
     "message-lost": Fault("message lost between pop and unacked", lose_messages),
     "kill-api": Fault("API SIGKILLed between record and doorbell", marks=(Mark("kill-api", 1),)),

@@ -128,7 +128,10 @@ class LethalBody:
 
 
 def spoil_delivery() -> None:
-    """kill-upload: when half of the image is sent; kill-commit: uploaded, not yet committed. Notes every commit."""
+    """kill-upload: when half of the image is sent; kill-commit, freeze-commit (by SIGSTOP): uploaded, not committed.
+
+    Notes every commit.
+    """
     from worker.delivery import Delivery
 
     deliver, put_png, commit, requeue = Delivery.deliver, ImageStore.put_png, WorkerStore.commit, WorkerStore.requeue
@@ -148,6 +151,9 @@ def spoil_delivery() -> None:
         if asked(claim.job) == "kill-commit":
             hit("kill-commit", claim.job)
             die()
+        if asked(claim.job) == "freeze-commit":
+            hit("freeze-commit", claim.job)
+            os.kill(os.getpid(), signal.SIGSTOP)
         outcome = commit(self, claim, *args)
         note("commits.jsonl", job=claim.job.id, attempt=claim.job.attempt, outcome=outcome)
         return outcome
