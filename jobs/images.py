@@ -46,6 +46,12 @@ class ImageStore:
             ),
         )
 
+    @property
+    def address(self) -> str:
+        """Where the bucket is, and the settings that say so."""
+        endpoint = self._settings.s3_endpoint or "AWS"
+        return f"S3 at {endpoint} (ZIMAGE_S3_ENDPOINT), bucket {self._settings.s3_bucket} (ZIMAGE_S3_BUCKET)"
+
     def key(self, job_id: str, attempt: int, index: int) -> str:
         """Return the key of an image."""
         return f"{self._attempt_prefix(job_id, attempt)}{index}.png"
