@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli import dead, doctor, generate, jobs, up
+from cli import dead, doctor, generate, jobs, prune, up
 from cli.config import load_settings
 from cli.errors import UserError
 from cli.exits import ZImageGroup
@@ -42,6 +42,7 @@ app.command()(jobs.wait)
 app.command()(jobs.cancel)
 app.command("list")(jobs.list_jobs)
 app.command()(doctor.doctor)
+app.command()(prune.prune)
 
 
 @app.command()
