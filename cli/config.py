@@ -1,5 +1,6 @@
 """The settings as commands need them: an invalid one ends the command with a line that names its variable."""
 
+import re
 from typing import TYPE_CHECKING
 
 from cli.errors import ExitCode, UserError
@@ -22,7 +23,11 @@ def load_settings() -> "Settings":
         return get_settings()
     except ValidationError as error:
         wrong = "; ".join(
-            f"ZIMAGE_{'_'.join(map(str, item['loc'])).upper()}={item['input']}: {item['msg']}"
+            f"ZIMAGE_{'_'.join(map(str, item['loc'])).upper()}={_without_password(item['input'])}: {item['msg']}"
             for item in error.errors()
         )
         raise UserError(f"wrong setting: {wrong}", ExitCode.USAGE) from None
+
+
+def _without_password(value: object) -> str:
+    return re.sub(r"://.*@", "://…@", str(value))

@@ -76,34 +76,21 @@ def _torch() -> Iterator[Finding]:
 def _redis(settings: "Settings") -> Iterator[Finding]:
     import redis
 
-    from jobs.redis_client import connect
+    from jobs.durability import examine
+    from jobs.redis_client import address, connect
 
-    url = urlsplit(settings.redis_url)
-    address = f"{url.hostname}:{url.port or 6379}" if url.hostname else url.path  # without the password
-    client = connect(settings)
     try:
-        server = client.info("server")
+        with connect(settings) as client:
+            client.ping()
+            server = client.info("server")
+            findings = examine(client)
     except redis.RedisError as error:
-        yield Finding("redis", "fail", f"{address}: {error}: start it, or set ZIMAGE_REDIS_URL")
+        yield Finding("redis", "fail", f"{address(settings)}: {error}: start it, or set ZIMAGE_REDIS_URL")
         return
     version = server.get("valkey_version") or server["redis_version"]
-    yield Finding("redis", "ok", f"{server.get('server_name', 'redis')} {version} at {address}")
-    try:
-        config = client.config_get("appendonly", "save", "maxmemory-policy")
-    except redis.RedisError as error:  # managed services often refuse it
-        yield Finding("redis", "warn", f"its configuration can't be read ({error}): see to appendonly and noeviction")
-        return
-    if config["appendonly"] == "yes":
-        yield Finding("redis", "ok", "appendonly yes: jobs survive a restart")
-    elif config["save"]:
-        yield Finding("redis", "warn", f"snapshots only (save {config['save']}): set appendonly yes, or lose jobs")
-    else:
-        yield Finding("redis", "warn", "no persistence: set appendonly yes, or a restart loses every job")
-    policy = str(config["maxmemory-policy"])
-    if policy.startswith("allkeys-"):
-        yield Finding("redis", "warn", f"maxmemory-policy {policy} drops jobs when memory is full: set noeviction")
-    else:
-        yield Finding("redis", "ok", f"maxmemory-policy {policy}")
+    yield Finding("redis", "ok", f"{server.get('server_name', 'redis')} {version} at {address(settings)}")
+    for finding in findings:
+        yield Finding("redis", finding.level, finding.message)
 
 
 def _s3(settings: "Settings") -> Iterator[Finding]:

@@ -12,8 +12,7 @@ from cli import options
 from cli.client import ACTIVE, Job
 from cli.images import ended_badly, finish, print_json, print_timings
 from cli.progress import follow
-
-OTHER_COLUMNS = 66  # what an id, a status, a time and the gaps take of a terminal's width
+from cli.table import local_time, print_table, printable
 
 
 def submit(
@@ -121,23 +120,12 @@ def list_jobs(
 def _line(job: Job) -> str:
     asked, progress = job["input"], job["progress"]
     steps, size = f"{progress['step']}/{progress['total']}", f"{asked.get('width')}×{asked.get('height')}"
-    return "\t".join((job["id"], job["status"], job["created_at"], steps, size, _printable(asked["prompt"])))
-
-
-def _printable(prompt: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in prompt)
+    return "\t".join((job["id"], job["status"], job["created_at"], steps, size, printable(asked["prompt"])))
 
 
 def _print_table(jobs: list[Job]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    table = Table("id", "status", "accepted", "prompt", box=None)
+    rows = []
     for job in jobs:
-        accepted = datetime.fromisoformat(job["created_at"]).astimezone().strftime("%d %b %H:%M")
-        prompt = Text(_printable(job["input"]["prompt"]))  # Text: its [brackets] are no markup
-        prompt.truncate(max(10, console.width - OTHER_COLUMNS), overflow="ellipsis")
-        table.add_row(job["id"], job["status"], accepted, prompt)
-    console.print(table)
+        accepted = local_time(datetime.fromisoformat(job["created_at"]))
+        rows.append((job["id"], job["status"], accepted, printable(job["input"]["prompt"])))
+    print_table(("id", "status", "accepted", "prompt"), rows)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli import doctor, generate, jobs, up
+from cli import dead, doctor, generate, jobs, prune, up
 from cli.config import load_settings
 from cli.errors import UserError
 from cli.exits import ZImageGroup
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 checkpoint = typer.Typer(help="Make checkpoints.", no_args_is_help=True)
 app.add_typer(checkpoint, name="checkpoint")
+app.add_typer(dead.dead, name="dead")
 
 app.command()(up.up)
 app.command()(up.demo)
@@ -41,6 +42,7 @@ app.command()(jobs.wait)
 app.command()(jobs.cancel)
 app.command("list")(jobs.list_jobs)
 app.command()(doctor.doctor)
+app.command()(prune.prune)
 
 
 @app.command()

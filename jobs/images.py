@@ -1,16 +1,34 @@
-"""Images in S3: keys, upload, presigned URLs, removal.
+"""Images in S3: keys, upload, presigned URLs, listing, removal.
 
 Keys are `{prefix}/{job_id}/{attempt}/{index}.png`, with a `job.json` beside them: a lost attempt writes elsewhere and
 can never overwrite a finished image.
 """
 
 import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import boto3
 from botocore.config import Config
 
 from jobs.settings import Settings
+
+MOST_KEYS = 1000  # that S3 lists or removes in one request
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object that some attempt at a job uploaded; its age is counted by S3's own clock."""
+
+    key: str
+    job_id: str
+    attempt: int
+    bytes: int
+    age: timedelta
 
 
 class ImageStore:
@@ -45,6 +63,12 @@ class ImageStore:
                 response_checksum_validation="when_required",
             ),
         )
+
+    @property
+    def address(self) -> str:
+        """Where the bucket is, and the settings that say so."""
+        endpoint = self._settings.s3_endpoint or "AWS"
+        return f"S3 at {endpoint} (ZIMAGE_S3_ENDPOINT), bucket {self._settings.s3_bucket} (ZIMAGE_S3_BUCKET)"
 
     def key(self, job_id: str, attempt: int, index: int) -> str:
         """Return the key of an image."""
@@ -83,13 +107,35 @@ class ImageStore:
         self._delete_prefix(self._attempt_prefix(job_id, attempt))
 
     def _delete_prefix(self, prefix: str) -> None:
-        bucket = self._settings.s3_bucket
-        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            objects = [{"Key": item["Key"]} for item in page.get("Contents", [])]
-            if objects:
-                answer = self._client.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
-                if answer.get("Errors"):
-                    raise StillThereError(answer["Errors"][0]["Key"])
+        for page in self._pages(prefix):
+            keys = [item["Key"] for item in page.get("Contents", [])]
+            if keys and (left := self.remove(keys)):
+                raise StillThereError(min(left))
+
+    def _pages(self, prefix: str) -> Iterator[dict[str, Any]]:
+        paginator = self._client.get_paginator("list_objects_v2")
+        yield from paginator.paginate(Bucket=self._settings.s3_bucket, Prefix=prefix)
+
+    def uploads(self) -> Iterator[list[StoredObject]]:
+        """Yield everything that attempts uploaded, up to `MOST_KEYS` at a time; other objects are passed over."""
+        start = f"{self._settings.s3_prefix}/"
+        uploaded = re.compile(re.escape(start) + r"(job_[^/]+)/([0-9]+)/.+", re.DOTALL)
+        for page in self._pages(f"{start}job_"):
+            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])  # in whole seconds
+            found = []
+            for item in page.get("Contents", []):
+                if match := uploaded.fullmatch(item["Key"]):
+                    age = now - item["LastModified"].replace(microsecond=0)
+                    found.append(StoredObject(item["Key"], match[1], int(match[2]), item["Size"], age))
+            yield found
+
+    def remove(self, keys: Sequence[str]) -> set[str]:
+        """Remove up to `MOST_KEYS` objects; return the keys of those that S3 did not remove."""
+        objects = [{"Key": key} for key in keys]
+        answer = self._client.delete_objects(
+            Bucket=self._settings.s3_bucket, Delete={"Objects": objects, "Quiet": True}
+        )
+        return {error["Key"] for error in answer.get("Errors", [])}
 
     def check(self) -> None:
         """Ask whether the bucket is there and ours to use."""

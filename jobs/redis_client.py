@@ -1,6 +1,7 @@
 """Connections to Redis, set up so that a dead or half-open one is noticed within seconds."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -20,6 +21,12 @@ SOCKET_OPTIONS: dict[str, Any] = {
 
 def _options() -> dict[str, Any]:
     return {**SOCKET_OPTIONS, "decode_responses": True}
+
+
+def address(settings: Settings) -> str:
+    """Return where Redis is, as people are told it: without the password."""
+    url = urlsplit(settings.redis_url)
+    return url.path if url.scheme == "unix" else f"{url.hostname}:{url.port or 6379}"
 
 
 def connect(settings: Settings) -> redis.Redis:

@@ -14,10 +14,20 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 def _url_with_scheme(*schemes: str) -> AfterValidator:
     def check(url: str) -> str:
         if not url.startswith(tuple(f"{scheme}://" for scheme in schemes)):
-            raise ValueError(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}, got {url!r}")
+            raise ValueError(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
         return url.rstrip("/")
 
     return AfterValidator(check)
+
+
+def _one_server(url: str) -> str:
+    scheme = url.partition("://")[0]
+    if "sentinel" in scheme:
+        advice = "name one address that follows the primary: a virtual IP or a TCP proxy"
+        raise ValueError(f"Sentinel is not spoken: {advice} (docs/reliability.md)")
+    if "cluster" in scheme:
+        raise ValueError("Redis Cluster is not supported: name a single primary (docs/reliability.md)")
+    return url
 
 
 class Settings(BaseSettings):
@@ -33,7 +43,7 @@ class Settings(BaseSettings):
     )
 
     # Redis
-    redis_url: Annotated[str, _url_with_scheme("redis", "rediss", "unix")] = Field(
+    redis_url: Annotated[str, AfterValidator(_one_server), _url_with_scheme("redis", "rediss", "unix")] = Field(
         "redis://127.0.0.1:6379/0", description="Redis or Valkey 7+"
     )
     redis_prefix: str = Field("zimage:", description="prefix of every key, so that services can share a Redis")

@@ -1,16 +1,23 @@
-"""Waiting for Redis and S3 at start: says which address and which setting, and gives up after a stated time."""
+"""Waiting for Redis and S3 at start: says which address and which setting, and gives up after a stated time.
+
+A Redis that may lose what the service accepts is warned of.
+"""
 
 import logging
 import time
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from typing import TypeVar
 
 import redis
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
+from jobs.durability import Finding, examine
 from jobs.images import ImageStore
+from jobs.redis_client import address
 from jobs.settings import Settings
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +27,20 @@ class UnreachableError(RuntimeError):
 
 
 def wait_for_redis(client: redis.Redis, settings: Settings) -> None:
-    """Return once Redis answers.
+    """Return once Redis answers; log what it may lose.
 
     Raises:
         UnreachableError: it did not within `ZIMAGE_STARTUP_TIMEOUT`.
     """
-    url = urlsplit(settings.redis_url)
-    address = f"Redis at {url.hostname}:{url.port or 6379} (ZIMAGE_REDIS_URL)"  # without the password
-    _wait(address, client.ping, RedisError, settings.startup_timeout)
+
+    def ask() -> list[Finding]:
+        client.ping()  # INFO is answered also while Redis reads its data
+        return examine(client)
+
+    findings = _wait(f"Redis at {address(settings)} (ZIMAGE_REDIS_URL)", ask, RedisError, settings.startup_timeout)
+    for finding in findings:
+        if finding.level != "ok":
+            log.warning("Redis at %s: %s (see docs/reliability.md)", address(settings), finding.message)
 
 
 def wait_for_s3(images: ImageStore, settings: Settings) -> None:
@@ -36,30 +49,25 @@ def wait_for_s3(images: ImageStore, settings: Settings) -> None:
     Raises:
         UnreachableError: it was not within `ZIMAGE_STARTUP_TIMEOUT`.
     """
-    address = (
-        f"S3 at {settings.s3_endpoint or 'AWS'} (ZIMAGE_S3_ENDPOINT), bucket {settings.s3_bucket} (ZIMAGE_S3_BUCKET)"
-    )
-    _wait(address, images.check, (BotoCoreError, ClientError), settings.startup_timeout)
+    _wait(images.address, images.check, (BotoCoreError, ClientError), settings.startup_timeout)
 
 
 def _wait(
-    address: str,
-    check: Callable[[], object],
+    server: str,
+    check: Callable[[], T],
     errors: type[Exception] | tuple[type[Exception], ...],
     timeout: float,
-) -> None:
+) -> T:
     deadline = time.monotonic() + timeout
     told = False
     while True:
         try:
-            check()
+            return check()
         except errors as error:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise UnreachableError(f"{address} did not answer within {timeout:.0f} s: {error}") from error
+                raise UnreachableError(f"{server} did not answer within {timeout:.0f} s: {error}") from error
             if not told:
-                log.warning("waiting up to %.0f s for %s: %s", left, address, error)
+                log.warning("waiting up to %.0f s for %s: %s", left, server, error)
                 told = True
             time.sleep(min(0.5, left))
-        else:
-            return

@@ -1,4 +1,7 @@
-"""The HTTP contract as a client meets it: the whole stack runs, and the tests speak HTTP only."""
+"""The HTTP contract as a client meets it: the whole stack runs, and the tests speak HTTP only.
+
+Only of a full queue the app alone is asked, in this process: a worker would empty it.
+"""
 
 import json
 import threading
@@ -8,8 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
+from api.app import create_app
 from cli.stack import Stack
+from jobs.models import JobInput, ModelCard
+from jobs.redis_client import connect
+from jobs.settings import Settings
+from jobs.worker_store import WorkerStore
 
 SMALL = {"prompt": "a cat", "width": 64, "height": 64, "num_inference_steps": 2}
 LONG = {"prompt": "a long job", "width": 512, "height": 512, "num_inference_steps": 50, "num_images": 2}
@@ -377,3 +386,47 @@ def test_the_queue_tells_its_demand(http: httpx.Client) -> None:
     assert http.get("/v1/queue").json() | {"workers": 1} == {
         "queued": 0, "running": 0, "demand": 0, "workers": 1, "oldest_queued_seconds": 0.0
     }  # fmt: skip
+
+
+@pytest.fixture
+def full(servers: Stack) -> Iterator[tuple[TestClient, WorkerStore]]:
+    """An API without workers whose queue takes two jobs and is full, and what a worker would speak to Redis with."""
+    prefix = f"full-{time.time_ns()}:"
+    settings = Settings(
+        redis_url=servers.redis_url, redis_prefix=prefix, s3_endpoint=servers.s3_url, model="tiny", queue_limit=2
+    )
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as http, connect(settings) as client:
+        for _ in range(2):
+            assert http.post("/v1/jobs", json=SMALL).status_code == 202
+        yield http, WorkerStore(client, settings)
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_job", "told"),
+    [(None, "5"), (7.0, "7"), (0.02, "1"), (7200.0, "600")],
+    ids=["no rate is known", "measured", "quick", "slow"],
+)
+def test_a_full_queue_tells_when_to_come_back(
+    full: tuple[TestClient, WorkerStore], seconds_per_job: float | None, told: str
+) -> None:
+    http, worker = full
+    if seconds_per_job:
+        card = ModelCard(name="tiny", min_size=64, max_size=1024, precision="float32", load_seconds=0.0)
+        worker.heartbeat("worker-1", card, JobInput(**SMALL).work / seconds_per_job, [])
+    refused = http.post("/v1/jobs", json=SMALL)
+    check_problem(refused, 503, "queue_full")
+    assert refused.headers["retry-after"] == told
+    assert http.get("/v1/queue").json()["queued"] == 2
+
+    assert worker.claim("worker-1", 0, alone=True)  # one leaves the queue
+    assert http.post("/v1/jobs", json=SMALL).status_code == 202
+
+
+def test_a_full_queue_still_answers_what_it_accepted_before(full: tuple[TestClient, WorkerStore]) -> None:
+    http, worker = full
+    key = {"Idempotency-Key": "key"}
+    assert worker.claim("worker-1", 0, alone=True)
+    accepted = http.post("/v1/jobs", json=SMALL, headers=key)
+    assert accepted.status_code == 202
+    again = http.post("/v1/jobs", json=SMALL, headers=key)
+    assert (again.status_code, again.json()["id"]) == (200, accepted.json()["id"])

@@ -1,0 +1,30 @@
+"""Commands that talk to Redis and S3 themselves: what goes wrong there, as one line for the operator."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from cli.errors import UserError
+
+if TYPE_CHECKING:
+    import redis
+
+    from jobs.settings import Settings
+
+
+@contextmanager
+def redis_client(settings: "Settings") -> "Iterator[redis.Redis]":
+    """Give a client.
+
+    Raises:
+        UserError: Redis can't be reached, or refuses what was asked within.
+    """
+    from redis.exceptions import RedisError
+
+    from jobs.redis_client import address, connect
+
+    with connect(settings) as client:
+        try:
+            yield client
+        except RedisError as error:
+            raise UserError(f"Redis at {address(settings)} (ZIMAGE_REDIS_URL): {error}") from error
