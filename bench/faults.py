@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,17 +102,19 @@ def freeze_worker(scene: Scene, target: int) -> None:
 
 
 def thaw_workers(scene: Scene, target: int) -> None:
-    """SIGCONT of workers that `bench.faulty` has stopped, once their lease is over and their jobs are somebody else's."""
-    thawed = 0
-    while thawed < target:
-        for pid in scene.workers():
-            if not _stopped(pid):
-                continue
-            wait_for(lambda worker=pid: not scene.running(worker), 20 + 4 * LEASE_SECONDS, "the loss of the lease")  # type: ignore[misc]
-            time.sleep(1)  # for others to do it
-            os.kill(pid, signal.SIGCONT)
-            thawed += 1
-        time.sleep(0.1)
+    """SIGCONT of a worker that `bench.faulty` has stopped, once another one has done its job; one at a time."""
+    for number in range(target):
+        (scene.folder / "tokens" / f"freeze-commit-{number}").touch()
+        wait_for(lambda: any(map(_stopped, scene.workers())), 60, "the stop of a worker")
+        [pid] = filter(_stopped, scene.workers())
+        job = next(line["job"] for line in reversed(scene.load.notes("hits.jsonl")) if line["pid"] == pid)
+
+        def done_by_another(job: str = job) -> bool:
+            record = scene.load.read(job)
+            return record is not None and record["status"] == "succeeded"
+
+        wait_for(done_by_another, 60, "the end of the job on another worker")
+        os.kill(pid, signal.SIGCONT)
 
 
 def _stopped(pid: int) -> bool:
@@ -156,18 +158,25 @@ def give_tokens(scene: Scene, name: str, count: int) -> None:
     wait_for(lambda: not list(folder.glob(f"{name}-*")), 60 + 20 * count, f"the use of all {name} tokens")
 
 
-def kill_valkey(scene: Scene, target: int) -> None:
-    """SIGKILL of Valkey, five times at least; what is in its append-only file comes back."""
-    kills = 0
-    while kills < min(5, target) or len(scene.hits) < target:
-        wait_for(lambda: len(scene.running()) > 1, 60, "work")
-        pid, begin = scene.stack.pids()["valkey"], time.time()
-        scene.strike(scene.running())
-        os.kill(pid, signal.SIGKILL)
-        _wait_for_valkey(scene, pid)
-        scene.outages.append((begin, time.time()))
-        scene.wait_for_progress(10, 120)
-        kills += 1
+def kill_valkey(appendfsync: str) -> Callable[[Scene, int], None]:
+    """SIGKILL of Valkey, again and again; what is in its append-only file comes back."""
+
+    def act(scene: Scene, target: int) -> None:
+        kills = 0
+        while kills < target / 4 or len(scene.hits) < target:
+            with scene.redis as client:
+                client.config_set("appendfsync", appendfsync)
+            wait_for(lambda: len(scene.running()) > 1, 60, "work")
+            pid, begin = scene.stack.pids()["valkey"], time.time()
+            scene.strike(scene.running())
+            os.kill(pid, signal.SIGKILL)
+            _wait_for_valkey(scene, pid)
+            scene.outages.append((begin, time.time()))
+            scene.wait_for_progress(10, 120)
+            kills += 1
+        scene.notes["kills"] = kills
+
+    return act
 
 
 def _wait_for_valkey(scene: Scene, old_pid: int) -> None:
@@ -201,7 +210,7 @@ def stop_valkey(seconds: float) -> Callable[[Scene, int], None]:
 def cut_connections(scene: Scene, target: int) -> None:
     """CLIENT KILL of every connection of API and workers, twice a second."""
     rounds = 0
-    while rounds < 10 or len(scene.hits) < target:
+    while rounds < target / 2 or len(scene.hits) < target:
         wait_for(lambda: bool(scene.running()), 60, "work")
         with scene.redis as client:
             scene.strike(client.zrange("zimage:running", 0, -1))
@@ -307,7 +316,7 @@ def refuse_s3(status: int) -> Callable[[Scene, int], None]:
 
 
 def fill_disk(scene: Scene, target: int) -> None:
-    """The disk under SeaweedFS is full for a few seconds at a time (a small tmpfs is mounted there)."""
+    """The disk under SeaweedFS is full for a few seconds at a time."""
     filler = scene.stack.data_dir / "s3" / "filler"
     while len(scene.hits) < target:
         wait_for(lambda: len(scene.running()) > 1, 60, "work")
@@ -353,7 +362,7 @@ def skew_clock(scene: Scene, target: int) -> None:
             scene.strike([None] * _returned(scene, worker.pid))
             rounds += 1
         finally:
-            worker.terminate()
+            worker.kill()  # its timers don't outlast the jump, so it can't drain
             worker.wait(30)
     scene.notes["skewed_workers"] = rounds
 
@@ -379,11 +388,12 @@ class Fault:
     what: str
     act: Callable[[Scene, int], None] | None = None
     marks: tuple[Mark, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    appendfsync: str = "everysec"
     alone: bool = False  # nothing else is submitted while it acts
-    small_disk: bool = False
     unfenced: bool = False
+
+    def with_act(self, act: Callable[[Scene, int], None]) -> "Fault":
+        """Return the same fault with something else done."""
+        return replace(self, act=act)
 
 
 FAULTS: dict[str, Fault] = {
@@ -393,20 +403,19 @@ FAULTS: dict[str, Fault] = {
     "kill-all": Fault("all workers SIGKILLed at once", kill_all_workers),
     "freeze": Fault("worker SIGSTOPped past its lease, then SIGCONT", freeze_worker),
     "freeze-commit": Fault(
-        "worker SIGSTOPped past its lease right before its commit", thaw_workers, marks=(Mark("freeze-commit", 1),)
+        "worker SIGSTOPped past its lease right before its commit", thaw_workers
     ),
     "unfenced": Fault(
         "the same with fencing switched off: the control",
         thaw_workers,
-        marks=(Mark("freeze-commit", 1),),
         unfenced=True,
     ),
     "message-5": Fault("each message pushed five times", send_messages_often),
     "message-lost": Fault("message lost between pop and unacked", lose_messages),
     "kill-api": Fault("API SIGKILLed between record and doorbell", marks=(Mark("kill-api", 1),)),
     "sigterm": Fault("SIGTERM with jobs at hand", terminate_worker),
-    "valkey-kill": Fault("Valkey SIGKILLed, AOF everysec", kill_valkey),
-    "valkey-kill-always": Fault("Valkey SIGKILLed, AOF always", kill_valkey, appendfsync="always"),
+    "valkey-kill": Fault("Valkey SIGKILLed, AOF everysec", kill_valkey("everysec")),
+    "valkey-kill-always": Fault("Valkey SIGKILLed, AOF always", kill_valkey("always")),
     "valkey-truncated": Fault("Valkey's AOF tail truncated", truncate_aof, alone=True),
     "valkey-stop": Fault("Valkey SIGSTOPped for 120 s", stop_valkey(120)),
     "client-kill": Fault("CLIENT KILL under load", cut_connections),
@@ -415,7 +424,7 @@ FAULTS: dict[str, Fault] = {
     "s3-stop": Fault("SeaweedFS SIGSTOPped for 60 s, then for 3 s at a time", stop_s3(60)),
     "s3-503": Fault("S3 answers 503", refuse_s3(503)),
     "s3-403": Fault("S3 answers 403", refuse_s3(403)),
-    "s3-disk-full": Fault("SeaweedFS's disk full", fill_disk, small_disk=True),
+    "s3-disk-full": Fault("SeaweedFS's disk full", fill_disk),
     "poison": Fault("a prompt that kills its worker each time", marks=(Mark("always-kill", 1 / 3, "worker_lost"),)),
     "hang": Fault(
         "a step that hangs", marks=(Mark("hang", 2 / 3), Mark("always-hang", 1 / 9, "step_timeout")),

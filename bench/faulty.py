@@ -128,9 +128,9 @@ class LethalBody:
 
 
 def spoil_delivery() -> None:
-    """kill-upload: when half of the image is sent; kill-commit, freeze-commit (by SIGSTOP): uploaded, not committed.
+    """kill-upload: when half of the image is sent; kill-commit, and freeze-commit tokens (SIGSTOP): not committed yet.
 
-    Notes every commit.
+    Notes every commit and hand-back.
     """
     from worker.delivery import Delivery
 
@@ -151,7 +151,7 @@ def spoil_delivery() -> None:
         if asked(claim.job) == "kill-commit":
             hit("kill-commit", claim.job)
             die()
-        if asked(claim.job) == "freeze-commit":
+        if take_token("freeze-commit"):
             hit("freeze-commit", claim.job)
             os.kill(os.getpid(), signal.SIGSTOP)
         outcome = commit(self, claim, *args)

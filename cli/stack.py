@@ -52,7 +52,6 @@ class Stack:
         port: int = 0,
         env: Mapping[str, str] | None = None,
         module: str = "cli.main",
-        appendfsync: str = "everysec",
     ) -> None:
         """Describe a stack; nothing is started or written yet.
 
@@ -65,7 +64,6 @@ class Stack:
             port: port that the API listens on; 0: the one remembered for this directory, or any free one.
             env: more environment for API and workers, over this process's own.
             module: what API and workers run, called as `zimage` is.
-            appendfsync: when Valkey makes its writes durable: "always" or "everysec".
         """
         self.data_dir = Path(data_dir).absolute()
         self._workers = [f"worker-{number}" for number in range(1, workers + 1)] if services else []
@@ -73,7 +71,6 @@ class Stack:
         self._host = host
         self._port = port
         self._env = {**({"ZIMAGE_MODEL": model} if model else {}), **(env or {})}
-        self._appendfsync = appendfsync
         self._lock: int | None = None
         self._site = parts.Site(self.data_dir, {}, {}, module)
         self._supervisor: Supervisor | None = None
@@ -190,7 +187,7 @@ class Stack:
         return loaded
 
     def _stages(self) -> list[list[Part]]:
-        stages = [[parts.valkey(self._site, self._appendfsync)], [parts.weed(self._site)]]
+        stages = [[parts.valkey(self._site)], [parts.weed(self._site)]]
         if self._services:
             environ = {**os.environ, **self._env, **self.environ()}
             for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE"):  # they belong to another key pair

@@ -131,6 +131,11 @@ class WorkerStore:
         )
         return outcome
 
+    def latest_attempt(self, job_id: str) -> int | None:
+        """Return the number of a job's latest attempt; None when there is no such job."""
+        attempt = self._redis.hget(f"{self._prefix}job:{job_id}", "attempt")
+        return None if attempt is None else int(attempt)
+
     def fail(self, claim: Claim, error: JobError) -> Literal["failed", "canceled", "refused"]:
         """End a job with an error; refused when another attempt has it."""
         outcome: Literal["failed", "canceled", "refused"] = self._run("fail", *claim.fence, error.model_dump_json())

@@ -32,6 +32,7 @@ class GpuThread:
         self._idle_since = time.monotonic()
         self._busy_since = self._idle_since
         self._drawing = False
+        self._signs_of_life = 0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -55,6 +56,7 @@ class GpuThread:
 
         def timed() -> T:
             self._busy_since = time.monotonic()
+            self._signs_of_life += 1
             self._drawing = True
             try:
                 result = function()
@@ -81,12 +83,13 @@ class GpuThread:
     def count_busy(self) -> None:
         """Count the time since the job began, or since this was last called; on the device's thread only."""
         now = time.monotonic()
+        self._signs_of_life += 1
         metrics.gpu_busy_seconds_total.inc(now - self._busy_since)
         self._busy_since = now
 
-    def stalled_seconds(self) -> float:
-        """Return how long the job on the device has made no step; 0 while there is none, or for anything but jobs."""
-        return time.monotonic() - self._busy_since if self._drawing else 0.0
+    def sign_of_life(self) -> int | None:
+        """Return a number that changes at each step of the job on the device; None while there is no job on it."""
+        return self._signs_of_life if self._drawing else None
 
     def measured(self, work: int, seconds: float) -> None:
         """Take a measurement into the rate."""

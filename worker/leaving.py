@@ -19,6 +19,7 @@ from worker.lease import HeldJob, Leases
 
 log = logging.getLogger(__name__)
 
+LOOKS = 10  # of the watchdog within its timeout
 BROKEN = 70  # exit code: the device is of no use to this process, a new one may do better
 
 
@@ -74,12 +75,19 @@ def drain_at_shutdown(departure: Departure, stop_claiming: threading.Event, seco
 
 
 def watch_device(departure: Departure, gpu: GpuThread, leases: Leases, timeout: float) -> None:
-    """Leave when the job on the device makes no progress for `timeout` seconds: nothing else ends a hanging kernel."""
+    """Leave when the job on the device makes no progress for `timeout` seconds: nothing else ends a hanging kernel.
+
+    Looks are counted, not seconds: a machine that was suspended meanwhile has not hung.
+    """
 
     def watch() -> None:
+        last, looks = None, 0
         while True:
-            time.sleep(timeout / 10)
-            if gpu.stalled_seconds() > timeout:
+            time.sleep(timeout / LOOKS)
+            sign = gpu.sign_of_life()
+            looks = looks + 1 if sign is not None and sign == last else 0
+            last = sign
+            if looks >= LOOKS:
                 message = f"a step made no progress for {timeout:.0f} s, each time that the job was tried"
                 log.critical("the device made no progress for %.0f s: this process ends", timeout)
                 culprit = next((held for held in leases.held() if held.drawing), None)

@@ -23,6 +23,8 @@ from worker.patience import patiently
 
 log = logging.getLogger(__name__)
 
+STORAGE_PAUSE = 2.0  # seconds between two looks whether S3 is back
+
 
 class JobRunner:
     """Does this worker's jobs, one for each call of `run`; called from several threads at once.
@@ -86,7 +88,10 @@ class JobRunner:
     def _claim(self) -> HeldJob | None:
         with self._claiming:  # one at a time, so that a job which wants the worker for itself gets it
             self._leases.wait_until(lambda jobs: not any(held.claim.job.losses for held in jobs))
-            if self.stop_claiming.is_set() or not self._delivery.ready():
+            # Waits here rather than leave: a worker that can't deliver must not use up the bells of those that can.
+            while not self._delivery.ready() and not self.stop_claiming.wait(STORAGE_PAUSE):
+                pass
+            if self.stop_claiming.is_set():
                 return None
             try:
                 try:
@@ -148,7 +153,8 @@ class JobRunner:
         )
         if outcome == "succeeded":
             metrics.images_total.labels(f"{job.input.width}x{job.input.height}").inc(len(records))
-        else:
+        elif outcome == "canceled" or self._until_redis_answers(self._store.latest_attempt, job.id) != job.attempt:
+            # Attempts have the same number again after a Redis that lost its last writes: the other's images stay.
             self._delivery.remove(job)
         return outcome
 
