@@ -2,6 +2,7 @@
 -- failed -> queued: an operator gives a dead letter another chance, with all its losses forgiven. Its attempts go on counting.
 -- ARGV: id, work, seconds until it expires
 -- Returns 'queued' or 'unknown' (it is no dead letter)
+-- Keys: job:{id}, pending, running, deadlines, ended, dead, work, status:{status}, owner:{owner}[:{status}], events
 local id, work, ttl = unpack(ARGV)
 
 if redis.call('ZREM', key('dead'), id) == 0 then return 'unknown' end
