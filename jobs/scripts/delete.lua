@@ -2,6 +2,7 @@
 -- ended -> gone, with a tombstone that tells 410 from 404 for a while. The caller has removed the images.
 -- ARGV: id, owner ('' for any), seconds that the tombstone lasts
 -- Returns 'deleted', 'active' or 'unknown'
+-- Keys: job:{id}, ended, dead, status:{status}, owner:{owner}[:{status}], tombstone:{id}
 local id, owner, tombstone_ttl = unpack(ARGV)
 local status, job_owner, created = get(id, 'status', 'owner', 'created_at')
 

@@ -2,6 +2,7 @@
 -- running -> running: renews a worker's leases and its own presence.
 -- ARGV: worker, lease (us), card (JSON), rate (work per second, '' when not measured yet), then id, attempt of each job held
 -- Returns for each job 'ok', 'cancel' (its client wants it stopped) or 'lost' (another attempt has it, or it ended)
+-- Keys: job:{id}, running, workers, worker:{id}, card, rate
 local worker, lease, card, rate = unpack(ARGV)
 local until_ = integer(now() + lease)
 

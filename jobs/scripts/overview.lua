@@ -1,6 +1,7 @@
 #!lua flags=no-writes
 -- The whole queue in one consistent look.
 -- Returns {live workers, seconds that the oldest queued job has waited, status, number, status, number, ...}
+-- Keys: status:{status}, workers
 local time = now()
 local oldest = redis.call('ZRANGE', key('status:queued'), 0, 0, 'WITHSCORES')
 local result = {

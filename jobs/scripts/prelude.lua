@@ -1,4 +1,5 @@
--- Shared by every script. KEYS[1] is the prefix of all keys; times are microseconds of Redis' own clock.
+-- Shared by every script. KEYS[1] is the prefix of all keys; times are microseconds of Redis' own clock. The "Keys:" line of
+-- a script names all that it touches, through these functions too.
 --
 -- job:{id}                  hash    the record, the truth
 -- pending                   zset    queued ids by claim order: accepted-at, shifted by priority

@@ -2,6 +2,7 @@
 -- running -> running: tells how many denoising steps are done, and asks whether to go on.
 -- ARGV: id, worker, attempt, step
 -- Returns 'ok', 'cancel' or 'lost'
+-- Keys: job:{id}, events
 local id, worker, attempt, step = unpack(ARGV)
 local status, cancel, before = get(id, 'status', 'cancel_requested', 'step')
 

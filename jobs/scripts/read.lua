@@ -3,6 +3,7 @@
 -- ARGV: id, owner
 -- Returns {'found', record, jobs before it, work before it, rate of the live workers, live workers} with '' for jobs before
 -- it when it is not queued; {'gone'} when deleted; {'unknown'}
+-- Keys: job:{id}, pending, running, work, tombstone:{id}, workers, worker:{id}, rate
 local id, owner = unpack(ARGV)
 local EXACT = 1000  -- jobs ahead whose work is added up one by one; the rest counts as much on average
 

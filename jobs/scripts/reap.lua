@@ -2,6 +2,8 @@
 -- running -> queued, failed (worker_lost) or canceled for jobs whose worker let the lease run out: see `lose`.
 -- ARGV: lease (us), losses that fail a job, error (JSON) of such a job
 -- Returns id, outcome, id, outcome, ...
+-- Keys: job:{id}, pending, running, deadlines, ended, dead, work, status:{status}, owner:{owner}[:{status}], workers,
+--       reaper:last, events
 local lease, max_losses, error = unpack(ARGV)
 local time = now()
 local last = tonumber(redis.call('GET', key('reaper:last')) or time)

@@ -3,6 +3,7 @@
 -- counting, and no worker of before is its worker any more: what that one uploaded may have been removed (`zimage prune`).
 -- ARGV: id, work, seconds until it expires
 -- Returns 'queued' or 'unknown' (it is no dead letter)
+-- Keys: job:{id}, pending, running, deadlines, ended, dead, work, status:{status}, owner:{owner}[:{status}], events
 local id, work, ttl = unpack(ARGV)
 
 if redis.call('ZREM', key('dead'), id) == 0 then return 'unknown' end

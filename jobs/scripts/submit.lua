@@ -3,6 +3,8 @@
 -- ARGV: id, owner, input (JSON), priority shift (us), work, steps, queue limit, seconds until it expires, schema,
 --       idempotency key or '', digest of the body, seconds that the idempotency key is kept
 -- Returns {'created' | 'replayed' | 'mismatch', id}, or {'full', seconds in which the workers end a job ('' if unknown)}
+-- Keys: job:{id}, pending, running, deadlines, work, status:{status}, owner:{owner}[:{status}],
+--       idempotency:{owner}:{key}, workers, worker:{id}, rate, clock, events
 local id, owner, input, shift, work, steps, limit, ttl, schema, idempotency, digest, idempotency_ttl = unpack(ARGV)
 
 if redis.call('EXISTS', job_key(id)) == 1 then return {'created', id} end  -- sent again after a lost answer
