@@ -7,13 +7,13 @@ that launching its kernels from Python would take longer than running them.
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from pipeline.scheduler import sigmas
-from pipeline.transformer import TOKEN_MULTIPLE
 from training.model import TextToLatents
 from training.optimizer import Average, Keeper, Optimizer, mixed_precision
 from training.pictures import ImageSize, Pool, sizes_at_random
@@ -35,6 +35,7 @@ AT_LEVELS = 0.7  # share of the training at the sampler's own noise levels; the 
 TIME_PATH = ("t_embedder", "adaLN")
 MATRIX_RATE, RATE = 0.02, 1e-3
 WATCH_EVERY = 500  # steps
+SAVE_EVERY = 120.0  # seconds
 
 
 def train_flow(
@@ -49,12 +50,15 @@ def train_flow(
 ) -> None:
     """Train until `seconds` of training are over or the clock says `end`; go on from the file `state` and write it.
 
+    The file is written every two minutes or so too, for a run that is killed. It lacks what `Keeper` holds, as much
+    again, which matters after a blow-up alone: a run that goes on keeps its state anew at the first watch.
+
     Args:
         model: the networks; they hold the average of their weights in the end.
         pools: latents by picture size.
         seconds: of training, over all runs.
         end: of `time.monotonic`, when this run ends.
-        state: file of a run that was cut, if there is one.
+        state: file of a run that was cut or killed, if there is one.
         curve: gets an entry now and then: step, seconds and mean loss since the last entry, over all
             sizes and for each: a size that a compiled step got wrong would hide in the mean.
         on_watch: called then with the averaged weights, unless the run was just set back.
@@ -86,8 +90,15 @@ def train_flow(
         step, before, optimizer.share = saved["step"], saved["seconds"], saved["share"]
         curve += saved["curve"]
         torch.manual_seed(step)  # other batches and noise than the steps before had
-    start = time.monotonic()
+    start = saved_at = time.monotonic()
     spent = before
+
+    def save() -> None:
+        write_state(state, {
+            "optimizer": optimizer.state(), "share": optimizer.share, "average": average.weights,
+            "step": step, "seconds": spent, "curve": curve,
+        })  # fmt: skip
+
     for size in sizes_at_random(SHARES, seed=step):
         now = time.monotonic()
         spent = before + now - start
@@ -99,22 +110,30 @@ def train_flow(
         step += 1
         counts[size] += 1
         if step % WATCH_EVERY == 0:
-            loss = sum(total.item() for total in totals.values()) / WATCH_EVERY
+            # After a resume these are fewer steps than WATCH_EVERY.
+            loss = sum(total.item() for total in totals.values()) / sum(counts.values())
             by_size = {f"{h}x{w}": totals[h, w].item() / count for (h, w), count in counts.items() if count}
             curve.append({"step": step, "seconds": spent, "loss": loss, **by_size})
             print(f"flow {step}: {spent:.0f} s, loss {loss:.4f}, {by_size}", flush=True)
             torch._foreach_zero_(list(totals.values()))
             counts = dict.fromkeys(SHARES, 0)
-            if keeper.watch(loss):
+            set_back = keeper.watch(loss)
+            if now - saved_at >= SAVE_EVERY:
+                save()
+                saved_at = now
+            if set_back:
                 print("set back", flush=True)
             else:
                 on_watch(average)
-    saved = {
-        "optimizer": optimizer.state(), "share": optimizer.share, "average": average.weights,
-        "step": step, "seconds": spent, "curve": curve,
-    }  # fmt: skip
-    torch.save(saved, state)
+    save()
     average.copy_to(model)
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write what a run goes on from; whenever it is killed, `path` holds the whole of the old or of the new."""
+    unfinished = path.with_suffix(".unfinished")
+    torch.save(state, unfinished)
+    unfinished.replace(path)
 
 
 def _record(model: TextToLatents, take_step: Callable[[ImageSize], None]) -> Callable[[ImageSize], None]:
@@ -154,5 +173,5 @@ def flow_loss(model: TextToLatents, pool: Pool, rows: Tensor, levels: Tensor) ->
     noise, blend = torch.randn_like(clean), sigma[:, None, None, None]
     noisy = (1 - blend) * clean + blend * noise
     with mixed_precision(clean.device):
-        output = model(noisy, 1 - sigma, pool.ids[rows, :TOKEN_MULTIPLE], pool.lengths[rows])
+        output = model(noisy, 1 - sigma, pool.ids[rows], pool.lengths[rows])
     return F.mse_loss(output.float(), clean - noise)

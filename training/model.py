@@ -18,7 +18,7 @@ from pipeline.transformer import TOKEN_MULTIPLE, Conditioning, Transformer, Tran
 from training.scenes import caption, sample_scene
 
 VOCABULARY = 1024
-LONGEST_CAPTION = 2 * TOKEN_MULTIPLE  # tokens, chat template included
+LONGEST_CAPTION = TOKEN_MULTIPLE  # tokens, chat template included; those of `training.scenes` have 30 at most
 SMALL = Size(
     dtype=torch.bfloat16,
     shard_bytes=5_000_000_000,
@@ -70,15 +70,21 @@ def _corpus(tokenizer: PreTrainedTokenizerBase, count: int = 20_000) -> Iterable
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return ids `[N, LONGEST_CAPTION]`, filled up with zeros, and lengths `[N]`."""
+    """Return ids `[N, LONGEST_CAPTION]`, filled up with zeros, and lengths `[N]`.
+
+    Raises:
+        ValueError: a caption has more tokens; cut, it would lack its end, which the pipeline gives the model.
+    """
     chat = str(
         tokenizer.apply_chat_template([{"role": "user", "content": "@"}], tokenize=False, add_generation_prompt=True)
     )
     rows = tokenizer([chat.replace("@", text) for text in captions])["input_ids"]
     ids = torch.zeros(len(rows), LONGEST_CAPTION, dtype=torch.long)
     for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row[:LONGEST_CAPTION])
-    return ids, torch.tensor([min(len(row), LONGEST_CAPTION) for row in rows])
+        if len(row) > LONGEST_CAPTION:
+            raise ValueError(f"{captions[index]!r} has {len(row)} tokens, expected at most {LONGEST_CAPTION}")
+        ids[index, : len(row)] = torch.tensor(row)
+    return ids, torch.tensor([len(row) for row in rows])
 
 
 def build_autoencoder(root: Path) -> Autoencoder:

@@ -2,9 +2,11 @@
 
     python -m training.train --work DIR --out DIR [--autoencoder-seconds N] [--seconds N] [--stop-after N] [--seed N]
 
-On one CUDA device; on the CPU it only shows that it works. Everything is made from the seed. What a run has done is
-kept in `--work`, so a run that ends after `--stop-after` seconds goes on where it was when it is started again. `--out`
-is the checkpoint, with the loss curves beside it: at the end of each run, and while it trains as they are then.
+On one CUDA device; on the CPU it only shows that it works. The seed gives the pictures, the first weights, the batches
+and the noise; the tokenizer and the order of picture sizes are the same for all seeds, and a run that goes on takes its
+batches and noise from the number of its step. What a run has done is kept in `--work`: one that ends after
+`--stop-after` seconds goes on where it was when it is started again, one that is killed goes on a little before.
+`--out` is the checkpoint, with the loss curves beside it: at the end of each run, and while it trains as they are then.
 """
 
 import argparse
@@ -63,7 +65,7 @@ def main() -> None:
         curves["autoencoder"] = autoencoding.train_autoencoder(autoencoder, pictures, arguments.autoencoder_seconds)
         params = autoencoder.params
         saved = {"weights": autoencoder.state_dict(), "scale": params.scaling_factor, "shift": params.shift_factor}
-        torch.save(saved | {"curve": curves["autoencoder"]}, state)
+        flow.write_state(state, saved | {"curve": curves["autoencoder"]})
         for size, pool in pictures.items():
             log(f"autoencoder at {size}: {autoencoding.reconstruction_psnr(autoencoder, pool.data[:200]):.1f} dB")
         del pictures
