@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test gallery clean
+.PHONY: install demo test test-chaos gallery clean
 
 install: $(STAMP)
 
@@ -21,7 +21,11 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore tests/chaos
+
+# Each fault of bench.chaos in small: about ten minutes on two cores.
+test-chaos: install
+	$(BIN)/pytest tests/chaos
 
 # The README's contact sheet, drawn again.
 gallery: install
