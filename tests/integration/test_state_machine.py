@@ -79,6 +79,8 @@ SIGHTS = {
     "claim of a job with losses",
     "claim again: the same job",
     "claim again: another job",
+    "claim again: the job is elsewhere",
+    *(f"{call} by a zombie" for call in ("progress", "commit", "fail", "requeue", "lose")),
     "heartbeat ok",
     "heartbeat cancel",
     "heartbeat lost",
@@ -222,6 +224,10 @@ class Lives(RuleBasedStateMachine):
         record = self.records.get(claim.job.id, {})
         return (record.get("worker"), record.get("attempt")) == (worker, str(claim.job.attempt))
 
+    def is_elsewhere(self, claim: Claim) -> bool:
+        """Whether a later attempt is at work on the claim's job."""
+        return self.status(claim.job.id) == "running" and not self.is_latest(claim, claim.worker)
+
     def held(self) -> list[str]:
         """Names of the claims whose jobs no other worker has claimed since."""
         return [
@@ -292,14 +298,17 @@ class Lives(RuleBasedStateMachine):
         for job_id in ids:
             self.redis.zadd(f"{self.prefix}{index}", {job_id: PAST}, xx=True)
 
-    def draw_claim(self, data: st.DataObject) -> Claim:
-        """Draw a claim: one that holds a job, or any ever given out, which is a zombie's most of the time."""
+    def draw_claim(self, data: st.DataObject, call: str) -> Claim:
+        """Draw any claim ever given out, often one that its job can still be changed by, or just not any more."""
         held = self.held()
         unwanted = [name for name in held if self.wants_cancel(self.claims[name].job.id)]
         late = [name for name in held if self.status(self.claims[name].job.id) == "queued"]
-        choices = [st.sampled_from(names) for names in (held, unwanted, late, list(self.claims)) if names]
-        name: str = data.draw(st.one_of(choices), "claim")
-        return self.claims[name]
+        zombies = [name for name, claim in self.claims.items() if self.is_elsewhere(claim)]
+        choices = [st.sampled_from(names) for names in (held, unwanted, late, zombies, list(self.claims)) if names]
+        claim = self.claims[data.draw(st.one_of(choices), "claim")]
+        if self.is_elsewhere(claim):
+            self.saw(f"{call} by a zombie")
+        return claim
 
     def draw_job(self, data: st.DataObject, likely: Iterable[str] = ()) -> str:
         """Draw the id of any job ever accepted, often of one that is likely to be changed by the call."""
@@ -483,16 +492,33 @@ class Lives(RuleBasedStateMachine):
                     self.reap()
                 self.everything_is_as_foretold()
 
+    @precondition(lambda self: self.ids("running"))
+    @rule(data=st.data(), worker=st.sampled_from(WORKERS))
+    def a_job_changes_hands(self, data: st.DataObject, worker: str) -> None:
+        self.set_scores("running", [data.draw(st.sampled_from(self.ids("running")), "job")])
+        self.read_everything()
+        self.reap()
+        self.everything_is_as_foretold()
+        self.claim(worker, alone=True)
+
     @precondition(lambda self: self.last)
     @rule(data=st.data())
     def claim_again_after_a_lost_answer(self, data: st.DataObject) -> None:
-        worker = data.draw(st.sampled_from(sorted(self.last)), "worker")
+        robbed = [
+            worker
+            for worker, (_, _, job_id) in sorted(self.last.items())
+            if self.status(job_id) == "running" and self.records[job_id]["worker"] != worker
+        ]
+        choices = [st.sampled_from(workers) for workers in (robbed, sorted(self.last)) if workers]
+        worker = data.draw(st.one_of(choices), "worker")
         number, alone, job_id = self.last[worker]
         same = self.status(job_id) == "running" and self.records[job_id]["worker"] == worker
         expected = job_id if same else self.will_be_claimed(worker, alone)
         answer = self.try_claim(worker, number, alone)
         assert answer == expected
         self.saw(f"claim again: {'the same' if same else 'another'} job")
+        if worker in robbed:
+            self.saw("claim again: the job is elsewhere")
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
@@ -526,7 +552,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), step=st.integers(0, 8))
     def progress(self, data: st.DataObject, step: int) -> None:
-        claim = self.draw_claim(data)
+        claim = self.draw_claim(data, "progress")
         job_id = claim.job.id
         status = self.status(job_id) if self.is_latest(claim, claim.worker) else "gone"
         if status == "running" and self.wants_cancel(job_id):
@@ -541,7 +567,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), times=st.sampled_from([1, 2]))
     def commit(self, data: st.DataObject, times: int) -> None:
-        self.send_commit(self.draw_claim(data), times)
+        self.send_commit(self.draw_claim(data, "commit"), times)
 
     @precondition(lambda self: self.waiting())
     @rule(worker=st.sampled_from(WORKERS))
@@ -570,7 +596,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), times=st.sampled_from([1, 2]))
     def fail(self, data: st.DataObject, times: int) -> None:
-        claim = self.draw_claim(data)
+        claim = self.draw_claim(data, "fail")
         expected = self.will_be_settled(claim, "failed", error=ERROR.model_dump_json())
         for _ in range(times):
             assert self.worker.fail(claim, ERROR) == expected
@@ -579,7 +605,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), times=st.sampled_from([1, 2]))
     def requeue(self, data: st.DataObject, times: int) -> None:
-        claim = self.draw_claim(data)
+        claim = self.draw_claim(data, "requeue")
         job_id = claim.job.id
         status = self.status(job_id) if self.is_latest(claim, claim.worker) else "gone"
         if status == "running":
@@ -594,7 +620,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
-        self.give_up(self.draw_claim(data))
+        self.give_up(self.draw_claim(data, "lose"))
 
     def give_up(self, claim: Claim) -> None:
         running = self.is_latest(claim, claim.worker) and self.status(claim.job.id) == "running"
@@ -664,7 +690,7 @@ class Lives(RuleBasedStateMachine):
         expected = "unknown"
         if job_id in dead:
             expected = self.will_be_queued(job_id)
-            self.changes[job_id] |= {"losses": "0", "error": None, "deadline": ...}
+            self.changes[job_id] |= {"losses": "0", "error": None, "worker": None, "deadline": ...}
             self.aged.discard(job_id)
             self.forgiven.add(job_id)
         arguments: list[str | int] = [job_id, self.inputs[job_id].work, self.options.queue_ttl]
