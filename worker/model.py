@@ -8,7 +8,7 @@ from jobs.models import TINY
 from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
 
-TINY_LARGEST = 256  # pixels a side, in its training
+TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # width, height; what it draws at others, training/README.md says
 
 
 def choose_device(setting: str) -> torch.device:
@@ -37,10 +37,8 @@ def choose_device(setting: str) -> torch.device:
 
 def size_warnings(model: str, width: int, height: int) -> list[str]:
     """Return what to tell of a picture's size, by the model's name."""
-    if model == TINY and max(width, height) > TINY_LARGEST:
-        return [
-            f"the bundled model learned sides of 64 to {TINY_LARGEST} pixels: larger pictures are noise, try 128x128"
-        ]
+    if model == TINY and (width, height) not in TINY_SIZES:
+        return ["the bundled model draws well at 128x128, 96x128 and 128x96 only: other sizes look worse or wrong"]
     return []
 
 

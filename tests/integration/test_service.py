@@ -48,8 +48,8 @@ def test_from_post_to_png(http: httpx.Client) -> None:
     submitted = {
         "prompt": "a red fox in the snow",
         "negative_prompt": "blurry",
-        "width": 160,
-        "height": 96,
+        "width": 96,
+        "height": 128,
         "num_inference_steps": 4,
         "guidance_scale": 1.5,
         "seed": 12345,
@@ -78,12 +78,12 @@ def test_from_post_to_png(http: httpx.Client) -> None:
         assert len(content) == image["bytes"]
         assert hashlib.sha256(content).hexdigest() == image["sha256"]
         picture = Image.open(io.BytesIO(content))
-        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (160, 96))
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (96, 128))
         assert json.loads(picture.info["parameters"]) == {
             "prompt": "a red fox in the snow",
             "negative_prompt": "blurry",
-            "width": 160,
-            "height": 96,
+            "width": 96,
+            "height": 128,
             "num_inference_steps": 4,
             "guidance_scale": 1.5,
             "seed": image["seed"],
@@ -134,18 +134,21 @@ def test_any_text_survives_from_post_to_the_pngs_metadata(http: httpx.Client, pr
 
 
 def test_a_prompt_longer_than_the_model_reads_is_drawn_with_a_warning(http: httpx.Client) -> None:
-    job = draw(http, prompt="QZ7X" * 450, width=64, height=64, num_inference_steps=1)
+    job = draw(http, prompt="QZ7X" * 450, num_inference_steps=1)
     assert len(job["warnings"]) == 1
     assert "512" in job["warnings"][0]
 
 
-@pytest.mark.parametrize(("width", "warnings"), [(256, 0), (272, 1)])
-def test_a_size_that_the_bundled_model_never_saw_is_drawn_with_a_warning(
-    http: httpx.Client, width: int, warnings: int
+@pytest.mark.parametrize(
+    ("width", "height", "warnings"),
+    [(128, 128, 0), (96, 128, 0), (128, 96, 0), (64, 64, 1), (96, 96, 1), (192, 128, 1), (256, 256, 1), (272, 64, 1)],
+)
+def test_a_size_that_the_bundled_model_draws_badly_is_drawn_with_a_warning(
+    http: httpx.Client, width: int, height: int, warnings: int
 ) -> None:
-    told = draw(http, width=width, height=64, num_inference_steps=1)["warnings"]
+    told = draw(http, width=width, height=height, num_inference_steps=1)["warnings"]
     assert len(told) == warnings
-    assert all("128x128" in warning for warning in told)
+    assert all("128x128, 96x128 and 128x96 only" in warning for warning in told)
 
 
 def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
