@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.reading import Object, Reading, read
+from pipeline import CheckpointError
 from training.drawing import draw
 from training.scenes import Kind, Language, Scene, caption, held_out, sample_scene
 
@@ -224,7 +225,10 @@ def main() -> None:
     if arguments.ground_truth:
         pictures = draw_truth([prompt.scene for prompt in prompts], width, height, arguments.seed)
     else:
-        pictures = draw_with_model(arguments.model, prompts, width, height)
+        try:
+            pictures = draw_with_model(arguments.model, prompts, width, height)
+        except CheckpointError as error:
+            sys.exit(f"--model: {error}")
     readings = [read(picture) for picture in pictures]
     result["scores"] = summarise(prompts, readings)
     print_table(result["scores"])
@@ -259,7 +263,11 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 def draw_with_model(model: str, prompts: Sequence[Prompt], width: int, height: int) -> list[Pixels]:
-    """Draw the prompts on the CPU with the model that `ZIMAGE_MODEL` would name so."""
+    """Draw the prompts on the CPU with the model that `ZIMAGE_MODEL` would name so.
+
+    Raises:
+        pipeline.CheckpointError: there is none, or it is broken.
+    """
     from jobs.settings import Settings
     from worker.model import load_pipeline
 

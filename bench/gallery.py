@@ -5,7 +5,7 @@
 Writes `images/gallery.png` and, with the prompts beside it, `gallery.md` into DIR (default: `docs`).
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from bench.adherence import STEPS, Prompt, contact_sheet, draw_with_model, sample_prompts
@@ -23,7 +23,9 @@ def gallery_prompts() -> list[Prompt]:
 
 def main() -> None:
     """Draw the gallery."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("docs"), metavar="DIR", help="default: docs")
+    folder: Path = parser.parse_args().folder
     prompts = gallery_prompts()
     pictures = draw_with_model("tiny", prompts, SIZE, SIZE)
     (folder / "images").mkdir(parents=True, exist_ok=True)

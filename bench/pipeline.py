@@ -29,6 +29,7 @@ from pipeline.random_checkpoint import write_random_checkpoint
 
 STEPS = 8
 LOAD_SECONDS = 10.0
+numbers = itertools.count()
 PROMPT = "Young Chinese woman in red Hanfu, intricate embroidery, holding a round folding fan with lady, trees, bird."
 
 
@@ -76,10 +77,9 @@ def measure(checkpoint: Path, device: str, sizes: Sequence[int], repeats: int) -
 
 def measure_size(pipeline: ZImagePipeline, size: int, repeats: int) -> dict[str, float]:
     """Return medians in milliseconds, and peak memory in MiB."""
-    numbers = itertools.count()
 
     def draw() -> tuple[dict[str, float], int]:
-        prompt = f"{PROMPT} {next(numbers)}"  # a new one each time: features are kept for prompts that come again
+        prompt = f"{PROMPT} {next(numbers)}"  # never the same: features are kept for prompts that come again
         start = time.monotonic()
         drawn = pipeline.generate(prompt, height=size, width=size, num_inference_steps=STEPS)
         return {**drawn.timings, "total": time.monotonic() - start}, drawn.peak_vram_bytes

@@ -1,0 +1,59 @@
+"""Benchmarks measure what they say, and their commands say what is wrong."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from bench import adherence, gallery, pipeline, queue
+from pipeline import ZImagePipeline
+
+
+def test_no_prompt_is_drawn_twice_whose_features_would_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[str] = []
+
+    def generate(prompt: str, **_: Any) -> SimpleNamespace:
+        prompts.append(prompt)
+        return SimpleNamespace(timings={"denoise": 0.1}, peak_vram_bytes=0)
+
+    monkeypatch.setattr(pipeline, "LOAD_SECONDS", 0.0)
+    for size in (128, 256):
+        pipeline.measure_size(cast("ZImagePipeline", SimpleNamespace(generate=generate)), size, repeats=3)
+    assert len(set(prompts)) == len(prompts) == 6
+
+
+def test_the_queue_is_filled_with_different_prompts() -> None:
+    def accept(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(202, json=json.loads(request.content))
+
+    with httpx.Client(base_url="http://service", transport=httpx.MockTransport(accept)) as http:
+        prompts = {queue.submit(http)[0]["prompt"] for _ in range(3)}
+    assert len(prompts) == 3
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., object]:
+    """Run a command's `main` in an empty folder; return the code or message it ended with."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(main: Callable[[], None], *words: str) -> object:
+        monkeypatch.setattr("sys.argv", ["bench", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code
+
+    return run
+
+
+def test_a_model_that_is_not_there_is_told_in_a_line(ended: Callable[..., object]) -> None:
+    message = ended(adherence.main, "--model", "/nope", "--prompts", "10")
+    assert message == "--model: /nope: no such directory, expected a checkpoint directory or a hub id org/name"
+
+
+def test_asking_the_gallery_for_help_draws_nothing(ended: Callable[..., object], tmp_path: Path) -> None:
+    assert ended(gallery.main, "--help") == 0
+    assert list(tmp_path.iterdir()) == []
