@@ -1,7 +1,6 @@
 """Pictures that came the whole way, from POST to PNG, show what their prompts say."""
 
 import io
-from statistics import mean
 
 import numpy as np
 from PIL import Image
@@ -29,5 +28,6 @@ def test_the_gallery_through_the_service(stack: Stack) -> None:
 
     assert len(prompts) == 24
     assert {language: sum(p.language == language for p in prompts) for language in ("en", "zh")} == {"en": 12, "zh": 12}
-    # All are right where this was written; other processors round differently, so one in ten may turn out otherwise.
-    assert {name for name, values in scores.items() if mean(values) < 0.9} == set()
+    # All are right where this was written; other processors round differently, so a picture may turn out otherwise.
+    misses = {name: sum(1 - value for value in values) for name, values in scores.items()}
+    assert {name: count for name, count in misses.items() if count > 1} == {}
