@@ -32,6 +32,7 @@ from hypothesis.stateful import (
 )
 
 from cli.stack import Stack
+from jobs import scripts
 from jobs.client_store import ClientStore, JobGoneError, JobUnknownError
 from jobs.dead_letters import DeadLetters
 from jobs.models import ImageRecord, JobError, JobInput, JobStatus, ModelCard
@@ -149,6 +150,7 @@ class Jobs(RuleBasedStateMachine):
         self.client = ClientStore(service.asynchronous, options)
         self.worker = WorkerStore(service.blocking, options)
         self.dead_letters = DeadLetters(service.blocking, options)
+        self.retry_script = service.blocking.register_script(scripts.source("retry"))
         self.dump = service.blocking.register_script(READ_EVERYTHING)
 
         self.inputs: dict[str, JobInput] = {}  # of every job ever accepted, by its id
@@ -693,6 +695,9 @@ class Jobs(RuleBasedStateMachine):
             self.aged.discard(job_id)
             self.forgiven.add(job_id)
         assert self.dead_letters.retry(job_id) == expected
+        # As one does who looked while it was a dead letter still, and comes too late.
+        arguments: list[str | int] = [job_id, self.inputs[job_id].work, self.options.queue_ttl]
+        assert self.retry_script(keys=[self.prefix], args=arguments) == "unknown"
         self.cover(f"retry: {expected}")
         if expected == "queued" and goes_well:
             self.everything_is_as_expected()
