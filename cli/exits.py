@@ -1,9 +1,11 @@
 """How a command ends: one line on stderr for every error that a user can meet, and what signals do."""
 
 import errno
+import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -12,6 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from cli.errors import ExitCode, UserError
+
+RESEND_SECONDS = 0.05
 
 
 class Interrupt(KeyboardInterrupt):
@@ -27,6 +31,7 @@ class ZImageGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
+        _send_again_when_swallowed(lambda: None)
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -53,9 +58,32 @@ def orderly_interrupts() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
         raise Interrupt
 
-    before = {number: signal.signal(number, interrupt) for number in signals}
+    def listen() -> None:
+        for number in signals:
+            signal.signal(number, interrupt)
+
+    before = {number: signal.getsignal(number) for number in signals}
+    listen()
+    _send_again_when_swallowed(listen)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _send_again_when_swallowed(listen: Callable[[], None]) -> None:
+    """Have an interrupt sent again that Python dropped, as it drops all that is raised while an object is destroyed.
+
+    Args:
+        listen: makes the process ready to be interrupted once more.
+    """
+
+    def on_unraisable(dropped: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(dropped)
+            return
+        listen()
+        threading.Timer(RESEND_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    sys.unraisablehook = on_unraisable
