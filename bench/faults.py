@@ -1,10 +1,11 @@
 """What can go wrong: each fault as a job's own (struck inside of `bench.faulty`) or as something done to the stack."""
 
+import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,28 @@ class Scene:
         """Return the workers' process ids."""
         pids: list[int] = self.stack.pids()["workers"]
         return pids
+
+    def freeze_busy(self, but: Collection[int] = ()) -> int:
+        """Stop a worker that holds a job, and return its process id.
+
+        Args:
+            but: process ids of workers that are passed over.
+        """
+        found: list[int] = []
+
+        def frozen() -> bool:
+            for pid in set(self.workers()) - set(but):
+                with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):  # it may just have ended
+                    if self.running(pid):
+                        freeze(pid)
+                        if self.running(pid):
+                            found.append(pid)
+                            return True
+                        os.kill(pid, signal.SIGCONT)
+            return False
+
+        wait_for(frozen, 60, "work")
+        return found[0]
 
     def running(self, pid: int | None = None) -> list[str]:
         """Return the ids of the jobs that run, on one worker or on all."""
@@ -90,15 +113,12 @@ def kill_all_workers(scene: Scene, target: int) -> None:
 def freeze_worker(scene: Scene, target: int) -> None:
     """SIGSTOP of one worker until its lease is over and its jobs are somebody else's, then SIGCONT."""
     while len(scene.hits) < target:
-        for pid in scene.workers():
-            wait_for(lambda worker=pid: bool(scene.running(worker)), 60, "work")  # type: ignore[misc]
-            freeze(pid)
-            held = scene.running(pid)
-            scene.strike(held)
-            wait_for(lambda worker=pid: not scene.running(worker), 20 + 4 * LEASE_SECONDS, "the loss of the lease")  # type: ignore[misc]
-            time.sleep(0.3)  # for the next worker to begin
-            os.kill(pid, signal.SIGCONT)
-            scene.wait_for_progress(2)
+        pid = scene.freeze_busy()
+        scene.strike(scene.running(pid))
+        wait_for(lambda worker=pid: not scene.running(worker), 20 + 4 * LEASE_SECONDS, "the loss of the lease")  # type: ignore[misc]
+        time.sleep(0.3)  # for the next worker to begin
+        os.kill(pid, signal.SIGCONT)
+        scene.wait_for_progress(2)
 
 
 def thaw_workers(scene: Scene, target: int) -> None:
@@ -126,18 +146,14 @@ def _stopped(pid: int) -> bool:
 
 def terminate_worker(scene: Scene, target: int) -> None:
     """SIGTERM of a worker with jobs at hand, `target` times at least."""
-    signals = 0
-    while signals < target or len(scene.hits) < target:
-        for pid in scene.workers():
-            wait_for(lambda worker=pid: bool(scene.running(worker)), 60, "work")  # type: ignore[misc]
-            freeze(pid)
-            scene.strike(scene.running(pid))
-            os.kill(pid, signal.SIGTERM)
-            os.kill(pid, signal.SIGCONT)
-            signals += 1
-        wait_for(lambda: scene.load.queue()["workers"] > 0, 60, "a worker")
-        scene.wait_for_progress(1)
-    scene.notes["sigterms"] = signals
+    told: set[int] = set()
+    while len(told) < target:
+        pid = scene.freeze_busy(but=told)
+        scene.strike(scene.running(pid))
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)
+        told.add(pid)
+    scene.notes["sigterms"] = len(told)
 
 
 def lose_messages(scene: Scene, target: int) -> None:

@@ -5,11 +5,16 @@ The process ends by `os._exit`: Celery and the interpreter would wait for thread
 
 import logging
 import os
+import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from celery.platforms import EX_OK
 from celery.signals import worker_shutting_down
+from celery.worker import state
 from redis.exceptions import RedisError
 
 from jobs.models import JobError
@@ -31,6 +36,15 @@ class Departure:
         self._store = store
         self._taken = threading.Lock()
 
+    @contextmanager
+    def put_off(self) -> Iterator[None]:
+        """Make `leave` wait meanwhile; once somebody leaves, it does not return.
+
+        A job that is just being claimed is in nobody's list yet, and would not be handed back.
+        """
+        with self._taken:
+            yield
+
     def leave(self, code: int, culprit: HeldJob | None = None, error: JobError | None = None) -> None:
         """Hand the jobs at hand back and end the process.
 
@@ -39,7 +53,7 @@ class Departure:
             culprit: the job because of which the process must end; it counts a loss.
             error: with which its last loss fails it.
         """
-        self._taken.acquire()  # never released: who comes second waits for the end
+        self._taken.acquire()  # never released: who comes second, or wants to claim, waits for the end
         for held in self._leases.held():
             job = held.claim.job
             try:
@@ -55,7 +69,10 @@ class Departure:
 
 
 def drain_at_shutdown(departure: Departure, stop_claiming: threading.Event, seconds: float) -> None:
-    """Arrange for an orderly exit once Celery is told to stop: nothing more is claimed, what is at hand goes on.
+    """Arrange for an orderly exit at SIGTERM and SIGINT: nothing more is claimed, what is at hand goes on.
+
+    Celery has handlers of its own, but only once it runs, and the first jobs are claimed before. Call it on the main
+    thread.
 
     Args:
         departure: taken by what is not finished in time.
@@ -71,7 +88,13 @@ def drain_at_shutdown(departure: Departure, stop_claiming: threading.Event, seco
         stop_claiming.set()
         threading.Thread(target=leave_after_deadline, name="drain", daemon=True).start()
 
+    def on_early_signal(*_: Any) -> None:
+        on_shutting_down()
+        state.should_stop = EX_OK  # type: ignore[assignment]  # a Celery that is just starting stops again
+
     worker_shutting_down.connect(on_shutting_down, weak=False)
+    for early in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(early, on_early_signal)
 
 
 def watch_device(departure: Departure, gpu: GpuThread, leases: Leases, timeout: float) -> None:

@@ -89,6 +89,7 @@ def run(settings: Settings) -> int:
     log.info("worker %s ready after %.1f s: %s, %s on %s", worker, load_seconds, model, precision, pipeline.device)
     look_for_work(leases, runner)
     hear_the_bell(settings, runner, worker)
+    runner.finish()  # Celery has waited for its own threads' jobs, not for the caretaker's
     reaper.stop()
     leases.stop()
     return 0

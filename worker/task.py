@@ -85,6 +85,12 @@ class JobRunner:
                 self._leases.drop(held)
         return True
 
+    def finish(self) -> None:
+        """Return when no job is at hand; call it once `stop_claiming` is set."""
+        with self._claiming:  # whoever has it might be claiming yet
+            pass
+        self._leases.wait_until(lambda jobs: not jobs)
+
     def _claim(self) -> HeldJob | None:
         with self._claiming:  # one at a time, so that a job which wants the worker for itself gets it
             self._leases.wait_until(lambda jobs: not any(held.claim.job.losses for held in jobs))
@@ -95,13 +101,17 @@ class JobRunner:
                 return None
             try:
                 try:
-                    claim = self._store.claim(self._worker, self._claims, alone=not self._leases.held())
+                    return self._claim_now(alone=not self._leases.held())
                 except AloneError:
                     self._leases.wait_until(lambda jobs: not jobs)
-                    claim = self._store.claim(self._worker, self._claims, alone=True)
+                    return self._claim_now(alone=True)
             except RedisError as error:
                 log.warning("could not claim a job: %s", error)
                 return None
+
+    def _claim_now(self, alone: bool) -> HeldJob | None:
+        with self._departure.put_off():
+            claim = self._store.claim(self._worker, self._claims, alone=alone)
             if claim is None:
                 return None
             self._claims += 1
