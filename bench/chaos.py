@@ -31,6 +31,7 @@ import torch
 from bench.accounting import Account, Load, rate, recovery
 from bench.faults import FAULTS, LEASE_SECONDS, Fault, Scene
 from bench.s3_proxy import S3Proxy
+from cli import supervisor
 from cli.stack import Stack
 
 WORKERS = 2
@@ -100,6 +101,9 @@ def chaotic_stack(fenced: bool = True) -> Iterator[Place]:
         environ = {**ENVIRON, "CHAOS_DIR": str(folder), "CHAOS_S3": proxy.url, "OMP_NUM_THREADS": "1"}
         if not fenced:
             environ["CHAOS_UNFENCED"] = "1"
+        # Workers die here as fast as they are started; the pauses that spare a machine would be most of a run.
+        cleanup.callback(setattr, supervisor, "LONGEST_BACKOFF", supervisor.LONGEST_BACKOFF)
+        supervisor.LONGEST_BACKOFF = supervisor.FIRST_BACKOFF
         stack = Stack(data, workers=WORKERS, model="tiny", env=environ, module="bench.faulty")
         cleanup.enter_context(stack)
         load = Load(stack.api_url, folder)

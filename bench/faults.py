@@ -158,7 +158,9 @@ def terminate_worker(scene: Scene, target: int) -> None:
 
 def lose_messages(scene: Scene, target: int) -> None:
     """SIGKILL of a worker that has popped a message from the queue and not noted it as unacknowledged yet."""
-    give_tokens(scene, "lost-message", target)
+    for _ in range(target):
+        give_tokens(scene, "lost-message", 1)
+        scene.wait_for_progress()  # or the same job might lose its worker three times
 
 
 def send_messages_often(scene: Scene, target: int) -> None:
