@@ -1,14 +1,18 @@
 """Time and memory of the pipeline, stage by stage; by default at full size with random weights.
 
-    python -m bench.pipeline [--checkpoint DIR] [--device cuda|cpu] [--sizes N …] [--repeats N] [--out FILE]
+    python -m bench.pipeline [--checkpoint DIR] [--device cuda|cpu] [--quantizations none fp8] [--sizes N …]
+                             [--repeats N] [--diffusers] [--out FILE]
 
 Random weights measure speed and memory exactly: neither depends on their values. Without `--checkpoint` a random one of
 full size is written to a temporary directory first (about 20 GB). Weights are bfloat16 on a GPU and float32 on a CPU,
 as in the service. Each figure is the median of the repeats, after a warm-up and several seconds of load, so that the
-chip's power cap is in it.
+chip's power cap is in it; `cool_…` is one picture after three idle seconds. fp8 is measured with PyTorch held to
+15 GiB, what a card of 16 GB leaves beside CUDA's own. `--diffusers` measures diffusers in the same run, with its blocks
+compiled.
 """
 
 import argparse
+import gc
 import itertools
 import json
 import os
@@ -17,7 +21,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,8 @@ from pipeline.random_checkpoint import write_random_checkpoint
 
 STEPS = 8
 LOAD_SECONDS = 10.0
+IDLE_SECONDS = 3.0
+SMALL_CARD_BYTES = 15 * 2**30
 numbers = itertools.count()
 PROMPT = "Young Chinese woman in red Hanfu, intricate embroidery, holding a round folding fan with lady, trees, bird."
 
@@ -38,8 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--checkpoint", type=Path, help="default: a random one of full size")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--quantizations", choices=("none", "fp8"), nargs="+", default=["none"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 512], help="sides of square pictures, pixels")
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--diffusers", action="store_true", help="measure diffusers too; it must be installed")
     parser.add_argument("--out", type=Path, default=Path("bench/results/pipeline.json"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -47,56 +56,135 @@ def main() -> None:
         if checkpoint is None:
             checkpoint = Path(scratch) / "turbo"
             write_random_checkpoint(checkpoint, size="turbo")
-        result = measure(checkpoint, arguments.device, arguments.sizes, arguments.repeats)
+        result = describe(arguments.device)
+        for quantization in arguments.quantizations:
+            result[quantization] = measure(
+                checkpoint, arguments.device, quantization, arguments.sizes, arguments.repeats
+            )
+        if arguments.diffusers:
+            result["diffusers"] = measure_diffusers(checkpoint, arguments.sizes, arguments.repeats)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print_table(result)
 
 
-def measure(checkpoint: Path, device: str, sizes: Sequence[int], repeats: int) -> dict[str, Any]:
-    """Load the checkpoint and draw; return the figures."""
-    on_gpu = device == "cuda"
-    start = time.monotonic()
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    pipeline = ZImagePipeline.from_pretrained(str(checkpoint), device=device, dtype=dtype)
-    if on_gpu:
-        torch.cuda.synchronize()
-    load_seconds = time.monotonic() - start
+def describe(device: str) -> dict[str, Any]:
+    """What the figures were measured with."""
     return {
         "command": "python -m " + " ".join(["bench.pipeline", *sys.argv[1:]]),
-        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {os.cpu_count()} cores",
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "load_seconds": load_seconds,
-        "sizes": {str(size): measure_size(pipeline, size, repeats) for size in sizes},
     }
 
 
-def measure_size(pipeline: ZImagePipeline, size: int, repeats: int) -> dict[str, float]:
-    """Return medians in milliseconds, and peak memory in MiB."""
+def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[int], repeats: int) -> dict[str, Any]:
+    """Load the checkpoint and draw; return the figures."""
+    free()
+    on_gpu = device == "cuda"
+    limit = SMALL_CARD_BYTES / torch.cuda.get_device_properties(0).total_memory if quantization == "fp8" else 1.0
+    if on_gpu:
+        torch.cuda.set_per_process_memory_fraction(limit)
+        torch.cuda.reset_peak_memory_stats()
+    start = time.monotonic()
+    pipeline = ZImagePipeline.from_pretrained(
+        str(checkpoint),
+        device=device,
+        dtype=torch.bfloat16 if on_gpu else torch.float32,
+        quantization=None if quantization == "none" else quantization,
+    )
+    if on_gpu:
+        torch.cuda.synchronize()
+    figures: dict[str, Any] = {"load_seconds": time.monotonic() - start}
+    if on_gpu:
+        figures["load_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
 
-    def draw() -> tuple[dict[str, float], int]:
+    def draw(size: int) -> tuple[dict[str, float], int]:
         prompt = f"{PROMPT} {next(numbers)}"  # never the same: features are kept for prompts that come again
-        start = time.monotonic()
         drawn = pipeline.generate(prompt, height=size, width=size, num_inference_steps=STEPS)
-        return {**drawn.timings, "total": time.monotonic() - start}, drawn.peak_vram_bytes
+        return drawn.timings, drawn.peak_vram_bytes
 
+    figures["sizes"] = {str(size): measure_size(partial(draw, size), repeats) for size in sizes}
+    return figures
+
+
+def measure_diffusers(checkpoint: Path, sizes: Sequence[int], repeats: int) -> dict[str, Any]:
+    """Draw with diffusers, its transformer blocks compiled; return the figures."""
+    import diffusers
+
+    free()
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    diffusers.utils.logging.disable_progress_bar()
+    pipeline: Any = diffusers.ZImagePipeline
+    pipeline = pipeline.from_pretrained(checkpoint, torch_dtype=torch.bfloat16).to("cuda")
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.transformer.compile_repeated_blocks(fullgraph=True)
+
+    def draw(size: int) -> tuple[dict[str, float], int]:
+        torch.cuda.reset_peak_memory_stats()
+        pipeline(
+            f"{PROMPT} {next(numbers)}",
+            height=size,
+            width=size,
+            num_inference_steps=STEPS,
+            guidance_scale=0.0,
+            output_type="pil",
+        )
+        return {}, torch.cuda.max_memory_allocated()
+
+    return {
+        "version": diffusers.__version__,
+        "sizes": {str(size): measure_size(partial(draw, size), repeats) for size in sizes},
+    }
+
+
+def measure_size(draw: Callable[[], tuple[dict[str, float], int]], repeats: int) -> dict[str, float]:
+    """Return medians in milliseconds, and peak memory in MiB.
+
+    Args:
+        draw: draws one picture; returns the seconds of its stages and the peak memory in bytes.
+        repeats: pictures that are timed.
+    """
+
+    def timed() -> tuple[dict[str, float], int]:
+        start = time.monotonic()
+        timings, peak = draw()
+        return {**timings, "total": time.monotonic() - start}, peak
+
+    first, _ = timed()
+    timed()
+    time.sleep(IDLE_SECONDS)
+    cool, _ = timed()
     warm = time.monotonic() + LOAD_SECONDS
     while time.monotonic() < warm:
-        draw()
-    runs = [draw() for _ in range(repeats)]
-    stages = {f"{stage}_ms": statistics.median(run[stage] * 1000 for run, _ in runs) for stage in runs[0][0]}
-    return {**stages, "forward_ms": stages["denoise_ms"] / STEPS, "peak_mib": max(peak for _, peak in runs) / 2**20}
+        timed()
+    runs = [timed() for _ in range(repeats)]
+    return {
+        **{f"{stage}_ms": statistics.median(run[stage] * 1000 for run, _ in runs) for stage in runs[0][0]},
+        **{f"cool_{stage}_ms": cool[stage] * 1000 for stage in ("denoise", "total") if stage in cool},
+        "first_total_ms": first["total"] * 1000,
+        "peak_mib": max(peak for _, peak in runs) / 2**20,
+    }
+
+
+def free() -> None:
+    """Give back what the last pipeline held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def print_table(result: dict[str, Any]) -> None:
     """Print the figures for people."""
-    print(f"{result['device']}, torch {result['versions']['torch']}, load {result['load_seconds']:.1f} s")
-    for size, figures in result["sizes"].items():
-        print(f"{size}x{size}: " + ", ".join(f"{name} {value:.1f}" for name, value in figures.items()))
+    print(f"{result['device']}, torch {result['versions']['torch']}")
+    for name in ("none", "fp8", "diffusers"):
+        for size, figures in result.get(name, {}).get("sizes", {}).items():
+            print(f"{name} {size}x{size}: " + ", ".join(f"{key} {value:.1f}" for key, value in figures.items()))
+        if "load_seconds" in result.get(name, {}):
+            print(f"{name}: load {result[name]['load_seconds']:.1f} s")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ come from boto3's usual chain (`AWS_ACCESS_KEY_ID`, profiles, instance roles).
 """
 
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     vae: str | None = Field(None, description="another VAE: a directory, or a checkpoint with `vae/`")
     device: str = Field(
         "auto", description="`auto` (the GPU with the most free memory, else the CPU), `cpu`, `cuda`, `cuda:N`"
+    )
+
+    quantization: Literal["none", "fp8"] = Field(
+        "none",
+        description="`fp8`: matrices in 8 bits, for NVIDIA GPUs of Ada, Hopper or newer; quicker and half the memory",
     )
 
     # Redis

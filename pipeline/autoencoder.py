@@ -60,7 +60,7 @@ class Autoencoder(nn.Module):
         self.params = params
         self.downscale = 2 ** (len(params.block_channels) - 1)  # pixels on a side of one latent pixel: 8
         self.encoder = Encoder(params)
-        self.decoder = Decoder(params)
+        self.decoder: nn.Module = Decoder(params)
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, each `[B, C, H/8, W/8]`, of the raw latents of images `[B, 3, H, W]` in [-1, 1]."""
@@ -75,7 +75,7 @@ class Autoencoder(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` of about [-1, 1], unclamped, from pipeline latents `[B, C, H/8, W/8]`."""
         raw = latents.float() / self.params.scaling_factor + self.params.shift_factor
-        images: Tensor = self.decoder(raw.to(self.decoder.conv_in.weight.dtype))
+        images: Tensor = self.decoder(raw.to(next(self.decoder.parameters()).dtype))
         return images
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor
 
-from pipeline.autoencoder import Autoencoder, AutoencoderParams, to_uint8
+from pipeline.autoencoder import Autoencoder, AutoencoderParams, Decoder, to_uint8
 from pipeline.checkpoint import CheckpointError, Config, load, locate
+from pipeline.quantization import check_quantization
 from pipeline.scheduler import Schedule, euler_step, sigmas
 from pipeline.text_encoder import TextEncoder
 from pipeline.transformer import Conditioning, Transformer, TransformerParams
@@ -70,15 +71,14 @@ class ZImagePipeline:
             device: where the weights go and the work is done.
             dtype: of weights and activations; latents and schedule are float32 always.
             vae_path: a directory with another VAE, or with another checkpoint whose `vae/` to take.
-            quantization: must be None.
+            quantization: None, or "fp8" for the matrices of transformer and text encoder.
 
         Raises:
             CheckpointError: something is missing, broken or not supported; one line names file, key and expectation.
-            ValueError: an unsupported quantization.
+            QuantizationError: a quantization that is unknown or that the device cannot run.
         """
-        if quantization is not None:
-            raise ValueError(f"quantization is {quantization!r}, supported: None")
         device = torch.device(device)
+        check_quantization(quantization, device)
         root = locate(path_or_id)
         index = Config(root / "model_index.json")
         index.expect("_class_name", "ZImagePipeline")
@@ -92,11 +92,21 @@ class ZImagePipeline:
 
         schedule = Schedule.from_config(Config(root / "scheduler" / "scheduler_config.json"))
         autoencoder = load(vae, lambda config: Autoencoder(AutoencoderParams.from_config(config)), device, dtype)
-        text_encoder = TextEncoder.load(root, device, dtype)
+        # On the CPU the weights stay in the files' pages until they are fused, and perhaps quantised, on the GPU.
+        fused = device.type == "cuda" and dtype == torch.bfloat16
+        source = torch.device("cpu") if fused else device
+        text_encoder = TextEncoder.load(root, source, dtype)
         transformer = load(
-            root / "transformer", lambda config: Transformer(TransformerParams.from_config(config)), device, dtype
+            root / "transformer", lambda config: Transformer(TransformerParams.from_config(config)), source, dtype
         )
         _check_widths(root, vae, text_encoder, transformer, autoencoder)
+        if fused:
+            # They need Triton, which comes with torch's CUDA builds only.
+            from pipeline import fused_decoder, fused_encoder, fused_transformer
+
+            transformer = fused_transformer.FusedTransformer(transformer, device, quantize=quantization == "fp8")
+            fused_encoder.fuse(text_encoder, device, quantize=quantization == "fp8")
+            autoencoder.decoder = fused_decoder.FusedDecoder(cast("Decoder", autoencoder.decoder))
         return cls(text_encoder, transformer, autoencoder, schedule, device)
 
     def __call__(

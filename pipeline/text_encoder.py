@@ -4,6 +4,7 @@ The features are the input of Qwen3's last layer, so that layer and the final no
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +40,7 @@ class TextEncoder:
     def __init__(self, model: Qwen3Model, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.run: Callable[[Tensor], Tensor] = self._run  # token ids [1, tokens] to features [1, tokens, hidden]
         self._kept = lru_cache(KEPT_PROMPTS)(self._encode)
 
     @classmethod
@@ -74,8 +76,11 @@ class TextEncoder:
         )
         ids = self.tokenizer(text, verbose=False)["input_ids"]
         tokens = torch.tensor([ids[:MAX_TOKENS]], device=self.model.device)
-        features = self.model(input_ids=tokens, use_cache=False).last_hidden_state[0]
-        return TextFeatures(features, len(ids))
+        return TextFeatures(self.run(tokens)[0], len(ids))
+
+    def _run(self, tokens: Tensor) -> Tensor:
+        features: Tensor = self.model(input_ids=tokens, use_cache=False).last_hidden_state
+        return features
 
 
 def _build(config: Config) -> Qwen3Model:

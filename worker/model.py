@@ -47,11 +47,12 @@ def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
 
     Raises:
         pipeline.CheckpointError: the checkpoint is missing something or is broken.
-        ValueError: the device is not there.
+        ValueError: the device is not there, or cannot run the quantization.
     """
     device = choose_device(settings.device)
     path = TINY_CHECKPOINT if settings.model == TINY else settings.model
     # CPUs are quicker in float32 than in emulated bfloat16.
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    loaded = ZImagePipeline.from_pretrained(str(path), device=device, dtype=dtype, vae_path=settings.vae)
+    quantization = None if settings.quantization == "none" else settings.quantization
+    loaded = ZImagePipeline.from_pretrained(str(path), device, dtype, settings.vae, quantization)
     return loaded, Path(settings.model).name if Path(settings.model).is_dir() else settings.model

@@ -105,7 +105,7 @@ def _warm_up(pipeline: ZImagePipeline, gpu: GpuThread, side: int) -> None:
 
 def _tell_metrics(settings: Settings, pipeline: ZImagePipeline, card: ModelCard) -> None:
     metrics.model_load_seconds.set(card.load_seconds)
-    metrics.worker_info.labels(card.name, str(pipeline.device), "none").set(1)
+    metrics.worker_info.labels(card.name, str(pipeline.device), settings.quantization).set(1)
     if pipeline.device.type == "cuda":
         metrics.vram_reserved_bytes.set_function(lambda: torch.cuda.memory_reserved(pipeline.device))
     server, _ = start_http_server(settings.metrics_port, settings.metrics_host)

@@ -266,9 +266,21 @@ def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
         ZImagePipeline.from_pretrained(tmp_path / "model.safetensors", device="cpu")
 
 
-def test_an_unsupported_quantization_is_refused(checkpoints: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="quantization is 'fp8', supported: None"):
-        ZImagePipeline.from_pretrained(checkpoints["small"], device="cpu", quantization="fp8")
+@pytest.mark.parametrize(
+    ("quantization", "complaint"),
+    [
+        ("int4", "quantization is 'int4', supported: None and 'fp8'"),
+        (
+            "fp8",
+            "needs an NVIDIA GPU of compute capability 8.9 or newer .* the CPU is none; leave it unset",
+        ),
+    ],
+)
+def test_an_unsupported_quantization_is_refused(
+    checkpoints: dict[str, Path], quantization: str, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        ZImagePipeline.from_pretrained(checkpoints["small"], device="cpu", quantization=quantization)
 
 
 @pytest.mark.parametrize("inner", ["", "vae"])

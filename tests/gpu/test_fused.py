@@ -1,0 +1,150 @@
+"""The fused paths against the plain ones: the same weights, and errors no larger than bfloat16's own."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import TINY_CHECKPOINT, ZImagePipeline
+from pipeline.autoencoder import Autoencoder, AutoencoderParams
+from pipeline.transformer import Transformer, TransformerParams
+
+PARAMS = TransformerParams(
+    in_channels=16,
+    patch_size=2,
+    caption_dim=192,
+    dim=384,
+    num_heads=3,
+    num_layers=4,
+    num_refiner_layers=2,
+    norm_eps=1e-5,
+    rope_theta=256.0,
+    rope_axes=(32, 48, 48),
+    time_scale=1000.0,
+)
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def randomized(module: nn.Module) -> nn.Module:
+    torch.manual_seed(5)
+    for name, weight in module.named_parameters():
+        if weight.dim() > 1:
+            nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+        else:
+            nn.init.normal_(weight, mean=0.0 if name.endswith("bias") else 1.0, std=0.1)
+    return module.to(CUDA).eval()
+
+
+def transformers() -> tuple[Transformer, Transformer]:
+    exact = randomized(Transformer(PARAMS))
+    return exact, copy.deepcopy(exact).bfloat16()
+
+
+def evaluate(model: Transformer, captions: list[int], height: int, width: int, images: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    features = [torch.randn(tokens, PARAMS.caption_dim, generator=generator).to(CUDA) for tokens in captions]
+    rows = len(captions) * images
+    latents = torch.randn(rows, 16, height, width, generator=generator).to(CUDA)
+    conditioning = model.prepare(features, height, width, repeats=images)
+    return model(latents, torch.tensor([0.3], device=CUDA), conditioning)
+
+
+SHAPES = [
+    ([20], 16, 16, 1),
+    ([33], 18, 46, 1),  # image tokens and caption tokens that need pads
+    ([20], 16, 16, 3),
+    ([20, 90], 32, 20, 1),  # captions of different lengths: the mask of guidance
+    ([64, 64], 32, 20, 2),
+]
+
+
+@pytest.mark.parametrize(("captions", "height", "width", "images"), SHAPES)
+def test_the_fused_transformer_is_as_exact_as_the_plain_one(
+    captions: list[int], height: int, width: int, images: int
+) -> None:
+    from pipeline.fused_transformer import FusedTransformer
+
+    exact, plain = transformers()
+    expected = evaluate(exact, captions, height, width, images)
+    plain_error = error(evaluate(plain, captions, height, width, images), expected)
+    fused = FusedTransformer(plain, CUDA, quantize=False)
+    for _ in range(2):  # recorded, then replayed
+        assert error(evaluate(fused, captions, height, width, images), expected) <= 1.1 * plain_error
+
+
+@pytest.mark.parametrize(("captions", "height", "width", "images"), SHAPES)
+def test_fp8_stays_near(captions: list[int], height: int, width: int, images: int) -> None:
+    from pipeline.fused_transformer import FusedTransformer
+
+    exact, plain = transformers()
+    expected = evaluate(exact, captions, height, width, images)
+    fused = FusedTransformer(plain, CUDA, quantize=True)
+    assert error(evaluate(fused, captions, height, width, images), expected) < 0.12
+
+
+def test_other_values_in_the_same_shapes_are_not_those_of_the_recording() -> None:
+    from pipeline.fused_transformer import FusedTransformer
+
+    exact, plain = transformers()
+    fused = FusedTransformer(plain, CUDA, quantize=False)
+    evaluate(fused, [20], 16, 16)
+    torch.manual_seed(11)
+    caption, latents = torch.randn(20, PARAMS.caption_dim, device=CUDA), torch.randn(1, 16, 16, 16, device=CUDA)
+    time = torch.tensor([0.8], device=CUDA)
+    found = fused(latents, time, fused.prepare([caption], 16, 16))
+    assert error(found, exact(latents, time, exact.prepare([caption], 16, 16))) < 0.03
+
+
+@pytest.mark.parametrize("channels", [(128, 256, 512, 512), (32, 64, 96, 96)])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (34, 22), (2, 50)])
+def test_the_fused_decoder_is_as_exact_as_the_plain_one(channels: tuple[int, ...], height: int, width: int) -> None:
+    from pipeline.fused_decoder import FusedDecoder
+
+    exact = randomized(Autoencoder(AutoencoderParams(3, 16, channels, 2, 16, 0.3611, 0.1159)))
+    latents = torch.randn(2, 16, height, width, device=CUDA)
+    expected = exact.decode(latents)
+    plain = copy.deepcopy(exact).bfloat16()
+    plain_error = error(plain.decode(latents), expected)
+    plain.decoder = FusedDecoder(plain.decoder)
+    assert error(plain.decode(latents), expected) <= 1.1 * plain_error
+
+
+PROMPTS = ("a red circle on a blue background", "left of a green square is a yellow star, white background")
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_the_bundled_model_draws_the_picture_of_the_plain_path(prompt: str) -> None:
+    exact = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device="cuda", dtype=torch.float32)
+    plain = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device="cpu", dtype=torch.bfloat16)
+    fused = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device="cuda", dtype=torch.bfloat16)
+    fp8 = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device="cuda", quantization="fp8")
+    expected = exact(prompt, height=128, width=128, seed=3)
+    decibels = [psnr(pipe(prompt, height=128, width=128, seed=3), expected) for pipe in (plain, fused, fp8)]
+    print("PSNR of plain bfloat16, fused bfloat16, fp8:", decibels)
+    assert decibels[1] > decibels[0] - 2
+    assert decibels[2] > 18
+
+
+def psnr(found: Tensor, expected: Tensor) -> float:
+    return float(20 * torch.log10(255 / (found.float() - expected.float()).square().mean().sqrt()))
+
+
+def test_images_of_a_batch_are_those_that_their_seeds_give_alone() -> None:
+    pipe = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device="cuda")
+    batch = pipe("a red circle on a blue background", height=128, width=128, seed=3, num_images=3)
+    for i in range(3):
+        alone = pipe("a red circle on a blue background", height=128, width=128, seed=3 + i)
+        difference = (batch[i].int() - alone[0].int()).abs()
+        print(f"image {i}: {difference.max()} levels at most, mean {difference.float().mean():.4f}")
+        assert difference.float().mean() < 1.0
