@@ -55,17 +55,16 @@ def main() -> None:
         checkpoint = arguments.checkpoint
         if checkpoint is None:
             checkpoint = Path(scratch) / "turbo"
-            write_random_checkpoint(checkpoint, size="turbo")
+            write_random_checkpoint(checkpoint, size="turbo", device=arguments.device)
         result = describe(arguments.device)
-        for quantization in arguments.quantizations:
-            result[quantization] = measure(
-                checkpoint, arguments.device, quantization, arguments.sizes, arguments.repeats
-            )
-        if arguments.diffusers:
-            result["diffusers"] = measure_diffusers(checkpoint, arguments.sizes, arguments.repeats)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print_table(result)
+        for name in (*arguments.quantizations, *(["diffusers"] if arguments.diffusers else [])):
+            if name == "diffusers":
+                result[name] = measure_diffusers(checkpoint, arguments.sizes, arguments.repeats)
+            else:
+                result[name] = measure(checkpoint, arguments.device, name, arguments.sizes, arguments.repeats)
+            print_table(name, result[name])
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def describe(device: str) -> dict[str, Any]:
@@ -102,13 +101,19 @@ def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[in
     if on_gpu:
         figures["load_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
 
-    def draw(size: int) -> tuple[dict[str, float], int]:
-        prompt = f"{PROMPT} {next(numbers)}"  # never the same: features are kept for prompts that come again
-        drawn = pipeline.generate(prompt, height=size, width=size, num_inference_steps=STEPS)
-        return drawn.timings, drawn.peak_vram_bytes
-
-    figures["sizes"] = {str(size): measure_size(partial(draw, size), repeats) for size in sizes}
+    figures["sizes"] = {str(size): measure_size(partial(draw, pipeline, size), repeats) for size in sizes}
     return figures
+
+
+def draw(pipeline: ZImagePipeline, size: int) -> tuple[dict[str, float], int]:
+    """Draw one picture; return the seconds of its stages and the peak memory in bytes."""
+    drawn = pipeline.generate(next_prompt(), height=size, width=size, num_inference_steps=STEPS)
+    return drawn.timings, drawn.peak_vram_bytes
+
+
+def next_prompt() -> str:
+    """A prompt that was not drawn before, since features are kept for those that come again; all are of one length."""
+    return f"{PROMPT} {next(numbers):04}"
 
 
 def measure_diffusers(checkpoint: Path, sizes: Sequence[int], repeats: int) -> dict[str, Any]:
@@ -121,12 +126,12 @@ def measure_diffusers(checkpoint: Path, sizes: Sequence[int], repeats: int) -> d
     pipeline: Any = diffusers.ZImagePipeline
     pipeline = pipeline.from_pretrained(checkpoint, torch_dtype=torch.bfloat16).to("cuda")
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.transformer.compile_repeated_blocks(fullgraph=True)
+    pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
 
     def draw(size: int) -> tuple[dict[str, float], int]:
         torch.cuda.reset_peak_memory_stats()
         pipeline(
-            f"{PROMPT} {next(numbers)}",
+            next_prompt(),
             height=size,
             width=size,
             num_inference_steps=STEPS,
@@ -177,14 +182,12 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def print_table(result: dict[str, Any]) -> None:
+def print_table(name: str, result: dict[str, Any]) -> None:
     """Print the figures for people."""
-    print(f"{result['device']}, torch {result['versions']['torch']}")
-    for name in ("none", "fp8", "diffusers"):
-        for size, figures in result.get(name, {}).get("sizes", {}).items():
-            print(f"{name} {size}x{size}: " + ", ".join(f"{key} {value:.1f}" for key, value in figures.items()))
-        if "load_seconds" in result.get(name, {}):
-            print(f"{name}: load {result[name]['load_seconds']:.1f} s")
+    if "load_seconds" in result:
+        print(f"{name}: load {result['load_seconds']:.1f} s")
+    for size, figures in result["sizes"].items():
+        print(f"{name} {size}x{size}: " + ", ".join(f"{key} {value:.1f}" for key, value in figures.items()), flush=True)
 
 
 if __name__ == "__main__":

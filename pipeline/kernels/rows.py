@@ -133,7 +133,7 @@ def _store(h, scales, row, width, columns, inside, y, QUANTIZE: tl.constexpr):
     if QUANTIZE:
         scale = tl.maximum(tl.max(tl.abs(y), 0), TINY) / FP8_MAX
         tl.store(scales + row, scale)
-        y = tl.clamp(y / scale, -FP8_MAX, FP8_MAX)
+        y = tl.clamp(y * (1.0 / scale), -FP8_MAX, FP8_MAX)
     tl.store(h + row * width + columns, y.to(h.dtype.element_ty), mask=inside)
 
 

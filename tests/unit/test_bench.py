@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,9 +22,11 @@ def test_no_prompt_is_drawn_twice_whose_features_would_be_kept(monkeypatch: pyte
         return SimpleNamespace(timings={"denoise": 0.1}, peak_vram_bytes=0)
 
     monkeypatch.setattr(pipeline, "LOAD_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "IDLE_SECONDS", 0.0)
+    drawing = cast("ZImagePipeline", SimpleNamespace(generate=generate))
     for size in (128, 256):
-        pipeline.measure_size(cast("ZImagePipeline", SimpleNamespace(generate=generate)), size, repeats=3)
-    assert len(set(prompts)) == len(prompts) == 6
+        pipeline.measure_size(partial(pipeline.draw, drawing, size), repeats=3)
+    assert len(set(prompts)) == len(prompts) == 12
 
 
 def test_the_queue_is_filled_with_different_prompts() -> None:
