@@ -5,6 +5,7 @@ interpreter.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,13 +23,13 @@ class Graphs:
 
     def __init__(self, run: Callable[..., Tensor]) -> None:
         self.run = run
-        self.pool = torch.cuda.graph_pool_handle()  # one runs after the other, so they share their memory
+        self.pool = torch.cuda.MemPool()  # one runs after the other, so they share their memory
         self.graphs: dict[tuple[torch.Size | None, ...], Graph] = {}
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
         """What `run` gives for `inputs`."""
         key = tuple(None if x is None else x.shape for x in inputs)
-        graph = self.graphs.pop(key, None) or Graph(self.run, inputs, self.pool)
+        graph = self.graphs.pop(key, None) or Graph(self.run, inputs, self.pool.id)
         self.graphs[key] = graph
         if len(self.graphs) > KEPT_GRAPHS:
             del self.graphs[next(iter(self.graphs))]
@@ -40,13 +41,13 @@ class Graph:
 
     def __init__(self, run: Callable[..., Tensor], inputs: tuple[Tensor | None, ...], pool: Any) -> None:
         self.inputs = [None if x is None else x.clone() for x in inputs]
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = _stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # kernels are compiled and workspaces made before the recording
             run(*self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
+        with torch.cuda.graph(self.graph, pool=pool, stream=stream):
             self.output = run(*self.inputs)
 
     def replay(self, inputs: tuple[Tensor | None, ...]) -> Tensor:
@@ -56,3 +57,9 @@ class Graph:
                 recorded.copy_(given)
         self.graph.replay()
         return self.output.clone()
+
+
+@cache
+def _stream() -> torch.cuda.Stream:
+    """The stream of all recordings: cuBLAS keeps 64 MiB for each stream that it has seen."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]

@@ -28,6 +28,7 @@ ATTENTION = [
 ]
 
 KEPT_TABLES = 16  # each takes 2 MB for every 1,000 tokens
+GRAPH_TOKENS = 2048  # of a batch; for more, the GPU takes longer than Python, and a recording takes memory
 
 
 class FusedTransformer(Transformer):
@@ -48,7 +49,9 @@ class FusedTransformer(Transformer):
         self._kept_tables = lru_cache(KEPT_TABLES)(super().tables)
 
     def forward(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """One evaluation, replayed from a CUDA graph; arguments as for `Transformer`."""
+        """One evaluation, replayed from a CUDA graph if it is small; arguments as for `Transformer`."""
+        if conditioning.rope.shape[:2].numel() > GRAPH_TOKENS:
+            return super().forward(latents, timestep, conditioning)
         fixed = conditioning.caption, conditioning.image_rope, conditioning.rope, conditioning.mask
         return self.graphs(latents, timestep, *fixed)
 
