@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self, cast
 
@@ -168,7 +169,8 @@ class ZImagePipeline:
             num_inference_steps: evaluations of the transformer, 8 for Turbo.
             guidance_scale: 0 for none, as Turbo wants it; Z-Image base wants 4 to 5 (arXiv 2207.12598).
             seed: image i draws its noise from `seed + i`, so it equals the image that its seed gives alone.
-            num_images: drawn together in one batch.
+            num_images: drawn side by side, each alone on the device: in a batch, matrix products are summed in another
+                order, and the images would not quite be those that their seeds give alone.
             latents: `[num_images, 16, height / 8, width / 8]`, replaces the noise.
             output_type: "uint8" for pixels or "latent".
             on_step: called with (step, total) when a step is done, counted from 1; raising from it stops the run, on
@@ -235,36 +237,36 @@ class ZImagePipeline:
         on_step: Callable[[int, int], None] | None,
     ) -> Tensor:
         """From noise `[B, C, H, W]` to latents along noise levels `[steps + 1]`; captions are one, or two to guide."""
-        batch, _, height, width = x.shape
+        height, width = x.shape[-2:]
         steps = len(levels) - 1
         timesteps = self.schedule.timesteps(levels[:-1])
         guided = [len(captions) == 2 and timestep <= cfg_truncation for timestep in timesteps.tolist()]
         conditionings = {
-            both: self.transformer.prepare(captions if both else captions[:1], height, width, repeats=batch)
-            for both in set(guided)
+            both: self.transformer.prepare(captions if both else captions[:1], height, width) for both in set(guided)
         }
         levels, timesteps = levels.to(self.device), timesteps.to(self.device)
         progress = Steps(self.device, steps, on_step)
         for i in range(steps):
-            conditioning = conditionings[guided[i]]
-            if guided[i]:
-                output = self._guide(x, timesteps[i : i + 1], conditioning, guidance_scale, norm_limit)
-            else:
-                output = self.transformer(x, timesteps[i : i + 1], conditioning).float()
+            predict = partial(self._guide, scale=guidance_scale, norm_limit=norm_limit) if guided[i] else self._predict
+            output = torch.cat([predict(image[None], timesteps[i : i + 1], conditionings[guided[i]]) for image in x])
             x = euler_step(x, -output, levels[i], levels[i + 1])
             progress.queued()
         return x
 
+    def _predict(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """What the transformer says of one image `[1, C, H, W]`, in float32."""
+        output: Tensor = self.transformer(x, timestep, conditioning)
+        return output.float()
+
     def _guide(
         self, x: Tensor, timestep: Tensor, conditioning: Conditioning, scale: float, norm_limit: float
     ) -> Tensor:
-        """Classifier-free guidance, the norm of each image's prediction held to `norm_limit` times the unguided one."""
-        both: Tensor = self.transformer(x.repeat(2, 1, 1, 1), timestep, conditioning)
-        positive, negative = both.float().chunk(2)
+        """Classifier-free guidance, the norm of the prediction held to `norm_limit` times the unguided one."""
+        positive, negative = self._predict(x.expand(2, -1, -1, -1), timestep, conditioning).chunk(2)
         output = positive + scale * (positive - negative)
         if norm_limit > 0:
-            limit = norm_limit * torch.linalg.vector_norm(positive, dim=(1, 2, 3), keepdim=True)
-            norm = torch.linalg.vector_norm(output, dim=(1, 2, 3), keepdim=True)
+            limit = norm_limit * torch.linalg.vector_norm(positive)
+            norm = torch.linalg.vector_norm(output)
             output = torch.where(norm > limit, output * (limit / norm), output)
         return output
 

@@ -68,7 +68,7 @@ class TransformerParams:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What stays the same in all steps of one call. B rows: each caption repeated for its images.
+    """What stays the same in all steps of one call, for B captions.
 
     Rotary tables are float32 `[B, tokens, 1, head_dim / 2, 2]` with (cos, sin) last.
     """
@@ -126,14 +126,13 @@ class Transformer(nn.Module):
         x = self.run_layers(x, time, conditioning)
         return self.unpatchify(x, time, conditioning)
 
-    def prepare(self, captions: Sequence[Tensor], height: int, width: int, repeats: int = 1) -> Conditioning:
+    def prepare(self, captions: Sequence[Tensor], height: int, width: int) -> Conditioning:
         """Compute what no timestep changes: refined captions, rotary tables and the mask.
 
         Args:
             captions: features `[tokens, caption_dim]` of each caption; their lengths may differ.
             height: of the latents.
             width: of the latents.
-            repeats: images drawn for each caption; the rows are caption 0 `repeats` times, then caption 1, …
         """
         # Pad tokens fill each caption up; zeros after them fill the batch up, and only those are masked.
         embedded = [self._embed_caption(caption) for caption in captions]
@@ -141,11 +140,11 @@ class Transformer(nn.Module):
         x = self.refine_captions(pad_sequence(embedded, batch_first=True), tables.caption_rope, tables.mask)
         mask = tables.mask
         if mask is not None:
-            mask = F.pad(mask, (tables.image_rope.shape[1], 0), value=True).repeat_interleave(repeats, dim=0)
+            mask = F.pad(mask, (tables.image_rope.shape[1], 0), value=True)
         return Conditioning(
-            caption=x.repeat_interleave(repeats, dim=0),
-            image_rope=tables.image_rope.repeat_interleave(repeats, dim=0),
-            rope=tables.rope.repeat_interleave(repeats, dim=0),
+            caption=x,
+            image_rope=tables.image_rope,
+            rope=tables.rope,
             mask=mask,
             height=height,
             width=width,

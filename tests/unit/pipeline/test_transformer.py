@@ -11,8 +11,8 @@ def theirs(model: ZImageTransformer2DModel, latents: torch.Tensor, time: float, 
     return torch.stack(output).squeeze(2)
 
 
-def ours(model: Transformer, latents: torch.Tensor, time: float, captions: list[torch.Tensor], repeats: int = 1):
-    conditioning = model.prepare(captions, latents.shape[2], latents.shape[3], repeats)
+def ours(model: Transformer, latents: torch.Tensor, time: float, captions: list[torch.Tensor]):
+    conditioning = model.prepare(captions, latents.shape[2], latents.shape[3])
     return model(latents, torch.tensor([time]), conditioning)
 
 
@@ -49,21 +49,10 @@ def test_a_mask_is_passed_only_when_padded_lengths_differ(pair: Pair) -> None:
 
 
 @torch.inference_mode()
-def test_one_caption_serves_several_images(pair: Pair) -> None:
-    latents = torch.randn(4, 16, 8, 12)
-    captions = [torch.randn(n, 48) for n in (9, 50)]
-
-    output = ours(pair.ours.transformer, latents, 0.5, captions, repeats=2)
-
-    each = [captions[0], captions[0], captions[1], captions[1]]
-    assert relative_error(output, theirs(pair.theirs.transformer, latents, 0.5, each)) <= 1e-5
-
-
-@torch.inference_mode()
 def test_rows_may_be_at_different_timesteps(pair: Pair) -> None:
     model, latents, caption = pair.ours.transformer, torch.randn(2, 16, 8, 8), torch.randn(9, 48)
 
-    together = model(latents, torch.tensor([0.1, 0.6]), model.prepare([caption], 8, 8, repeats=2))
+    together = model(latents, torch.tensor([0.1, 0.6]), model.prepare([caption] * 2, 8, 8))
 
     for row, time in enumerate((0.1, 0.6)):
         alone = ours(model, latents[row : row + 1], time, [caption])
