@@ -6,8 +6,8 @@ in fp8, with its scales `[rows, 1]` as `X_scale` beside it.
 """
 
 import json
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -99,6 +99,13 @@ class WeightFiles:
     index: dict[str, Path]  # the file that the index, if there is one, names for each tensor
     tensors: dict[str, StoredTensor]  # by name
 
+    @contextmanager
+    def open(self) -> Iterator[Callable[[str], Tensor]]:
+        """Give a function from a tensor's name to the tensor, whose values stay in the file's pages until used."""
+        with ExitStack() as stack:
+            opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in self.paths}
+            yield lambda name: opened[self.tensors[name].file].get_tensor(name)
+
 
 @dataclass(frozen=True)
 class Weights(Generic[ModuleT]):
@@ -122,21 +129,15 @@ class Weights(Generic[ModuleT]):
         shapes = {key: tensor.shape for key, tensor in self.module.state_dict().items()}
         state: dict[str, Tensor] = {}
         quantized: dict[str, Rows] = {}
-        with ExitStack() as stack:
-            opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in self.files.paths}
-
-            def read(name: str) -> Tensor:
-                tensor: Tensor = opened[self.files.tensors[name].file].get_tensor(name)
-                return tensor
-
+        with self.files.open() as read:
             for name, keys in self.holds.items():
                 rows = [shapes[key][0] for key in keys]
+                parts = zip(keys, torch.split(read(name), rows), strict=True)
                 if self.files.tensors[name].dtype != FP8_DTYPE:
-                    for key, part in zip(keys, read(name).split(rows), strict=True):
-                        state[key] = part.to(device, dtype)
+                    state |= {key: part.to(device, dtype) for key, part in parts}
                     continue
-                scales = read(f"{name}_scale").split(rows)
-                for key, part, scale in zip(keys, read(name).split(rows), scales, strict=True):
+                scales = torch.split(read(f"{name}_scale"), rows)
+                for (key, part), scale in zip(parts, scales, strict=True):
                     weight = Rows(part.to(device), scale.to(device, torch.float32))
                     if keep_fp8 and takes_fp8(key, shapes[key]):
                         state[key], quantized[key] = weight.values, weight
@@ -196,7 +197,7 @@ def examine(
         if name in expected:
             _check(found, expected[name], files)
         elif not ignore(name):
-            raise CheckpointError(f"{found.file}: unexpected tensor {name!r}, the model of config.json has none such")
+            raise CheckpointError(f"{found.file}: unexpected tensor {name!r}, the model has none such")
     for name in holds:
         if name not in files.tensors:
             file = files.index.get(name, files.paths[0])
@@ -232,7 +233,7 @@ def _only_file(folder: Path) -> Path:
     raise CheckpointError(f"{folder}: missing weights, expected {' or '.join(WEIGHT_NAMES)} or shards with an index")
 
 
-def _read_header(file: Path) -> Iterable[StoredTensor]:
+def _read_header(file: Path) -> Iterator[StoredTensor]:
     try:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping

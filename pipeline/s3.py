@@ -7,7 +7,7 @@ that broke off goes on where it was, and a file whose object has changed is fetc
 import fcntl
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 Objects = dict[str, dict[str, Any]]  # ETag and size of each object, by its name below the checkpoint's prefix
 
 
-def download(url: str, cache: Path, client: Any = None) -> Path:
+def download(url: str, cache: Path, connect: Callable[[], Any] | None = None) -> Path:
     """Bring the files of a checkpoint in S3 to this machine, but those that are here already.
 
     Args:
         url: `s3://bucket/prefix`.
         cache: what is downloaded is kept here; processes that want the same checkpoint wait for each other.
-        client: boto3's; None: one as boto3's configuration says.
+        connect: makes boto3's client; None: as boto3's own configuration says.
 
     Returns:
         The checkpoint's directory.
@@ -47,7 +47,7 @@ def download(url: str, cache: Path, client: Any = None) -> Path:
     start = f"{prefix}/" if prefix else ""
     cache.mkdir(parents=True, exist_ok=True)
     try:
-        client = client or boto3.client("s3")
+        client: Any = connect() if connect else boto3.client("s3")
         with _lock(cache / f"{name}.lock"):
             objects = _list(client, bucket, start)
             if "model_index.json" not in objects:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 S3_SCHEME = "s3://"
 
 
-def locate(path_or_id: str | Path, *, cache_dir: Path | None = None, s3: Any = None) -> Path:
+def locate(
+    path_or_id: str | Path, *, cache_dir: Path | None = None, connect_s3: Callable[[], Any] | None = None
+) -> Path:
     """The checkpoint's directory, after a download if need be.
 
     Args:
         path_or_id: a directory, a hub id such as `Tongyi-MAI/Z-Image-Turbo`, or `s3://bucket/prefix`.
         cache_dir: where what comes from S3 is kept; None: `zimage` in the user's cache directory. The hub has its own.
-        s3: boto3's client to reach S3 with; None: one as boto3's configuration says.
+        connect_s3: makes boto3's client; None: as boto3's own configuration says.
 
     Raises:
         CheckpointError: there is no such directory, repository, bucket or prefix, or it can't be reached.
@@ -27,7 +30,7 @@ def locate(path_or_id: str | Path, *, cache_dir: Path | None = None, s3: Any = N
     if name.startswith(S3_SCHEME):
         from pipeline.s3 import download
 
-        return download(name, (cache_dir or _user_cache()) / "s3", s3)
+        return download(name, (cache_dir or _user_cache()) / "s3", connect_s3)
     if path.is_dir():
         return path
     if path.exists() or not HUB_ID.fullmatch(name):

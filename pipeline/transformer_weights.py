@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from pipeline.checkpoint import Config, Weights, examine, weight_files
+from pipeline.checkpoint import CheckpointError, Config, Weights, examine, weight_files
 from pipeline.transformer import Transformer, TransformerParams
 
 COMFYUI_PREFIX = "model.diffusion_model."
@@ -22,27 +22,27 @@ COMFYUI_UNUSED = "norm_final.weight"
 
 
 def transformer_weights(folder: Path) -> Weights[Transformer]:
-    """Examine the transformer's folder of a checkpoint; without `config.json` a ComfyUI file is taken for Turbo.
+    """Examine the transformer's folder of a checkpoint; without `config.json` a ComfyUI file has to be Turbo's.
 
     Raises:
         CheckpointError: as `weight_files` and `examine`; or the config is missing or not supported.
     """
     files = weight_files(folder)
-    config, comfyui = folder / "config.json", _is_comfyui(files.tensors)
-
-    def build() -> Transformer:
-        turbo = comfyui and not config.exists()
-        return Transformer(TransformerParams() if turbo else TransformerParams.from_config(Config(config)))
-
-    if not comfyui:
-        return examine(files, build)
+    config = folder / "config.json"
+    if not _is_comfyui(files.tensors):
+        return examine(files, lambda: _build(config))
     prefix = COMFYUI_PREFIX if any(name.startswith(COMFYUI_PREFIX) for name in files.tensors) else ""
-    return examine(
-        files,
-        build,
-        stored_as=lambda key: prefix + comfyui_name(key),
-        ignore=lambda name: name.removeprefix(prefix) == COMFYUI_UNUSED,
-    )
+    try:
+        return examine(
+            files,
+            lambda: _build(config) if config.exists() else Transformer(TransformerParams()),
+            stored_as=lambda key: prefix + comfyui_name(key),
+            ignore=lambda name: name == prefix + COMFYUI_UNUSED,
+        )
+    except CheckpointError as error:
+        if config.exists():
+            raise
+        raise CheckpointError(f"{error} (without {config.name} it has to be Z-Image-Turbo)") from None
 
 
 def comfyui_name(key: str) -> str:
@@ -54,3 +54,7 @@ def comfyui_name(key: str) -> str:
 
 def _is_comfyui(names: Collection[str]) -> bool:
     return any(name.endswith(".attention.qkv.weight") for name in names)
+
+
+def _build(config: Path) -> Transformer:
+    return Transformer(TransformerParams.from_config(Config(config)))
