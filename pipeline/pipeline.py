@@ -95,9 +95,8 @@ class ZImagePipeline:
 
         schedule = Schedule.from_config(Config(root / "scheduler" / "scheduler_config.json"))
         vae_config = Config(vae / "config.json")
-        autoencoder = examine(weight_files(vae), lambda: Autoencoder(AutoencoderParams.from_config(vae_config))).load(
-            device, dtype
-        )
+        vae_weights = examine(weight_files(vae), lambda: Autoencoder(AutoencoderParams.from_config(vae_config)))
+        autoencoder = vae_weights.load(device, dtype)
         # On the CPU the weights stay in the files' pages until they are fused, and perhaps quantised, on the GPU.
         fused = device.type == "cuda" and dtype == torch.bfloat16
         source = torch.device("cpu") if fused else device
