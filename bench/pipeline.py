@@ -6,9 +6,10 @@
 Random weights measure speed and memory exactly: neither depends on their values. Without `--checkpoint` a random one of
 full size is written to a temporary directory first (about 20 GB). Weights are bfloat16 on a GPU and float32 on a CPU,
 as in the service. Each figure is the median of the repeats, after a warm-up and several seconds of load, so that the
-chip's power cap is in it; `cool_…` is one picture after three idle seconds. fp8 is measured with PyTorch held to
-15 GiB, what a card of 16 GB leaves beside CUDA's own. `--diffusers` measures diffusers in the same run, with its blocks
-compiled.
+chip's power cap is in it; `cool_…` is one picture after three idle seconds. On a GPU there are also: four images at
+once, what a size costs the first time, and the ceiling: the matrix products and the attention of the eight forwards
+alone. fp8 is measured with PyTorch held to 15 GiB, what a card of 16 GB leaves beside CUDA's own. `--diffusers`
+measures diffusers in the same run, with its blocks compiled.
 """
 
 import argparse
@@ -36,8 +37,14 @@ STEPS = 8
 LOAD_SECONDS = 10.0
 IDLE_SECONDS = 3.0
 SMALL_CARD_BYTES = 15 * 2**30
+BATCH = 4
+BATCH_REPEATS = 5
+NEW_SIZES = (  # width, height: those that Z-Image is used with, and some that nobody asks for
+    *((1152, 896), (1152, 864), (1248, 832), (1280, 720), (1344, 576), (768, 768), (1280, 1280), (1536, 1536)),
+    *((1040, 1072), (1008, 560), (272, 2032)),
+)
 numbers = itertools.count()
-PROMPT = "Young Chinese woman in red Hanfu, intricate embroidery, holding a round folding fan with lady, trees, bird."
+PROMPT = "A red fox in deep snow at dawn, low sun."  # with a number behind it 64 tokens of the random checkpoint's
 
 
 def main() -> None:
@@ -57,11 +64,16 @@ def main() -> None:
             checkpoint = Path(scratch) / "turbo"
             write_random_checkpoint(checkpoint, size="turbo", device=arguments.device)
         result = describe(arguments.device)
-        for name in (*arguments.quantizations, *(["diffusers"] if arguments.diffusers else [])):
-            if name == "diffusers":
-                result[name] = measure_diffusers(checkpoint, arguments.sizes, arguments.repeats)
-            else:
-                result[name] = measure(checkpoint, arguments.device, name, arguments.sizes, arguments.repeats)
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            quantization: partial(
+                measure, checkpoint, arguments.device, quantization, arguments.sizes, arguments.repeats
+            )
+            for quantization in arguments.quantizations
+        }
+        if arguments.diffusers:
+            parts["diffusers"] = partial(measure_diffusers, checkpoint, arguments.sizes, arguments.repeats)
+        for name, run in parts.items():
+            result[name] = run()
             print_table(name, result[name])
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -100,15 +112,47 @@ def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[in
     figures: dict[str, Any] = {"load_seconds": time.monotonic() - start}
     if on_gpu:
         figures["load_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
-
-    figures["sizes"] = {str(size): measure_size(partial(draw, pipeline, size), repeats) for size in sizes}
+    figures["prompt_tokens"] = pipeline.text_encoder.encode(next_prompt()).tokens
+    figures["sizes"] = {f"{size}": measure_size(partial(draw, pipeline, size), repeats) for size in sizes}
+    if on_gpu:
+        for size in sizes:
+            batch = measure_size(partial(draw, pipeline, size, BATCH), BATCH_REPEATS)
+            figures["sizes"][f"{size}, {BATCH} at once"] = batch
+        figures["first_time_extra_ms"] = {f"{w}x{h}": first_time_extra(pipeline, w, h) for w, h in NEW_SIZES}
+        del pipeline
+        free()
+        for size in sizes:
+            figures["sizes"][f"{size}, ceiling"] = measure_ceiling(size, quantization, repeats)
     return figures
 
 
-def draw(pipeline: ZImagePipeline, size: int) -> tuple[dict[str, float], int]:
-    """Draw one picture; return the seconds of its stages and the peak memory in bytes."""
-    drawn = pipeline.generate(next_prompt(), height=size, width=size, num_inference_steps=STEPS)
+def draw(pipeline: ZImagePipeline, size: int, num_images: int = 1) -> tuple[dict[str, float], int]:
+    """Draw one prompt; return the seconds of its stages and the peak memory in bytes."""
+    drawn = pipeline.generate(next_prompt(), height=size, width=size, num_inference_steps=STEPS, num_images=num_images)
     return drawn.timings, drawn.peak_vram_bytes
+
+
+def first_time_extra(pipeline: ZImagePipeline, width: int, height: int) -> float:
+    """Milliseconds that the first picture of a size takes longer than the second."""
+    seconds = []
+    for _ in range(2):
+        start = time.monotonic()
+        pipeline.generate(next_prompt(), height=height, width=width, num_inference_steps=1)
+        seconds.append(time.monotonic() - start)
+    return (seconds[0] - seconds[1]) * 1000
+
+
+def measure_ceiling(size: int, quantization: str, repeats: int) -> dict[str, float]:
+    """Matrix products and attention alone, of a picture with a caption of 64 tokens."""
+    from bench.ceiling import Ceiling  # it needs Triton
+
+    ceiling = Ceiling((size // 16) ** 2 + 64, quantize=quantization == "fp8")
+
+    def forwards() -> tuple[dict[str, float], int]:
+        ceiling(STEPS)
+        return {}, 0
+
+    return measure_size(forwards, repeats)
 
 
 def next_prompt() -> str:
@@ -184,10 +228,11 @@ def free() -> None:
 
 def print_table(name: str, result: dict[str, Any]) -> None:
     """Print the figures for people."""
-    if "load_seconds" in result:
-        print(f"{name}: load {result['load_seconds']:.1f} s")
+    for key in ("load_seconds", "prompt_tokens", "first_time_extra_ms"):
+        if key in result:
+            print(f"{name}: {key} {result[key]}")
     for size, figures in result["sizes"].items():
-        print(f"{name} {size}x{size}: " + ", ".join(f"{key} {value:.1f}" for key, value in figures.items()), flush=True)
+        print(f"{name} {size}: " + ", ".join(f"{key} {value:.1f}" for key, value in figures.items()), flush=True)
 
 
 if __name__ == "__main__":

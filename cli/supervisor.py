@@ -91,10 +91,11 @@ class _Child:
             return False
         now = time.monotonic()
         if self._restart_at is None:
+            # However long it took to find that out: on a busy machine a worker reads its model late.
+            if self.process.returncode == ExitCode.USAGE and self.deaths == 0:
+                raise HopelessError(self.last_words())
             # One that ended by itself and in order was told to by somebody, and is simply replaced.
             healthy = now - self._started_at >= HEALTHY_SECONDS or self.process.returncode == 0
-            if self.process.returncode == ExitCode.USAGE and not healthy and self.deaths == 0:
-                raise HopelessError(self.last_words())
             self.deaths = 1 if healthy else self.deaths + 1
             backoff = min(FIRST_BACKOFF * 2 ** (self.deaths - 1), LONGEST_BACKOFF)
             self._restart_at = now + backoff

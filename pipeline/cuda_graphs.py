@@ -5,6 +5,7 @@ interpreter.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,18 +17,19 @@ KEPT_GRAPHS = 32  # the ones used last; each takes a few MB beside the memory th
 class Graphs:
     """Replays `run` for inputs of shapes that it has seen.
 
-    `run` maps CUDA tensors to one, without waiting for the GPU; it must not keep anything from one call to the next.
+    `run` maps CUDA tensors, or None in the place of some, to one tensor, without waiting for the GPU; it must not keep
+    anything from one call to the next.
     """
 
     def __init__(self, run: Callable[..., Tensor]) -> None:
         self.run = run
-        self.pool = torch.cuda.graph_pool_handle()  # one runs after the other, so they share their memory
-        self.graphs: dict[tuple[torch.Size, ...], Graph] = {}
+        self.pool = torch.cuda.MemPool()  # one runs after the other, so they share their memory
+        self.graphs: dict[tuple[torch.Size | None, ...], Graph] = {}
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor | None) -> Tensor:
         """What `run` gives for `inputs`."""
-        key = tuple(x.shape for x in inputs)
-        graph = self.graphs.pop(key, None) or Graph(self.run, inputs, self.pool)
+        key = tuple(None if x is None else x.shape for x in inputs)
+        graph = self.graphs.pop(key, None) or Graph(self.run, inputs, self.pool.id)
         self.graphs[key] = graph
         if len(self.graphs) > KEPT_GRAPHS:
             del self.graphs[next(iter(self.graphs))]
@@ -37,20 +39,27 @@ class Graphs:
 class Graph:
     """One recording, with the tensors that it reads and the one that it writes."""
 
-    def __init__(self, run: Callable[..., Tensor], inputs: tuple[Tensor, ...], pool: Any) -> None:
-        self.inputs = [x.clone() for x in inputs]
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    def __init__(self, run: Callable[..., Tensor], inputs: tuple[Tensor | None, ...], pool: Any) -> None:
+        self.inputs = [None if x is None else x.clone() for x in inputs]
+        stream = _stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # kernels are compiled and workspaces made before the recording
             run(*self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
+        with torch.cuda.graph(self.graph, pool=pool, stream=stream):
             self.output = run(*self.inputs)
 
-    def replay(self, inputs: tuple[Tensor, ...]) -> Tensor:
+    def replay(self, inputs: tuple[Tensor | None, ...]) -> Tensor:
         """Run the recording on other values; the answer is a tensor of its own."""
         for recorded, given in zip(self.inputs, inputs, strict=True):
-            recorded.copy_(given)
+            if recorded is not None and given is not None:
+                recorded.copy_(given)
         self.graph.replay()
         return self.output.clone()
+
+
+@cache
+def _stream() -> torch.cuda.Stream:
+    """The stream of all recordings: cuBLAS keeps 64 MiB for each stream that it has seen."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ products is four kernels, each of which does one pass over memory: [norm, modula
 [gate, sum, next norm, modulation] and [SwiGLU], with quantisation in them when the weights are fp8.
 """
 
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 import torch
@@ -16,7 +17,7 @@ from pipeline.cuda_graphs import Graphs
 from pipeline.kernels.rows import gate_, gate_norm, norm, quantize_rows, rotate_qk_, swiglu
 from pipeline.layers import ModulatedBlock, attend
 from pipeline.quantization import Rows, matrix, quantize_
-from pipeline.transformer import Conditioning, Transformer
+from pipeline.transformer import Conditioning, Tables, Transformer
 
 # cuDNN's is the quickest on Hopper: 0.5 ms for 4,160 tokens where flash takes 0.8; it has no plan for some masks.
 ATTENTION = [
@@ -25,6 +26,9 @@ ATTENTION = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+
+KEPT_TABLES = 16  # each takes 2 MB for every 1,000 tokens
+GRAPH_TOKENS = 2048  # of a batch; for more, the GPU takes longer than Python, and a recording takes memory
 
 
 class FusedTransformer(Transformer):
@@ -44,12 +48,15 @@ class FusedTransformer(Transformer):
         self.fused_refiner = FusedStack("noise_refiner", plain.noise_refiner, device, quantize=quantize)
         self.fused_layers = FusedStack("layers", plain.layers, device, quantize=quantize)
         self.graphs = Graphs(self._run)
+        self.caption_graphs = Graphs(super().refine_captions)
+        self._kept_tables = lru_cache(KEPT_TABLES)(super().tables)
 
     def forward(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """One evaluation, replayed from a CUDA graph; arguments as for `Transformer`."""
-        fixed = conditioning.caption, conditioning.image_rope, conditioning.rope
-        mask = () if conditioning.mask is None else (conditioning.mask,)
-        return self.graphs(latents, timestep, *fixed, *mask)
+        """One evaluation, replayed from a CUDA graph if it is small; arguments as for `Transformer`."""
+        if conditioning.rope.shape[:2].numel() > GRAPH_TOKENS:
+            return super().forward(latents, timestep, conditioning)
+        fixed = conditioning.caption, conditioning.image_rope, conditioning.rope, conditioning.mask
+        return self.graphs(latents, timestep, *fixed)
 
     def _run(
         self,
@@ -58,10 +65,18 @@ class FusedTransformer(Transformer):
         caption: Tensor,
         image_rope: Tensor,
         rope: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | None,
     ) -> Tensor:
         conditioning = Conditioning(caption, image_rope, rope, mask, *latents.shape[-2:])
         return super().forward(latents, timestep, conditioning)
+
+    def tables(self, lengths: tuple[int, ...], height: int, width: int) -> Tables:
+        """Those of the last sizes are kept."""
+        return self._kept_tables(lengths, height, width)
+
+    def refine_captions(self, x: Tensor, rope: Tensor, mask: Tensor | None) -> Tensor:
+        """The context refiners, replayed from a CUDA graph."""
+        return self.caption_graphs(x, rope, mask)
 
     def refine(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         """The noise refiners over image tokens `[B, image tokens, dim]`, in place."""

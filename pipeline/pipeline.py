@@ -1,9 +1,7 @@
 """Prompt to pixels: text features, the denoising loop with guidance, and the decoder (arXiv 2511.22699)."""
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, cast
@@ -17,6 +15,7 @@ from pipeline.quantization import Fp8Matrix, check_quantization, supports_fp8
 from pipeline.scheduler import Schedule, euler_step, sigmas
 from pipeline.sources import locate
 from pipeline.text_encoder import TextEncoder
+from pipeline.timeline import Stages, Steps
 from pipeline.transformer import Conditioning, Transformer
 from pipeline.transformer_weights import transformer_weights
 
@@ -182,8 +181,8 @@ class ZImagePipeline:
             num_images: drawn together in one batch.
             latents: `[num_images, 16, height / 8, width / 8]`, replaces the noise.
             output_type: "uint8" for pixels or "latent".
-            on_step: called with (step, total) after each step, counted from 1; raising from it stops the run. On CUDA
-                the step has been handed to the GPU by then, not awaited.
+            on_step: called with (step, total) when a step is done, counted from 1; raising from it stops the run, on
+                CUDA one step later.
             cfg_normalization: limits the norm of the guided prediction to this factor of the unguided one's; True is 1.
             cfg_truncation: guides only while the progress from noise (0) to image (1) is at most this.
 
@@ -198,36 +197,37 @@ class ZImagePipeline:
         cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
-        timings: dict[str, float] = {}
+        stages = Stages(self.device)
 
         reused = self.text_encoder.reused
-        with self._stage("text_encode", timings):
-            text = self.text_encoder.encode(prompt)
-            captions, warnings = [text.features], text.warnings
-            if guidance_scale > 0:
-                negative = self.text_encoder.encode(negative_prompt or "")
-                captions.append(negative.features)
-                warnings += [f"negative {warning}" for warning in negative.warnings]
+        text = self.text_encoder.encode(prompt)
+        captions, warnings = [text.features], text.warnings
+        if guidance_scale > 0:
+            negative = self.text_encoder.encode(negative_prompt or "")
+            captions.append(negative.features)
+            warnings += [f"negative {warning}" for warning in negative.warnings]
+        if latents is None:
+            latents = _noise(shape, seed)  # while the device encodes
+        stages.end("text_encode")
 
-        with self._stage("denoise", timings):
-            x = _noise(shape, seed) if latents is None else latents
-            x = self._denoise(
-                x.to(self.device, torch.float32),
-                captions,
-                sigmas(num_inference_steps, self.schedule.shift),
-                guidance_scale,
-                float(cfg_normalization),
-                cfg_truncation,
-                on_step,
-            )
+        x = self._denoise(
+            latents.to(self.device, torch.float32),
+            captions,
+            sigmas(num_inference_steps, self.schedule.shift),
+            guidance_scale,
+            float(cfg_normalization),
+            cfg_truncation,
+            on_step,
+        )
+        stages.end("denoise")
 
         if output_type == "uint8":
-            with self._stage("decode", timings):
-                # One at a time: the decoder's activations, not its weights, are what fills the memory.
-                x = torch.cat([to_uint8(self.autoencoder.decode(latent[None])) for latent in x]).cpu()
+            # One at a time: the decoder's activations, not its weights, are what fills the memory.
+            x = torch.cat([to_uint8(self.autoencoder.decode(latent[None])) for latent in x]).cpu()
+            stages.end("decode")
         return Generation(
             images=x.cpu(),
-            timings=timings,
+            timings=stages.seconds(),
             peak_vram_bytes=torch.cuda.max_memory_allocated(self.device) if cuda else 0,
             warnings=warnings,
             prompts=len(captions),
@@ -254,6 +254,7 @@ class ZImagePipeline:
             for both in set(guided)
         }
         levels, timesteps = levels.to(self.device), timesteps.to(self.device)
+        progress = Steps(self.device, steps, on_step)
         for i in range(steps):
             conditioning = conditionings[guided[i]]
             if guided[i]:
@@ -261,8 +262,7 @@ class ZImagePipeline:
             else:
                 output = self.transformer(x, timesteps[i : i + 1], conditioning).float()
             x = euler_step(x, -output, levels[i], levels[i + 1])
-            if on_step is not None:
-                on_step(i + 1, steps)
+            progress.queued()
         return x
 
     def _guide(
@@ -301,15 +301,6 @@ class ZImagePipeline:
             raise ValueError(f"guidance_scale is {guidance_scale}, expected 0 or more")
         if output_type not in ("uint8", "latent"):
             raise ValueError(f"output_type is {output_type!r}, expected 'uint8' or 'latent'")
-
-    @contextmanager
-    def _stage(self, name: str, timings: dict[str, float]) -> Iterator[None]:
-        """Time a stage to the end of the device's work for it."""
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        timings[name] = time.perf_counter() - start
 
 
 def _noise(shape: tuple[int, int, int, int], seed: int) -> Tensor:

@@ -81,6 +81,16 @@ class Conditioning:
     width: int
 
 
+@dataclass(frozen=True)
+class Tables:
+    """What the sizes alone decide, for one row a caption; rotary tables as in `Conditioning`."""
+
+    caption_rope: Tensor  # of one row
+    image_rope: Tensor
+    rope: Tensor
+    mask: Tensor | None  # [captions, 1, 1, caption tokens], True where attended; None when every token is
+
+
 class Transformer(nn.Module):
     """From noisy latents `[B, C, H, W]` and timestep to the negated velocity `[B, C, H, W]`, in the weights' dtype."""
 
@@ -125,32 +135,41 @@ class Transformer(nn.Module):
             width: of the latents.
             repeats: images drawn for each caption; the rows are caption 0 `repeats` times, then caption 1, …
         """
-        lengths = [_round_up(len(caption)) for caption in captions]
-        caption_tokens, image_tokens = max(lengths), self._image_tokens(height, width)
-        device = self.cap_pad_token.device
-
         # Pad tokens fill each caption up; zeros after them fill the batch up, and only those are masked.
-        x = pad_sequence([self._embed_caption(caption) for caption in captions], batch_first=True)
-        order = torch.arange(caption_tokens, device=device)
-        caption_rope = self._rope(F.pad(1 + order[None, :, None], (0, 2)))  # tokens at (1 + i, 0, 0)
-        ends = torch.tensor(lengths, device=device)
-        attended = None if min(lengths) == caption_tokens else order < ends[:, None]
-        mask = None if attended is None else attended[:, None, None]
-        for block in self.context_refiner:
-            x = block(x, caption_rope, mask)
-
-        image_rope = self._rope(self._image_positions(ends, height, width))
-        rope = torch.cat([image_rope, caption_rope.expand(len(captions), -1, -1, -1, -1)], dim=1)
+        embedded = [self._embed_caption(caption) for caption in captions]
+        tables = self.tables(tuple(len(x) for x in embedded), height, width)
+        x = self.refine_captions(pad_sequence(embedded, batch_first=True), tables.caption_rope, tables.mask)
+        mask = tables.mask
         if mask is not None:
-            mask = F.pad(mask, (image_tokens, 0), value=True).repeat_interleave(repeats, dim=0)
+            mask = F.pad(mask, (tables.image_rope.shape[1], 0), value=True).repeat_interleave(repeats, dim=0)
         return Conditioning(
             caption=x.repeat_interleave(repeats, dim=0),
-            image_rope=image_rope.repeat_interleave(repeats, dim=0),
-            rope=rope.repeat_interleave(repeats, dim=0),
+            image_rope=tables.image_rope.repeat_interleave(repeats, dim=0),
+            rope=tables.rope.repeat_interleave(repeats, dim=0),
             mask=mask,
             height=height,
             width=width,
         )
+
+    def tables(self, lengths: tuple[int, ...], height: int, width: int) -> Tables:
+        """Rotary tables and mask of captions of so many tokens, pads included, and latents of one size."""
+        caption_tokens, device = max(lengths), self.cap_pad_token.device
+        order = torch.arange(caption_tokens, device=device)
+        caption_rope = self._rope(F.pad(1 + order[None, :, None], (0, 2)))  # tokens at (1 + i, 0, 0)
+        ends = torch.tensor(lengths, device=device)
+        image_rope = self._rope(self._image_positions(ends, height, width))
+        return Tables(
+            caption_rope=caption_rope,
+            image_rope=image_rope,
+            rope=torch.cat([image_rope, caption_rope.expand(len(lengths), -1, -1, -1, -1)], dim=1),
+            mask=None if min(lengths) == caption_tokens else (order < ends[:, None])[:, None, None],
+        )
+
+    def refine_captions(self, x: Tensor, rope: Tensor, mask: Tensor | None) -> Tensor:
+        """The context refiners over embedded captions `[captions, tokens, dim]`."""
+        for block in self.context_refiner:
+            x = block(x, rope, mask)
+        return x
 
     def embed_time(self, timestep: Tensor) -> Tensor:
         """Embedding `[B or 1, time width]` of timesteps in 0 (noise) to 1 (image)."""

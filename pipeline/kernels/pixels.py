@@ -7,6 +7,7 @@ from torch import Tensor
 
 ELEMENTS = 8192  # a program's share at a time
 LOOPS = 8  # shares that a program sums up
+SIZES = ["pixels", "programs"]  # arguments that no variant is compiled for: each image size would want its own
 
 
 def group_norm(
@@ -56,7 +57,7 @@ def add_(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
     return branch
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _sums(
     x, sums, pixels, channels, programs, BLOCK: tl.constexpr, PIXELS: tl.constexpr, LOOPS: tl.constexpr
 ):  # fmt: skip
@@ -76,7 +77,7 @@ def _sums(
     tl.store(sums + (programs + program) * channels + channel, tl.sum(squares, 0), mask=channel < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _factors(
     sums, before, weight, bias, affine, pixels, channels, width, programs, eps,
     BLOCK: tl.constexpr, ROWS: tl.constexpr, BEFORE: tl.constexpr,
@@ -110,7 +111,7 @@ def _factors(
     tl.store(affine + channels + channel, offset.to(tl.float32), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _affine(
     x, y, affine, pixels, channels, BLOCK: tl.constexpr, PIXELS: tl.constexpr, SILU: tl.constexpr
 ):  # fmt: skip
@@ -126,7 +127,7 @@ def _affine(
     tl.store(y + places, v.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _add(x, branch, bias, pixels, channels, BLOCK: tl.constexpr, PIXELS: tl.constexpr):
     channel = tl.arange(0, BLOCK)
     pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)

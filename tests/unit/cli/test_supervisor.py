@@ -87,6 +87,16 @@ def test_a_part_that_dies_again_and_again_is_hopeless_and_says_why(
         running.stop()
 
 
+def test_a_wrong_setting_ends_everything_even_if_it_is_found_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "HEALTHY_SECONDS", 0.0)
+    program = "import sys; print('no such device'); sys.exit(2)"
+    running = Supervisor([[part(tmp_path, "bad", program)]], no_news)
+    running.start()
+    assert running.wait() == f"bad ended with status 2 (log: {tmp_path}/bad.log): no such device"
+
+
 def test_a_program_that_is_not_there_ends_everything_with_its_name(tmp_path: Path) -> None:
     missing = Part("ghost", ["/nonexistent/ghost"], {}, tmp_path, tmp_path / "ghost.log")
     running = Supervisor([[part(tmp_path, "a", PATIENT)], [missing]], no_news)

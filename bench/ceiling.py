@@ -1,0 +1,55 @@
+"""What this very GPU gives at Z-Image's shapes: the matrix products and the attention of 8 forwards, and nothing else.
+
+No arrangement of the rest goes below it. Cards of one kind differ by some per cent, and under load a card's power cap
+binds, so `bench.pipeline` measures this in the same run and in the same way.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.attention import sdpa_kernel
+
+from pipeline.cuda_graphs import Graphs
+from pipeline.fused_transformer import ATTENTION
+from pipeline.kernels.rows import quantize_rows
+from pipeline.layers import attend
+from pipeline.quantization import Fp8Matrix, Matrix, quantize_weight
+
+DIM, HIDDEN, HEADS = 3840, 10240, 30  # of the released transformer
+BLOCKS = 32  # with a timestep: layers and noise refiners
+SHAPES = ((3 * DIM, DIM), (DIM, DIM), (2 * HIDDEN, DIM), (DIM, HIDDEN))  # [out, in] of qkv, out, w1 + w3, w2
+
+
+class Ceiling:
+    """Products and attention of one forward, from random numbers.
+
+    Args:
+        tokens: of the stream, image and caption.
+        quantize: fp8 products.
+    """
+
+    def __init__(self, tokens: int, *, quantize: bool) -> None:
+        def random(*shape: int) -> Tensor:
+            return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
+
+        weights = [random(*shape) * shape[1] ** -0.5 for shape in SHAPES]
+        self.products = [Fp8Matrix(quantize_weight(weight)) if quantize else Matrix(weight) for weight in weights]
+        inputs = {width: random(1, tokens, width) for width in (DIM, HIDDEN)}
+        self.inputs = {width: quantize_rows(x) if quantize else x for width, x in inputs.items()}
+        self.qkv = random(1, tokens, 3 * DIM)
+        self.graphs = Graphs(self._forward)
+
+    @torch.inference_mode()
+    def __call__(self, forwards: int) -> None:
+        """Do the products and the attention of so many forwards, and wait for their end."""
+        for _ in range(forwards):
+            self.graphs(self.qkv)
+        torch.cuda.synchronize()
+
+    def _forward(self, qkv: Tensor) -> Tensor:
+        q, k, v = qkv.view(*qkv.shape[:2], 3, HEADS, -1).unbind(2)
+        with sdpa_kernel(ATTENTION, set_priority=True):
+            for _ in range(BLOCKS):
+                attended = attend(q, k, v, None)
+                for product, (_, width) in zip(self.products, SHAPES, strict=True):
+                    product(self.inputs[width])
+        return attended

@@ -1,0 +1,87 @@
+"""What the device has done and when, told without making it wait: the seconds of stages, and the end of each step.
+
+Work on CUDA is queued: a host that waits for the end of one part before it queues the next leaves the GPU idle between.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Protocol, Self
+
+import torch
+
+
+class Stages:
+    """Measures consecutive stages of one call, on CUDA by the device's own clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._ends = [("", _mark(device))]
+
+    def end(self, name: str) -> None:
+        """What was done, or queued, since the last stage's end was stage `name`."""
+        self._ends.append((name, _mark(self._device)))
+
+    def seconds(self) -> dict[str, float]:
+        """Wait for the last stage's end; return the seconds of each."""
+        self._ends[-1][1].synchronize()
+        return {name: start.elapsed_time(end) / 1000 for (_, start), (name, end) in pairwise(self._ends)}
+
+
+class Steps:
+    """Calls `on_step(step, total)` when the device has done a step, counted from 1.
+
+    On CUDA step n is waited for after step n + 1 was queued, so what `on_step` raises stops the run one step later.
+    """
+
+    def __init__(self, device: torch.device, total: int, on_step: Callable[[int, int], None] | None) -> None:
+        self._device = device
+        self._total = total
+        self._on_step = on_step
+        self._done = 0
+        self._queued: deque[Mark] = deque()
+
+    def queued(self) -> None:
+        """Call it when a step has been queued: tells of those that are to be waited for."""
+        if self._on_step is None:
+            return
+        self._queued.append(_mark(self._device))
+        last = self._done + len(self._queued) == self._total
+        ahead = 0 if last or self._device.type == "cpu" else 1
+        while len(self._queued) > ahead:
+            self._queued.popleft().synchronize()
+            self._done += 1
+            self._on_step(self._done, self._total)
+
+
+class Mark(Protocol):
+    """A point in a device's work, as `torch.cuda.Event` has it."""
+
+    def synchronize(self) -> None:
+        """Wait until the device is there."""
+
+    def elapsed_time(self, end: Self) -> float:
+        """Milliseconds from here to `end`."""
+
+
+class _HostMark:
+    """On the CPU work is done when the call returns."""
+
+    def __init__(self) -> None:
+        self._at = time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: Self) -> float:
+        return (end._at - self._at) * 1000
+
+
+def _mark(device: torch.device) -> Mark:
+    if device.type == "cpu":
+        return _HostMark()
+    # Who waits for it sleeps: the threads that upload need the CPU too.
+    event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
