@@ -56,6 +56,7 @@ def write_weights(
     for name, keys in zip(names, shards, strict=True):
         tensors = {stored: tensor for key in keys for stored, tensor in make(key).items()}
         save_file(tensors, stem.with_name(name), metadata={"format": "pt"})
+        stem.with_name(name).chmod(0o644)  # save_file lets only its user read it
         weight_map |= dict.fromkeys(tensors, name)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}

@@ -223,6 +223,10 @@ def test_what_can_not_be_quantised_leaves_nothing(original: Path, quantized: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
+def test_everyone_can_read_it(quantized: Path) -> None:
+    assert {oct(path.stat().st_mode & 0o777) for path in quantized.rglob("*.safetensors")} == {"0o644"}
+
+
 def test_a_directory_in_use_is_refused(original: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
 
