@@ -12,7 +12,7 @@ from pipeline.cuda_graphs import Graphs
 from pipeline.fused_transformer import ATTENTION
 from pipeline.kernels.rows import quantize_rows
 from pipeline.layers import attend
-from pipeline.quantization import matrix
+from pipeline.quantization import Fp8Matrix, Matrix, quantize_weight
 
 DIM, HIDDEN, HEADS = 3840, 10240, 30  # of the released transformer
 BLOCKS = 32  # with a timestep: layers and noise refiners
@@ -31,7 +31,8 @@ class Ceiling:
         def random(*shape: int) -> Tensor:
             return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
 
-        self.products = [matrix(random(*shape) * shape[1] ** -0.5, quantize=quantize) for shape in SHAPES]
+        weights = [random(*shape) * shape[1] ** -0.5 for shape in SHAPES]
+        self.products = [Fp8Matrix(quantize_weight(weight)) if quantize else Matrix(weight) for weight in weights]
         inputs = {width: random(1, tokens, width) for width in (DIM, HIDDEN)}
         self.inputs = {width: quantize_rows(x) if quantize else x for width, x in inputs.items()}
         self.qkv = random(1, tokens, 3 * DIM)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from bench.pipeline import describe, free
 from pipeline import ZImagePipeline
 from pipeline.fused_transformer import FusedBlock, FusedTransformer
-from pipeline.quantization import Fp8Matrix, Matrix
+from pipeline.quantization import Fp8Matrix, Matrix, quantize_weight
 from pipeline.random_checkpoint import write_random_checkpoint
 from pipeline.transformer import Transformer
 
@@ -177,7 +177,7 @@ def kinds(transformer: FusedTransformer, caption: Tensor, noise: Tensor, exact: 
     def with_fp8(places: list[tuple[FusedBlock, str]]) -> float:
         kept = [getattr(block, kind) for block, kind in places]
         for (block, kind), matrix in zip(places, kept, strict=True):
-            setattr(block, kind, Fp8Matrix(cast("Matrix", matrix).weight))
+            setattr(block, kind, Fp8Matrix(quantize_weight(cast("Matrix", matrix).weight)))
         found = error(predicted(transformer, caption, noise), exact)
         for (block, kind), matrix in zip(places, kept, strict=True):
             setattr(block, kind, matrix)

@@ -138,7 +138,8 @@ def _presigned(url: str, content: bytes) -> Finding:
 def _model(settings: "Settings") -> Iterator[Finding]:
     from jobs.models import TINY
     from pipeline import CheckpointError
-    from pipeline.checkpoint import HUB_ID, Config, weight_files
+    from pipeline.checkpoint import Config, weight_files
+    from pipeline.sources import HUB_ID, S3_SCHEME
 
     root = Path(settings.model)
     if settings.model == TINY:
@@ -154,8 +155,11 @@ def _model(settings: "Settings") -> Iterator[Finding]:
             yield Finding("model", "ok", f"{root}")
     elif HUB_ID.fullmatch(settings.model):
         yield Finding("model", "ok", f"{settings.model}, from the hub or its cache")
+    elif settings.model.startswith(S3_SCHEME):
+        yield Finding("model", "ok", f"{settings.model}, from S3; kept in {settings.cache_dir} (ZIMAGE_CACHE_DIR)")
     else:
-        yield Finding("model", "fail", f"ZIMAGE_MODEL={settings.model}: no such directory, and not a hub id org/name")
+        expected = "no such directory, no hub id org/name, and not s3://bucket/prefix"
+        yield Finding("model", "fail", f"ZIMAGE_MODEL={settings.model}: {expected}")
 
 
 def _disk() -> Iterator[Finding]:

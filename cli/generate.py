@@ -71,6 +71,9 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise UserError(wrong, ExitCode.USAGE) from None
 
+    from worker.kernel_cache import keep_kernels
+
+    keep_kernels(settings.cache_dir)
     from pipeline import CheckpointError
     from worker.model import load_pipeline, size_warnings
     from worker.parameters import image_parameters

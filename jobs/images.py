@@ -12,9 +12,7 @@ from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import boto3
-from botocore.config import Config
-
+from jobs.s3_client import connect
 from jobs.settings import Settings
 
 MOST_KEYS = 1000  # that S3 lists or removes in one request
@@ -40,29 +38,10 @@ class ImageStore:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._client = self._connect(settings.s3_endpoint)
+        self._client = connect(settings, settings.s3_endpoint)
         # A signature covers the host's name, so URLs for clients are signed for the name that clients use.
         public = settings.s3_public_endpoint
-        self._presigner = self._connect(public) if public else self._client
-
-    def _connect(self, endpoint: str | None) -> Any:
-        # Any, since the typed client comes from stubs that only the checks install.
-        return boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name=self._settings.s3_region,
-            config=Config(
-                signature_version="s3v4",
-                s3={"addressing_style": "path" if endpoint else "auto"},
-                connect_timeout=3,
-                read_timeout=10,
-                max_pool_connections=32,
-                retries={"mode": "standard", "total_max_attempts": 5},
-                # Stores other than AWS don't all know the newer default checksums.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
+        self._presigner = connect(settings, public) if public else self._client
 
     @property
     def address(self) -> str:

@@ -188,6 +188,7 @@ class ModelCard(SizeLimits):
 
     name: str
     precision: str
+    quantization: str | None = None  # "fp8"; cards of workers from before it was told have none
     load_seconds: float
 
 

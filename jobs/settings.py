@@ -4,7 +4,9 @@ The README's table is made from this class (`python -m jobs.settings`). S3 crede
 come from boto3's usual chain (`AWS_ACCESS_KEY_ID`, profiles, instance roles).
 """
 
+import os
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -36,15 +38,22 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ZIMAGE_", extra="ignore")
 
     # Model and device
-    model: str = Field("tiny", description="`tiny` (bundled), a checkpoint directory, or a hub id")
-    vae: str | None = Field(None, description="another VAE: a directory, or a checkpoint with `vae/`")
+    model: str = Field(
+        "tiny", description="`tiny` (bundled), a checkpoint directory, a hub id, or `s3://bucket/prefix`"
+    )
+    vae: str | None = Field(None, description="another VAE: its directory, or a checkpoint as in `ZIMAGE_MODEL`")
     device: str = Field(
         "auto", description="`auto` (the GPU with the most free memory, else the CPU), `cpu`, `cuda`, `cuda:N`"
     )
 
     quantization: Literal["none", "fp8"] = Field(
         "none",
-        description="`fp8`: matrices in 8 bits, for NVIDIA GPUs of Ada, Hopper or newer; quicker and half the memory",
+        description="`fp8`: matrices in 8 bits, for NVIDIA GPUs of Ada, Hopper or newer; quicker and half the memory; "
+        "`none`: as the checkpoint is stored",
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "zimage"),
+        description="checkpoints from S3 and compiled kernels; unset: `zimage` in `XDG_CACHE_HOME`, or in `~/.cache`",
     )
 
     # Redis
@@ -108,7 +117,7 @@ def markdown_table() -> str:
     """Return the README's table of settings."""
     rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = "–" if field.default is None else f"`{field.default}`"
+        default = "–" if field.default is None or field.default_factory else f"`{field.default}`"
         rows.append(f"| `ZIMAGE_{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
 

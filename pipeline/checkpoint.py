@@ -1,25 +1,29 @@
-"""Weights from disk or hub to the device: finds the files, checks every name and shape, and loads tensor by tensor.
+"""Weights from files to the device: finds the files, checks every name and shape, and loads tensor by tensor.
 
 A checkpoint is a directory in diffusers' layout: `model_index.json` and the folders `transformer`, `vae`,
-`text_encoder`, `tokenizer` and `scheduler`. Only safetensors are read: they cannot run code.
+`text_encoder`, `tokenizer` and `scheduler`. Only safetensors are read: they cannot run code. A weight `X` may be stored
+in fp8, with its scales `[rows, 1]` as `X_scale` beside it.
 """
 
 import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from pipeline.quantization import Rows, dequantize, set_fp8_weight, takes_fp8
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 DTYPES = ("BF16", "F16", "F32", "F64")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer/*"]
+FP8_DTYPE = "F8_E4M3"
+CHECKPOINT_FILES = ("*.json", "*.jinja", "*.safetensors", "tokenizer/*")  # of all that may lie beside them
 
 
 class CheckpointError(ValueError):
@@ -39,7 +43,7 @@ class Config:
         except FileNotFoundError:
             raise CheckpointError(f"{path}: missing file") from None
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: not readable as JSON: {_one_line(error)}") from None
+            raise CheckpointError(f"{path}: not readable as JSON: {one_line(error)}") from None
         if not isinstance(values, dict):
             raise CheckpointError(f"{path}: holds a JSON {type(values).__name__}, expected an object")
         self.values: dict[str, Any] = values
@@ -77,119 +81,181 @@ class Config:
         return value
 
 
-def locate(path_or_id: str | Path) -> Path:
-    """The checkpoint's directory; an id such as `Tongyi-MAI/Z-Image-Turbo` is downloaded from the hub, or its cache.
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file, as the file's header describes it."""
 
-    Raises CheckpointError when there is neither such a directory nor such a repository.
-    """
-    path = Path(path_or_id)
-    if path.is_dir():
-        return path
-    if path.exists() or not HUB_ID.fullmatch(str(path_or_id)):
-        raise CheckpointError(f"{path_or_id}: no such directory, expected a checkpoint directory or a hub id org/name")
-    import httpx
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(path_or_id), allow_patterns=HUB_FILES))
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        raise CheckpointError(f"{path_or_id}: no such directory, and no such hub id: {_one_line(error)}") from error
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # in safetensors' words: BF16, F8_E4M3 …
 
 
-def load(
-    folder: Path,
-    build: Callable[[Config], ModuleT],
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    prefix: str = "",
-    ignore: Callable[[str], bool] = lambda _: False,
-) -> ModuleT:
-    """Build a module from `folder/config.json` without memory of its own, then give it the folder's weights.
+@dataclass(frozen=True)
+class WeightFiles:
+    """The safetensors files of one component, and what they hold."""
 
-    Every name and shape is checked before the first tensor is read; then each goes straight to `device` and `dtype`, so
-    there is never a second copy of the model in RAM.
+    paths: list[Path]
+    index: dict[str, Path]  # the file that the index, if there is one, names for each tensor
+    tensors: dict[str, StoredTensor]  # by name
 
-    Args:
-        folder: one component of a checkpoint, with `config.json` and one safetensors file or shards with their index.
-        build: makes the module from its config; called with the meta device as default.
-        device: where the parameters go.
-        dtype: what floating-point type they become.
-        prefix: dropped from the start of each stored name that has it.
-        ignore: tells, by its name without the prefix, which stored tensor the module does without.
+    @contextmanager
+    def open(self) -> Iterator[Callable[[str], Tensor]]:
+        """Give a function from a tensor's name to the tensor, whose values stay in the file's pages until used."""
+        with ExitStack() as stack:
+            opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in self.paths}
+            yield lambda name: opened[self.tensors[name].file].get_tensor(name)
+
+
+@dataclass(frozen=True)
+class Weights(Generic[ModuleT]):
+    """The weights of one component, found to be complete and of the right shapes, and not read yet."""
+
+    module: ModuleT  # on the meta device
+    files: WeightFiles
+    holds: dict[str, list[str]]  # for each stored tensor the module's tensors that it is, one below the other
+
+    def load(self, device: torch.device, dtype: torch.dtype, *, keep_fp8: bool = False) -> ModuleT:
+        """Give the module its weights, each straight from its file: there is never a second copy of the model in RAM.
+
+        On the CPU a tensor that is stored as `dtype` stays in the file's pages.
+
+        Args:
+            device: where the parameters go.
+            dtype: what floating-point type they become.
+            keep_fp8: leave those in fp8 that `takes_fp8` names: the layer then has `weight_scale` too, and its forward
+                does not work.
+        """
+        shapes = {key: tensor.shape for key, tensor in self.module.state_dict().items()}
+        state: dict[str, Tensor] = {}
+        quantized: dict[str, Rows] = {}
+        with self.files.open() as read:
+            for name, keys in self.holds.items():
+                rows = [shapes[key][0] for key in keys]
+                parts = zip(keys, torch.split(read(name), rows), strict=True)
+                if self.files.tensors[name].dtype != FP8_DTYPE:
+                    state |= {key: part.to(device, dtype) for key, part in parts}
+                    continue
+                scales = torch.split(read(f"{name}_scale"), rows)
+                for (key, part), scale in zip(parts, scales, strict=True):
+                    weight = Rows(part.to(device), scale.to(device, torch.float32))
+                    if keep_fp8 and takes_fp8(key, shapes[key]):
+                        state[key], quantized[key] = weight.values, weight
+                    else:
+                        state[key] = dequantize(weight, dtype)
+        self.module.load_state_dict(state, assign=True)
+        for key, weight in quantized.items():
+            set_fp8_weight(cast("nn.Linear", self.module.get_submodule(key.removesuffix(".weight"))), weight)
+        return self.module.requires_grad_(False).eval()
+
+
+def weight_files(folder: Path) -> WeightFiles:
+    """Find the safetensors files of one component and read their headers.
+
+    There is one file, or shards with their index.
 
     Raises:
-        CheckpointError: a file or tensor is missing, unexpected, misshapen, truncated or not floating-point.
+        CheckpointError: none is there, one is missing or is no complete safetensors file.
     """
-    config = Config(folder / "config.json")
+    index = _read_index(folder)
+    paths = sorted(set(index.values())) or [_only_file(folder)]
+    return WeightFiles(paths, index, {tensor.name: tensor for path in paths for tensor in _read_header(path)})
+
+
+def examine(
+    files: WeightFiles,
+    build: Callable[[], ModuleT],
+    *,
+    stored_as: Callable[[str], str] = lambda key: key,
+    ignore: Callable[[str], bool] = lambda _: False,
+) -> Weights[ModuleT]:
+    """Build a module without memory of its own, and compare with it what the files hold.
+
+    Args:
+        files: of one component of a checkpoint.
+        build: makes the module; called with the meta device as default.
+        stored_as: the name in the files of a tensor, by its name in the module; tensors that share one are stored as
+            one, one below the other in the module's order.
+        ignore: tells, by its name in the files, which tensor the module does without.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, misshapen or not floating-point; or what `build` raises.
+    """
     with torch.device("meta"):
-        module = build(config)
-    expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-    found: set[str] = set()
-    files, home = weight_files(folder)
-    for file in files:
-        found |= _check(file, expected, prefix, ignore)
-    for key in expected:
-        if key not in found:
-            file = home.get(prefix + key) or home.get(key) or files[0]
-            raise CheckpointError(f"{file}: missing tensor {key!r}, expected shape {_shape(expected[key])}")
+        module = build()
+    holds: dict[str, list[str]] = {}
+    expected: dict[str, tuple[int, ...]] = {}
+    for key, tensor in module.state_dict().items():
+        name = stored_as(key)
+        holds.setdefault(name, []).append(key)
+        rows, *rest = tensor.shape
+        expected[name] = (expected.get(name, (0,))[0] + rows, *rest)
+    for name, found in files.tensors.items():
+        if found.dtype == FP8_DTYPE and len(found.shape) == 2:
+            expected[f"{name}_scale"] = (found.shape[0], 1)
+    for name, found in files.tensors.items():
+        if name in expected:
+            _check(found, expected[name], files)
+        elif not ignore(name):
+            raise CheckpointError(f"{found.file}: unexpected tensor {name!r}, the model has none such")
+    for name in holds:
+        if name not in files.tensors:
+            file = files.index.get(name, files.paths[0])
+            raise CheckpointError(f"{file}: missing tensor {name!r}, expected shape {_shape(expected[name])}")
+    return Weights(module, files, holds)
 
-    state: dict[str, Tensor] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for stored in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                if (key := stored.removeprefix(prefix)) in expected:
-                    state[key] = tensors.get_tensor(stored).to(device, dtype)
-    module.load_state_dict(state, assign=True)
-    return module.requires_grad_(False).eval()
 
-
-def weight_files(folder: Path) -> tuple[list[Path], dict[str, Path]]:
-    """The safetensors files of one component, and which file the index, if there is one, names for each tensor."""
-    for index in sorted(folder.glob("*.safetensors.index.json")):
-        weight_map = Config(index)["weight_map"]
+def _read_index(folder: Path) -> dict[str, Path]:
+    for path in sorted(folder.glob("*.safetensors.index.json")):
+        weight_map = Config(path)["weight_map"]
         if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{index}: weight_map is empty or no object, expected a file name for each tensor")
-        home = {key: folder / str(name) for key, name in weight_map.items()}
-        for key, file in home.items():
+            raise CheckpointError(f"{path}: weight_map is empty or no object, expected a file name for each tensor")
+        index = {key: folder / str(name) for key, name in weight_map.items()}
+        for key, file in index.items():
             if not file.is_file():
-                raise CheckpointError(f"{file}: missing shard, {index.name} expects tensor {key!r} in it")
-        return sorted(set(home.values())), home
+                raise CheckpointError(f"{file}: missing shard, {path.name} expects tensor {key!r} in it")
+        return index
+    return {}
+
+
+def _only_file(folder: Path) -> Path:
     for name in WEIGHT_NAMES:
         if (folder / name).is_file():
-            return [folder / name], {}
+            return folder / name
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(path.name for path in found)
+        raise CheckpointError(f"{folder}: holds {names} without an index, expected a single file, or shards with one")
     if any(folder.glob("*.bin")):
         raise CheckpointError(f"{folder}: holds only .bin weights, expected {WEIGHT_NAMES[0]} (pickles can run code)")
     raise CheckpointError(f"{folder}: missing weights, expected {' or '.join(WEIGHT_NAMES)} or shards with an index")
 
 
-def _check(file: Path, expected: dict[str, tuple[int, ...]], prefix: str, ignore: Callable[[str], bool]) -> set[str]:
-    """Compare the header of one file with what the module expects; returns the names of its tensors."""
-    found = set()
+def _read_header(file: Path) -> Iterator[StoredTensor]:
     try:
         with safe_open(file, framework="pt") as tensors:
-            for stored in tensors.keys():  # noqa: SIM118
-                key = stored.removeprefix(prefix)
-                if key not in expected:
-                    if ignore(key):
-                        continue
-                    raise CheckpointError(
-                        f"{file}: unexpected tensor {stored!r}, the model of config.json has none such"
-                    )
-                header = tensors.get_slice(stored)
-                shape, dtype = tuple(header.get_shape()), header.get_dtype()
-                if shape != expected[key]:
-                    raise CheckpointError(
-                        f"{file}: tensor {stored!r} has shape {_shape(shape)}, expected {_shape(expected[key])}"
-                    )
-                if dtype not in DTYPES:
-                    raise CheckpointError(
-                        f"{file}: tensor {stored!r} is stored as {dtype}, expected {' or '.join(DTYPES)}"
-                    )
-                found.add(key)
+            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+                header = tensors.get_slice(name)
+                yield StoredTensor(file, name, tuple(header.get_shape()), header.get_dtype())
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: truncated or not safetensors: {_one_line(error)}") from None
-    return found
+        raise CheckpointError(f"{file}: truncated or not safetensors: {one_line(error)}") from None
+
+
+def _check(tensor: StoredTensor, expected: tuple[int, ...], files: WeightFiles) -> None:
+    start = f"{tensor.file}: tensor {tensor.name!r}"
+    if tensor.shape != expected:
+        raise CheckpointError(f"{start} has shape {_shape(tensor.shape)}, expected {_shape(expected)}")
+    scale = f"{tensor.name}_scale"
+    if tensor.dtype not in DTYPES and not (tensor.dtype == FP8_DTYPE and scale in files.tensors):
+        choice = f"{' or '.join(DTYPES)}, or {FP8_DTYPE} with its scales as {scale!r} beside it"
+        raise CheckpointError(f"{start} is stored as {tensor.dtype}, expected {choice}")
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without its line breaks."""
+    return " ".join(str(error).split())
 
 
 def _is_count(value: Any) -> bool:
@@ -198,7 +264,3 @@ def _is_count(value: Any) -> bool:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return str(list(shape))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

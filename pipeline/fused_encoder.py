@@ -6,7 +6,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from pipeline.cuda_graphs import Graphs
 from pipeline.kernels.rows import quantize_rows
-from pipeline.quantization import Fp8Matrix, fits
+from pipeline.quantization import is_fp8, matrix, quantize_
 from pipeline.text_encoder import TextEncoder
 
 TOKEN_MULTIPLE = 32  # lengths are filled up to one, so that few graphs serve all prompts
@@ -15,9 +15,9 @@ TOKEN_MULTIPLE = 32  # lengths are filled up to one, so that few graphs serve al
 class Fp8Linear(nn.Module):
     """A linear layer without bias in fp8 that takes and gives bfloat16."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.matrix = Fp8Matrix(weight)
+        self.matrix = matrix(linear)
 
     def forward(self, x: Tensor) -> Tensor:
         """From `[…, in]` to `[…, out]`."""
@@ -26,13 +26,19 @@ class Fp8Linear(nn.Module):
 
 
 def fuse(encoder: TextEncoder, device: torch.device, *, quantize: bool) -> None:
-    """Bring the encoder to `device`, its matrices in fp8 if asked for, and have it run from CUDA graphs."""
-    for parent in list(encoder.model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, Qwen3RMSNorm):
-                setattr(parent, name, _norm(child))
-            elif quantize and isinstance(child, nn.Linear) and child.bias is None and fits(child.weight):
-                setattr(parent, name, Fp8Linear(child.weight.to(device)))
+    """Bring the encoder to `device`, its norms as torch has them, and have it run from CUDA graphs.
+
+    Its weights in fp8 stay so; with `quantize` the others that take it become so.
+    """
+    for name, module in list(encoder.model.named_modules()):
+        if isinstance(module, Qwen3RMSNorm):
+            encoder.model.set_submodule(name, _norm(module))
+        elif isinstance(module, nn.Linear):
+            module.to(device)
+            if quantize:
+                quantize_(module, name)
+            if is_fp8(module):
+                encoder.model.set_submodule(name, Fp8Linear(module))
     nn.Module.to(encoder.model, device)
     graphs = Graphs(encoder.run)
 

@@ -5,7 +5,7 @@ products is four kernels, each of which does one pass over memory: [norm, modula
 [gate, sum, next norm, modulation] and [SwiGLU], with quantisation in them when the weights are fp8.
 """
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pipeline.cuda_graphs import Graphs
 from pipeline.kernels.rows import gate_, gate_norm, norm, quantize_rows, rotate_qk_, swiglu
 from pipeline.layers import ModulatedBlock, attend
-from pipeline.quantization import Rows, matrix
+from pipeline.quantization import Rows, matrix, quantize_
 from pipeline.transformer import Conditioning, Tables, Transformer
 
 # cuDNN's is the quickest on Hopper: 0.5 ms for 4,160 tokens where flash takes 0.8; it has no plan for some masks.
@@ -32,7 +32,10 @@ GRAPH_TOKENS = 2048  # of a batch; for more, the GPU takes longer than Python, a
 
 
 class FusedTransformer(Transformer):
-    """Takes over the weights of a `Transformer`, block by block to its own device: there is no second copy of them."""
+    """Takes over the weights of a `Transformer`, block by block to its own device: there is no second copy of them.
+
+    Those in fp8 stay so; with `quantize` the others that take it become so.
+    """
 
     def __init__(self, plain: Transformer, device: torch.device, *, quantize: bool) -> None:
         nn.Module.__init__(self)  # the parts come from `plain`
@@ -42,8 +45,8 @@ class FusedTransformer(Transformer):
                 self.add_module(name, child.to(device))
         for name, parameter in plain.named_parameters(recurse=False):
             self.register_parameter(name, nn.Parameter(parameter.to(device), requires_grad=False))
-        self.fused_refiner = FusedStack(plain.noise_refiner, device, quantize=quantize)
-        self.fused_layers = FusedStack(plain.layers, device, quantize=quantize)
+        self.fused_refiner = FusedStack("noise_refiner", plain.noise_refiner, device, quantize=quantize)
+        self.fused_layers = FusedStack("layers", plain.layers, device, quantize=quantize)
         self.graphs = Graphs(self._run)
         self.caption_graphs = Graphs(super().refine_captions)
         self._kept_tables = lru_cache(KEPT_TABLES)(super().tables)
@@ -89,12 +92,14 @@ class FusedTransformer(Transformer):
 class FusedStack(nn.Module):
     """Modulated blocks in a row; the modulation of all of them is one matrix product."""
 
-    def __init__(self, blocks: nn.ModuleList, device: torch.device, *, quantize: bool) -> None:
+    def __init__(self, name: str, blocks: nn.ModuleList, device: torch.device, *, quantize: bool) -> None:
         super().__init__()
         fused, weights, biases = [], [], []
-        for block in cast("list[ModulatedBlock]", list(blocks)):
+        for i, block in enumerate(cast("list[ModulatedBlock]", list(blocks))):
             block.to(device)
-            fused.append(FusedBlock(block, quantize=quantize))
+            if quantize:
+                quantize_(block, f"{name}.{i}")
+            fused.append(FusedBlock(block))
             modulation = cast("nn.Linear", block.adaLN_modulation[0])
             weights.append(modulation.weight.detach())
             biases.append(modulation.bias.detach())
@@ -132,16 +137,15 @@ class Following(NamedTuple):
 class FusedBlock(nn.Module):
     """The weights of one modulated block, joined."""
 
-    def __init__(self, block: ModulatedBlock, *, quantize: bool) -> None:
+    def __init__(self, block: ModulatedBlock) -> None:
         super().__init__()
-        make = partial(matrix, quantize=quantize)
         attention, feed_forward = block.attention, block.feed_forward
         self.num_heads = attention.num_heads
         self.norm_eps, self.head_eps = float(block.attention_norm1.eps or 0), float(attention.norm_q.eps or 0)
-        self.qkv = make(torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]))
-        self.out = make(cast("nn.Linear", attention.to_out[0]).weight)
-        self.w13 = make(torch.cat([feed_forward.w1.weight, feed_forward.w3.weight]))
-        self.w2 = make(feed_forward.w2.weight)
+        self.qkv = matrix(attention.to_q, attention.to_k, attention.to_v)
+        self.out = matrix(cast("nn.Linear", attention.to_out[0]))
+        self.w13 = matrix(feed_forward.w1, feed_forward.w3)
+        self.w2 = matrix(feed_forward.w2)
         self.head_norms = nn.Buffer(torch.stack([attention.norm_q.weight, attention.norm_k.weight]))
         self.attention_norm1 = nn.Buffer(block.attention_norm1.weight.detach())
         self.attention_norm2 = nn.Buffer(block.attention_norm2.weight.detach())

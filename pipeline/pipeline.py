@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from pipeline.autoencoder import Autoencoder, AutoencoderParams, Decoder, to_uint8
-from pipeline.checkpoint import CheckpointError, Config, load, locate
-from pipeline.quantization import check_quantization
+from pipeline.checkpoint import CheckpointError, Config, examine, weight_files
+from pipeline.quantization import Fp8Matrix, check_quantization, supports_fp8
 from pipeline.scheduler import Schedule, euler_step, sigmas
+from pipeline.sources import locate
 from pipeline.text_encoder import TextEncoder
 from pipeline.timeline import Stages, Steps
-from pipeline.transformer import Conditioning, Transformer, TransformerParams
+from pipeline.transformer import Conditioning, Transformer
+from pipeline.transformer_weights import transformer_weights
 
 COMPONENTS = {
     "transformer": ("ZImageTransformer2DModel",),
@@ -67,18 +69,19 @@ class ZImagePipeline:
         """Load a checkpoint in diffusers' layout.
 
         Args:
-            path_or_id: a directory, or a hub id such as `Tongyi-MAI/Z-Image-Turbo`.
+            path_or_id: a directory, a hub id such as `Tongyi-MAI/Z-Image-Turbo`, or `s3://bucket/prefix`.
             device: where the weights go and the work is done.
             dtype: of weights and activations; latents and schedule are float32 always.
             vae_path: a directory with another VAE, or with another checkpoint whose `vae/` to take.
-            quantization: None, or "fp8" for the matrices of transformer and text encoder.
+            quantization: "fp8" for the matrices of transformer and text encoder; None: as they are stored, where the
+                device runs that, so that fp8 files stay fp8.
 
         Raises:
             CheckpointError: something is missing, broken or not supported; one line names file, key and expectation.
             QuantizationError: a quantization that is unknown or that the device cannot run.
         """
         device = torch.device(device)
-        check_quantization(quantization, device)
+        check_quantization(quantization, device, dtype)
         root = locate(path_or_id)
         index = Config(root / "model_index.json")
         index.expect("_class_name", "ZImagePipeline")
@@ -91,14 +94,15 @@ class ZImagePipeline:
             vae = vae / "vae" if (vae / "vae").is_dir() else vae
 
         schedule = Schedule.from_config(Config(root / "scheduler" / "scheduler_config.json"))
-        autoencoder = load(vae, lambda config: Autoencoder(AutoencoderParams.from_config(config)), device, dtype)
+        vae_config = Config(vae / "config.json")
+        vae_weights = examine(weight_files(vae), lambda: Autoencoder(AutoencoderParams.from_config(vae_config)))
+        autoencoder = vae_weights.load(device, dtype)
         # On the CPU the weights stay in the files' pages until they are fused, and perhaps quantised, on the GPU.
         fused = device.type == "cuda" and dtype == torch.bfloat16
         source = torch.device("cpu") if fused else device
-        text_encoder = TextEncoder.load(root, source, dtype)
-        transformer = load(
-            root / "transformer", lambda config: Transformer(TransformerParams.from_config(config)), source, dtype
-        )
+        keep_fp8 = fused and supports_fp8(device)
+        text_encoder = TextEncoder.load(root, source, dtype, keep_fp8=keep_fp8)
+        transformer = transformer_weights(root / "transformer").load(source, dtype, keep_fp8=keep_fp8)
         _check_widths(root, vae, text_encoder, transformer, autoencoder)
         if fused:
             # They need Triton, which comes with torch's CUDA builds only.
@@ -108,6 +112,12 @@ class ZImagePipeline:
             fused_encoder.fuse(text_encoder, device, quantize=quantization == "fp8")
             autoencoder.decoder = fused_decoder.FusedDecoder(cast("Decoder", autoencoder.decoder))
         return cls(text_encoder, transformer, autoencoder, schedule, device)
+
+    @property
+    def quantization(self) -> str | None:
+        """What the weights are in: "fp8", as asked for or as stored, or None."""
+        parts = (self.transformer, self.text_encoder.model)
+        return "fp8" if any(isinstance(module, Fp8Matrix) for part in parts for module in part.modules()) else None
 
     def __call__(
         self,

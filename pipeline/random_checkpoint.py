@@ -3,23 +3,19 @@
 They draw nothing worth looking at, but take the same code through the same files as the released weights.
 """
 
-import json
 import math
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3Model
 
 from pipeline.autoencoder import Autoencoder, AutoencoderParams
 from pipeline.checkpoint import Config
+from pipeline.checkpoint_writer import new_directory, write_json, write_weights
 from pipeline.transformer import Transformer, TransformerParams
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -101,24 +97,11 @@ def write_random_checkpoint(
     Raises:
         FileExistsError: `directory` exists and is not empty.
     """
-    if directory.exists() and any(directory.iterdir()):
-        raise FileExistsError(f"{directory}: exists and is not empty")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        draft.chmod(0o755)
+    with new_directory(directory) as draft:
         generator = torch.Generator(device).manual_seed(seed)
         write_configs(draft, SIZES[size])
         for stem, shapes in weight_shapes(draft).items():
             _write_weights(draft / stem, shapes, SIZES[size], generator)
-        try:
-            draft.rename(directory)
-        except OSError as error:  # another process was first, or the disk failed
-            if directory.exists():
-                raise FileExistsError(f"{directory}: exists and is not empty") from error
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_configs(root: Path, size: Size) -> None:
@@ -141,7 +124,7 @@ def write_configs(root: Path, size: Size) -> None:
         "text_encoder/config.json": _text_encoder_config(size),
     }
     for name, values in files.items():
-        _write_json(root / name, values)
+        write_json(root / name, values)
     write_tokenizer(root / "tokenizer")
 
 
@@ -216,7 +199,7 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
     tokenizer.save(str(folder / "tokenizer.json"))
-    _write_json(folder / "vocab.json", vocab)
+    write_json(folder / "vocab.json", vocab)
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     config = {
         "add_prefix_space": False,
@@ -227,37 +210,12 @@ def write_tokenizer(folder: Path) -> None:
         "tokenizer_class": "Qwen2Tokenizer",
         "unk_token": None,
     }
-    _write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def _write_weights(stem: Path, shapes: dict[str, torch.Size], size: Size, generator: torch.Generator) -> None:
-    """Draw and write one shard after the other, so that RAM holds a single one; more than one get an index."""
-    shards = list(_shards(shapes, size))
-    if len(shards) == 1:
-        names = [f"{stem.name}.safetensors"]
-    else:
-        names = [f"{stem.name}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-        weight_map = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
-        total = sum(shape.numel() for shape in shapes.values()) * size.dtype.itemsize
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(stem.with_name(f"{stem.name}.safetensors.index.json"), index)
-    for name, keys in zip(names, shards, strict=True):
-        tensors = {key: _draw(key, shapes[key], size.dtype, generator) for key in keys}
-        save_file(tensors, stem.with_name(name), metadata={"format": "pt"})
-
-
-def _shards(shapes: dict[str, torch.Size], size: Size) -> Iterator[list[str]]:
-    """Cut the tensors' names, in order, into shards of at most `size.shard_bytes`."""
-    keys: list[str] = []
-    shard_bytes = 0
-    for key, shape in shapes.items():
-        tensor_bytes = shape.numel() * size.dtype.itemsize
-        if keys and shard_bytes + tensor_bytes > size.shard_bytes:
-            yield keys
-            keys, shard_bytes = [], 0
-        keys.append(key)
-        shard_bytes += tensor_bytes
-    yield keys
+    sizes = {key: shape.numel() * size.dtype.itemsize for key, shape in shapes.items()}
+    write_weights(stem, sizes, lambda key: {key: _draw(key, shapes[key], size.dtype, generator)}, size.shard_bytes)
 
 
 def _draw(key: str, shape: torch.Size, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
@@ -266,7 +224,3 @@ def _draw(key: str, shape: torch.Size, dtype: torch.dtype, generator: torch.Gene
     if len(shape) == 1:
         return weight.normal_(float(key.endswith("weight")), 0.02, generator=generator).cpu()
     return weight.normal_(0, math.prod(shape[1:]) ** -0.5, generator=generator).cpu()
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qwen3Model
 
-from pipeline.checkpoint import CheckpointError, Config, load
+from pipeline.checkpoint import CheckpointError, Config, Weights, examine, weight_files
 
 MAX_TOKENS = 512  # what the transformer was trained to read
 KEPT_PROMPTS = 64  # at Turbo's width 5 KB a token: 20 MB for usual prompts, 168 MB at most
@@ -44,16 +44,18 @@ class TextEncoder:
         self._kept = lru_cache(KEPT_PROMPTS)(self._encode)
 
     @classmethod
-    def load(cls, root: Path, device: torch.device, dtype: torch.dtype) -> "TextEncoder":
-        """Load `text_encoder/` and `tokenizer/` of the checkpoint `root`; raises CheckpointError."""
+    def load(cls, root: Path, device: torch.device, dtype: torch.dtype, *, keep_fp8: bool = False) -> "TextEncoder":
+        """Load `text_encoder/` and `tokenizer/` of the checkpoint `root`; raises CheckpointError.
+
+        With `keep_fp8` layers whose weights are stored in fp8 keep them so, and have to be replaced before they run.
+        """
         tokenizer = _load_tokenizer(root / "tokenizer")
         folder = root / "text_encoder"
         config = Config(folder / "config.json")
         vocab_size = config.integer("vocab_size")
         if vocab_size < len(tokenizer):
             raise CheckpointError(f"{config.path}: vocab_size is {vocab_size}, expected {len(tokenizer)} or more")
-        last = re.compile(rf"lm_head\.|norm\.|layers\.{config.integer('num_hidden_layers') - 1}\.")
-        model = load(folder, _build, device, dtype, prefix="model.", ignore=lambda key: last.match(key) is not None)
+        model = text_encoder_weights(folder).load(device, dtype, keep_fp8=keep_fp8)
         # Its tables are no weights: neither stored nor alive on the meta device.
         model.rotary_emb = type(model.rotary_emb)(config=model.config).to(device)
         return cls(model, tokenizer)
@@ -83,9 +85,25 @@ class TextEncoder:
         return features
 
 
+def text_encoder_weights(folder: Path) -> Weights[Qwen3Model]:
+    """Examine the text encoder's folder of a checkpoint; raises CheckpointError."""
+    config = Config(folder / "config.json")
+    last = config.integer("num_hidden_layers") - 1
+    files = weight_files(folder)
+    prefix = "model." if any(name.startswith("model.") for name in files.tensors) else ""
+    unused = re.compile(rf"(?:model\.)?(?:norm\.|layers\.{last}\.)|lm_head\.")
+    return examine(
+        files,
+        lambda: _build(config),
+        stored_as=lambda key: prefix + key,
+        ignore=lambda name: unused.match(name) is not None,
+    )
+
+
 def _build(config: Config) -> Qwen3Model:
     """Qwen3 with one layer fewer than its config says and without the final norm."""
     config.expect("architectures", ["Qwen3Model"], ["Qwen3ForCausalLM"])
+    config.expect("attention_bias", False, default=False)
     for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
         config.integer(key)
     values = dict(config.values, num_hidden_layers=config.integer("num_hidden_layers") - 1)

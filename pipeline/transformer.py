@@ -22,19 +22,19 @@ TOKEN_MULTIPLE = 32  # each stream is filled up to a multiple of this with pad t
 
 @dataclass(frozen=True)
 class TransformerParams:
-    """The shape of the network; `from_config` reads it from `transformer/config.json`."""
+    """The shape of the network, Turbo's by default; `from_config` reads it from `transformer/config.json`."""
 
-    in_channels: int  # of the latents: 16
-    patch_size: int  # latent pixels on a side that make one token: 2
-    caption_dim: int  # width of the text encoder's features: 2560
-    dim: int  # 3840
-    num_heads: int  # 30
-    num_layers: int  # 30
-    num_refiner_layers: int  # 2
-    norm_eps: float
-    rope_theta: float  # 256
-    rope_axes: tuple[int, ...]  # channels of a head that turn with (sequence, row, column): 32, 48, 48
-    time_scale: float  # 1000
+    in_channels: int = 16  # of the latents
+    patch_size: int = 2  # latent pixels on a side that make one token
+    caption_dim: int = 2560  # width of the text encoder's features
+    dim: int = 3840
+    num_heads: int = 30
+    num_layers: int = 30
+    num_refiner_layers: int = 2
+    norm_eps: float = 1e-5
+    rope_theta: float = 256.0
+    rope_axes: tuple[int, ...] = (32, 48, 48)  # channels of a head that turn with (sequence, row, column)
+    time_scale: float = 1000.0
 
     @classmethod
     def from_config(cls, config: Config) -> Self:

@@ -5,8 +5,10 @@ from pathlib import Path
 import torch
 
 from jobs.models import TINY
+from jobs.s3_client import connect
 from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
+from pipeline.sources import S3_SCHEME, locate
 
 TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # width, height; what it draws at others, training/README.md says
 
@@ -42,6 +44,17 @@ def size_warnings(model: str, width: int, height: int) -> list[str]:
     return []
 
 
+def find_checkpoint(settings: Settings, name: str) -> Path:
+    """Return the directory of the checkpoint that `ZIMAGE_MODEL` may name so; what is remote is downloaded first.
+
+    Raises:
+        pipeline.CheckpointError: it is not there, or can't be reached.
+    """
+    if name == TINY:
+        return TINY_CHECKPOINT
+    return locate(name, cache_dir=settings.cache_dir, connect_s3=lambda: connect(settings, settings.s3_endpoint))
+
+
 def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
     """Load the model that the settings name; return it and its name.
 
@@ -50,9 +63,11 @@ def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
         ValueError: the device is not there, or cannot run the quantization.
     """
     device = choose_device(settings.device)
-    path = TINY_CHECKPOINT if settings.model == TINY else settings.model
+    root = find_checkpoint(settings, settings.model)
+    vae = None if settings.vae is None else find_checkpoint(settings, settings.vae)
     # CPUs are quicker in float32 than in emulated bfloat16.
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     quantization = None if settings.quantization == "none" else settings.quantization
-    loaded = ZImagePipeline.from_pretrained(str(path), device, dtype, settings.vae, quantization)
-    return loaded, Path(settings.model).name if Path(settings.model).is_dir() else settings.model
+    loaded = ZImagePipeline.from_pretrained(root, device, dtype, vae, quantization)
+    is_path = settings.model.startswith(S3_SCHEME) or Path(settings.model).is_dir()
+    return loaded, Path(settings.model).name if is_path else settings.model

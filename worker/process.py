@@ -63,7 +63,13 @@ def run(settings: Settings) -> int:
 
     load_seconds = time.monotonic() - started
     precision = str(next(pipeline.transformer.parameters()).dtype).removeprefix("torch.")
-    card = ModelCard(**limits.model_dump(), name=model, precision=precision, load_seconds=load_seconds)
+    card = ModelCard(
+        **limits.model_dump(),
+        name=model,
+        precision=precision,
+        quantization=pipeline.quantization,
+        load_seconds=load_seconds,
+    )
     _tell_metrics(settings, pipeline, card)
 
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -105,7 +111,7 @@ def _warm_up(pipeline: ZImagePipeline, gpu: GpuThread, side: int) -> None:
 
 def _tell_metrics(settings: Settings, pipeline: ZImagePipeline, card: ModelCard) -> None:
     metrics.model_load_seconds.set(card.load_seconds)
-    metrics.worker_info.labels(card.name, str(pipeline.device), settings.quantization).set(1)
+    metrics.worker_info.labels(card.name, str(pipeline.device), card.quantization or "none").set(1)
     if pipeline.device.type == "cuda":
         metrics.vram_reserved_bytes.set_function(lambda: torch.cuda.memory_reserved(pipeline.device))
     server, _ = start_http_server(settings.metrics_port, settings.metrics_host)

@@ -87,6 +87,20 @@ def test_generate_refuses_a_checkpoint_that_is_not_there(tmp_path: Path) -> None
     assert "Traceback" not in told.stderr
 
 
+def test_a_checkpoint_is_quantised_once(tmp_path: Path) -> None:
+    told = zimage("checkpoint", "quantize", "tiny", str(tmp_path / "fp8"))
+    assert told.returncode == 0, told.stderr
+    assert told.stdout == f"{tmp_path / 'fp8'}\n"
+
+    again = zimage("checkpoint", "quantize", "tiny", str(tmp_path / "fp8"))
+    twice = zimage("checkpoint", "quantize", str(tmp_path / "fp8"), str(tmp_path / "twice"))
+    for refused, reason in ((again, "is not empty: choose a new directory"), (twice, "in fp8 already")):
+        assert refused.returncode == 1
+        assert refused.stdout == ""
+        assert reason in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+
+
 def test_up_refuses_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -89,7 +89,7 @@ CASES: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
         ["model_index.json: vae is ['diffusers', 'AutoencoderTiny'], expected ['diffusers', 'AutoencoderKL']"],
     ),
     "component not in the index": ("small", edit("model_index.json", transformer=...), ["transformer is None"]),
-    "no transformer": ("small", remove_folder("transformer"), ["transformer/config.json: missing file"]),
+    "no transformer": ("small", remove_folder("transformer"), ["transformer: missing weights"]),
     "missing field": ("small", edit("transformer/config.json", dim=...), ["transformer/config.json", "field 'dim'"]),
     "mistyped field": ("small", edit("transformer/config.json", dim="64"), ["dim is '64', expected a whole number"]),
     "fractional field": ("small", edit("vae/config.json", norm_num_groups=0.5), ["norm_num_groups is 0.5"]),

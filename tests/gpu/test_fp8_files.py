@@ -1,0 +1,89 @@
+"""Checkpoints in fp8 on a GPU that has it, and the caches of what is compiled there."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import TINY_CHECKPOINT, ZImagePipeline
+from pipeline.quantization import FP8_CAPABILITY, quantize_weight
+from pipeline.quantized_checkpoint import write_quantized_checkpoint
+from pipeline.random_checkpoint import SIZES, write_random_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def needs_fp8() -> None:
+    if torch.cuda.get_device_capability() < FP8_CAPABILITY:
+        pytest.skip("this GPU has no fp8")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("original")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "tiny", dataclasses.replace(SIZES["tiny"], dtype=torch.bfloat16))
+        write_random_checkpoint(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def quantized(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("quantized")
+    write_quantized_checkpoint(original, root)
+    return root
+
+
+def test_a_weight_is_quantised_alike_on_every_device() -> None:
+    weight = torch.randn(1024, 768).bfloat16() * torch.logspace(-6, 3, 1024)[:, None].bfloat16()
+
+    here, there = quantize_weight(weight), quantize_weight(weight.cuda())
+
+    assert torch.equal(here.values.view(torch.uint8), there.values.view(torch.uint8).cpu())
+    assert torch.equal(here.scales, there.scales.cpu())
+
+
+def test_files_in_fp8_are_what_quantising_at_load_makes(original: Path, quantized: Path) -> None:
+    found = ZImagePipeline.from_pretrained(quantized, device="cuda")
+    expected = ZImagePipeline.from_pretrained(original, device="cuda", quantization="fp8")
+
+    assert found.quantization == expected.quantization == "fp8"
+    for ours, theirs in (
+        (found.transformer, expected.transformer),
+        (found.text_encoder.model, expected.text_encoder.model),
+    ):
+        buffers = dict(ours.named_buffers())
+        assert buffers.keys() == dict(theirs.named_buffers()).keys()
+        for name, buffer in theirs.named_buffers():
+            assert buffers[name].dtype == buffer.dtype
+            assert torch.equal(buffers[name].float(), buffer.float()), name
+    arguments = {"height": 128, "width": 96, "num_inference_steps": 3, "seed": 5}
+    assert torch.equal(found("a cat", **arguments), expected("a cat", **arguments))
+
+
+def test_files_in_fp8_are_taken_with_fp8_asked_for_too(quantized: Path) -> None:
+    assert ZImagePipeline.from_pretrained(quantized, device="cuda", quantization="fp8").quantization == "fp8"
+
+
+def test_without_bfloat16_there_is_no_fp8(original: Path, quantized: Path) -> None:
+    assert ZImagePipeline.from_pretrained(original, device="cuda").quantization is None
+    pipe = ZImagePipeline.from_pretrained(quantized, device="cuda", dtype=torch.float32)
+    assert pipe.quantization is None
+    assert pipe("a cat", height=64, width=64, num_inference_steps=2).float().std() > 10
+    with pytest.raises(ValueError, match=r"dtype is torch.float32"):
+        ZImagePipeline.from_pretrained(quantized, device="cuda", dtype=torch.float32, quantization="fp8")
+
+
+def test_compiled_kernels_are_kept(tmp_path: Path) -> None:
+    chosen = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+    environ = {key: value for key, value in os.environ.items() if key not in chosen}
+    command = ["generate", "a cat", "--width", "128", "--height", "128", "--model", str(TINY_CHECKPOINT)]
+    subprocess.run(
+        [sys.executable, "-m", "cli.main", *command, "--out", str(tmp_path / "out")],
+        env={**environ, "ZIMAGE_CACHE_DIR": str(tmp_path / "cache"), "ZIMAGE_DEVICE": "cuda"},
+        check=True,
+    )
+    assert any((tmp_path / "cache/triton").rglob("*.cubin"))
