@@ -32,12 +32,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("bench/results/service.json"))
     arguments = parser.parse_args()
+    start = time.monotonic()
     with (
         tempfile.TemporaryDirectory() as data,
         Stack(data, workers=arguments.workers, model=arguments.model) as stack,
         httpx.Client(base_url=stack.api_url, timeout=90) as http,
     ):
-        start = time.monotonic()
         while http.get("/v1/queue").json()["workers"] < arguments.workers:
             time.sleep(0.1)
         ready_seconds = time.monotonic() - start
