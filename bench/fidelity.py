@@ -46,7 +46,7 @@ def main() -> None:
         if checkpoint is None:
             checkpoint = Path(scratch) / "turbo"
             write_random_checkpoint(checkpoint, size="turbo", device="cuda")
-        result = {**describe("cuda"), "size": arguments.size, **compare(checkpoint, arguments.size)}
+        result = {**describe("bench.fidelity", "cuda"), "size": arguments.size, **compare(checkpoint, arguments.size)}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
