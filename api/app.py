@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
+from api.auth import Authentication
 from api.bell import Bell
 from api.deps import Services
 from api.middleware import BodyGuard, LoopbackOnly, RequestId
@@ -16,13 +17,18 @@ from jobs.client_store import ClientStore
 from jobs.doorbell import celery_app
 from jobs.events import EventHub
 from jobs.images import ImageStore
+from jobs.keys import KeyRing
 from jobs.reaper import Reaper
 from jobs.redis_client import connect, connect_async
 from jobs.settings import Settings
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the API."""
+    """Return the API.
+
+    Raises:
+        jobs.keys.KeysFileError: the file of API keys is missing or broken.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -50,7 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     # The last one added is the outermost.
     app.add_middleware(BodyGuard)
-    if not settings.allow_anonymous:
+    if settings.api_keys_file:
+        app.add_middleware(Authentication, keys=KeyRing(settings.api_keys_file))
+    elif not settings.allow_anonymous:
         app.add_middleware(LoopbackOnly)
     app.add_middleware(RequestId)
     install_problem_handlers(app)

@@ -9,9 +9,8 @@ from api.bell import Bell
 from jobs.client_store import ClientStore
 from jobs.events import EventHub
 from jobs.images import ImageStore
+from jobs.keys import RESERVED, ApiKey
 from jobs.settings import Settings
-
-ANONYMOUS = "anonymous"
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,16 @@ def _services(request: Request) -> Services:
     return services
 
 
-def _owner() -> str:
-    return ANONYMOUS
+def _key(request: Request) -> ApiKey | None:
+    key: ApiKey | None = getattr(request.state, "key", None)  # set by `auth.Authentication`
+    return key
+
+
+KeyDep = Annotated[ApiKey | None, Depends(_key)]  # None: the service has no keys
+
+
+def _owner(key: KeyDep) -> str:
+    return key.name if key else RESERVED
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

@@ -4,7 +4,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 http_request_seconds = Histogram("zimage_http_request_seconds", "HTTP requests.", ["route", "method", "status"])
 jobs_submitted_total = Counter(
-    "zimage_jobs_submitted_total", "Submits by outcome: created, replayed, mismatch, full.", ["outcome"]
+    "zimage_jobs_submitted_total",
+    "Submits by outcome: created, replayed, mismatch, full, too_fast, too_many.",
+    ["outcome"],
 )
 jobs = Gauge("zimage_jobs", "Jobs in Redis by status.", ["status"])
 oldest_queued_seconds = Gauge("zimage_oldest_queued_seconds", "Age of the oldest queued job; 0 when none waits.")

@@ -7,6 +7,7 @@ import uvicorn
 from api.app import create_app
 from api.middleware import is_loopback
 from jobs.images import ImageStore
+from jobs.keys import KeysFileError
 from jobs.logs import configure_logging
 from jobs.redis_client import connect
 from jobs.settings import Settings
@@ -22,18 +23,22 @@ def serve(settings: Settings) -> None:
         SystemExit: with code 1 when it can't, after one line on stderr that says why.
     """
     configure_logging()
-    if not is_loopback(settings.host) and not settings.allow_anonymous:
+    if settings.api_keys_file and settings.allow_anonymous:
+        sys.exit("zimage api: ZIMAGE_API_KEYS_FILE asks for keys and ZIMAGE_ALLOW_ANONYMOUS for none: unset one")
+    if not is_loopback(settings.host) and not settings.api_keys_file and not settings.allow_anonymous:
         sys.exit(
             f"zimage api: {settings.host} is reachable from other machines and no API keys are configured: "
-            "listen on 127.0.0.1, or set ZIMAGE_ALLOW_ANONYMOUS=true to let everyone in"
+            "set ZIMAGE_API_KEYS_FILE (`zimage keys create` makes one), listen on 127.0.0.1, "
+            "or set ZIMAGE_ALLOW_ANONYMOUS=true to let everyone in"
         )
     try:
+        app = create_app(settings)
         wait_for_redis(connect(settings), settings)
         wait_for_s3(ImageStore(settings), settings)
-    except UnreachableError as error:
+    except (UnreachableError, KeysFileError) as error:
         sys.exit(f"zimage api: {error}")
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         access_log=False,

@@ -21,12 +21,21 @@ _MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Submitted:
-    """The answer to a submit; `job_id` is None only for `full`."""
+class Allowance:
+    """What a key's rate leaves: submits now, and the seconds until all of a minute's are there again."""
 
-    outcome: Literal["created", "replayed", "mismatch", "full"]
+    remaining: int
+    reset_seconds: float
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The answer to a submit; `job_id` is None when it was refused: full, too_fast or too_many."""
+
+    outcome: Literal["created", "replayed", "mismatch", "full", "too_fast", "too_many"]
     job_id: str | None
-    seconds_per_job: float | None = None  # when full: in which the workers end a job, None while no rate is known
+    retry_seconds: float | None = None  # too_fast: until the next is taken; full: those that a job takes, if known
+    allowance: Allowance | None = None  # of a key with a rate
 
 
 @dataclass(frozen=True)
@@ -82,9 +91,17 @@ class ClientStore:
         return await self._scripts[script](keys=[self._prefix], args=list(args))
 
     async def submit(
-        self, job_id: str, owner: str, job_input: JobInput, *, idempotency_key: str | None, digest: str
+        self,
+        job_id: str,
+        owner: str,
+        job_input: JobInput,
+        *,
+        idempotency_key: str | None,
+        digest: str,
+        rate: int | None = None,
+        in_flight: int | None = None,
     ) -> Submitted:
-        """Write the job's record, its idempotency key and its place in the queue at once.
+        """Write the job's record, its idempotency key and its place in the queue at once, or refuse it.
 
         Args:
             job_id: new and unique.
@@ -92,11 +109,13 @@ class ClientStore:
             job_input: with its seed filled in.
             idempotency_key: the client's, or None.
             digest: of the body as the client sent it (`body_digest`).
+            rate: submits per minute that the owner may make; None: any number.
+            in_flight: jobs that the owner may have queued or running; None: any number.
         """
         settings = self._settings
         shift = {"high": -1, "normal": 0, "low": 1}[job_input.priority] * settings.priority_seconds
         ttl = min(settings.queue_ttl, job_input.timeout_seconds or settings.queue_ttl)
-        outcome, answer = await self._run(
+        outcome, answer, *left = await self._run(
             "submit",
             job_id,
             owner,
@@ -110,10 +129,13 @@ class ClientStore:
             idempotency_key or "",
             digest,
             settings.idempotency_ttl,
+            rate or "",
+            in_flight or "",
         )
-        if outcome == "full":
-            return Submitted("full", None, float(answer) if answer else None)
-        return Submitted(outcome, answer)
+        allowance = Allowance(int(left[0]), float(left[1])) if left else None
+        if outcome in ("full", "too_fast"):
+            return Submitted(outcome, None, float(answer) if answer else None, allowance)
+        return Submitted(outcome, None if outcome == "too_many" else answer, None, allowance)
 
     async def get(self, job_id: str, owner: str) -> Found:
         """Return a job.

@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     # API
     host: str = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="port that the API listens on")
+    api_keys_file: Path | None = Field(
+        None, description="file of API keys (`zimage keys create`): every request needs one then; unset: no keys"
+    )
     allow_anonymous: bool = Field(False, description="serve without keys on an address that is not loopback")
     max_work: int = Field(1024 * 1024 * 50 * 8, ge=1, description="largest pixels × steps × images of one job")
     queue_limit: int = Field(10_000, ge=1, description="queued jobs beyond which submits are answered 503")

@@ -12,7 +12,8 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from api import metrics
-from api.deps import OwnerDep, Services, ServicesDep
+from api.deps import KeyDep, OwnerDep, Services, ServicesDep
+from api.limits import limit_exceeded, limit_headers
 from api.problems import RETRY_SECONDS, FieldError, ProblemError, problem_responses, unavailable
 from api.views import JobView, etag, etag_matches, job_view, pending_headers
 from api.waiting import follow, wait_preference
@@ -62,7 +63,10 @@ async def _check_limits(services: Services, job_input: JobInput) -> None:
     "",
     status_code=202,
     response_model=JobView,
-    responses={200: {"model": JobView, "description": "Replayed"}, **problem_responses(400, 410, 413, 415, 422, 503)},
+    responses={
+        200: {"model": JobView, "description": "Replayed"},
+        **problem_responses(400, 410, 413, 415, 422, 429, 503),
+    },
 )
 async def submit_job(
     body: JobInput,
@@ -70,6 +74,7 @@ async def submit_job(
     response: Response,
     services: ServicesDep,
     owner: OwnerDep,
+    key: KeyDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")] = None,
 ) -> JobView:
     """Accept a job: from here on it ends as succeeded, failed, canceled or expired, whatever dies in between.
@@ -85,11 +90,15 @@ async def submit_job(
         body.model_copy(update={"seed": seed}),
         idempotency_key=idempotency_key,
         digest=body_digest(body),
+        rate=key.rate if key else None,
+        in_flight=key.in_flight if key else None,
     )
     metrics.jobs_submitted_total.labels(submitted.outcome).inc()
+    if key and submitted.outcome in ("too_fast", "too_many"):
+        raise limit_exceeded(key, submitted)
     if submitted.job_id is None:
         detail = f"{services.settings.queue_limit} jobs are waiting already: send it again later"
-        raise unavailable("queue_full", detail, min(submitted.seconds_per_job or RETRY_SECONDS, LONGEST_RETRY_SECONDS))
+        raise unavailable("queue_full", detail, min(submitted.retry_seconds or RETRY_SECONDS, LONGEST_RETRY_SECONDS))
     if submitted.outcome == "mismatch":
         detail = "this Idempotency-Key came with another body before: take a new key for a new job"
         raise ProblemError(422, "idempotency_key_reused", detail)
@@ -100,7 +109,11 @@ async def submit_job(
         response.headers["Idempotent-Replayed"] = "true"
     found = await services.store.get(submitted.job_id, owner)
     response.headers.update(
-        {"Location": str(request.url_for("get_job", job_id=found.job.id)), **pending_headers(found)}
+        {
+            "Location": str(request.url_for("get_job", job_id=found.job.id)),
+            **pending_headers(found),
+            **limit_headers(key, submitted),
+        }
     )
     return await _view(services, found, request)
 

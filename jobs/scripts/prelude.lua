@@ -11,6 +11,7 @@
 -- status:{status}           zset    ids by accepted-at: counts, and the oldest
 -- owner:{owner}[:{status}]  zset    ids by accepted-at: the listing of one API key
 -- idempotency:{owner}:{key} string  "<digest of the body> <id>"
+-- limit:{owner}             string  time at which the owner has all its submits of a minute again
 -- tombstone:{id}            string  owner of a deleted job
 -- workers                   zset    worker ids by the time until which they count as alive
 -- worker:{id}               hash    card (JSON), rate (work per second), number and id of its last claim

@@ -169,6 +169,12 @@ def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
         assert grown("zimage_stage_seconds_count", stage=stage) == 1
         assert grown("zimage_stage_seconds_sum", stage=stage) == pytest.approx(job["timings"][stage], abs=1e-6)
     assert grown("zimage_images_total", size="192x64") == 2
+    assert grown("zimage_key_images_total", key="anonymous") == 2
+    assert grown("zimage_key_pixels_total", key="anonymous") == 2 * 192 * 64
+    spent = grown("zimage_key_gpu_seconds_total", key="anonymous")
+    assert spent == pytest.approx(
+        sum(job["timings"][stage] for stage in ("text_encode", "denoise", "decode")), abs=1e-6
+    )
     assert grown("zimage_prompts_total", features="encoded") == 1
     assert grown("zimage_prompts_total", features="reused") == 0
     assert grown("zimage_job_attempts_total", outcome="succeeded") == 1

@@ -152,10 +152,10 @@ async def test_a_full_queue_refuses_and_keeps_what_it_has(queue: Queue) -> None:
 async def test_a_full_queue_tells_how_fast_it_shrinks(queue: Queue) -> None:
     for n in range(3):
         await queue.submit(f"job_{n}", num_images=2)
-    assert (await queue.submit("job_3")).seconds_per_job is None
+    assert (await queue.submit("job_3")).retry_seconds is None
     for worker in ("worker-1", "worker-2"):
         queue.worker.heartbeat(worker, CARD, 64 * 64 * 8, [])
-    assert (await queue.submit("job_3")).seconds_per_job == 1.0
+    assert (await queue.submit("job_3")).retry_seconds == 1.0
 
 
 async def test_the_same_submit_sent_twice_is_one_job(queue: Queue) -> None:

@@ -1,0 +1,40 @@
+"""Whose request it is: with a keys file every request but a few needs `Authorization: Bearer KEY`."""
+
+import re
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.problems import ProblemError, problem_response
+from jobs.keys import ApiKey, KeyRing
+
+OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})  # tell nothing of any job
+_BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
+
+
+class Authentication:
+    """Refuses requests without a valid key (401), before anything of their body is read.
+
+    The key's entry is `request.state.key` for what comes after.
+    """
+
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request (ASGI)."""
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            key = self._key(Headers(scope=scope))
+            if key is None:
+                detail = "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one"
+                problem = ProblemError(401, "invalid_api_key", detail, headers={"WWW-Authenticate": "Bearer"})
+                await problem_response(scope["state"]["request_id"], problem)(scope, receive, send)
+                return
+            scope["state"]["key"] = key
+        await self._app(scope, receive, send)
+
+    def _key(self, headers: Headers) -> ApiKey | None:
+        given = headers.getlist("authorization")
+        match = _BEARER.fullmatch(given[0].strip()) if len(given) == 1 else None
+        return self._keys.find(match[1]) if match else None

@@ -1,0 +1,177 @@
+"""API keys: the file that lists them, and telling whose key a request carries.
+
+Of a key only its SHA-256 is stored. Keys have 256 random bits, so their digests need neither salt nor a slow hash.
+"""
+
+import fcntl
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+log = logging.getLogger(__name__)
+
+KEY_PREFIX = "zimage_"  # so that scanners for leaked secrets know one
+MODE = 0o600
+RESERVED = "anonymous"  # owner of the jobs of a service without keys
+
+KeyName = Field(
+    pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="owner of the jobs; shown in metrics and logs"
+)
+
+
+class KeysFileError(ValueError):
+    """The keys file can't be used; one line that names it and says why."""
+
+
+class ApiKey(BaseModel):
+    """One key, as the file has it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = KeyName
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    rate: int | None = Field(None, ge=1, description="submits per minute; null: any number")
+    in_flight: int | None = Field(None, ge=1, description="jobs queued or running at once; null: any number")
+    created_at: datetime
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    keys: list[ApiKey]
+
+
+class KeysFile:
+    """The file on disk, for those who change it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> list[ApiKey]:
+        """Return its keys.
+
+        Raises:
+            KeysFileError: it is missing or broken.
+        """
+        try:
+            keys = _Document.model_validate_json(self._path.read_bytes()).keys
+        except OSError as error:
+            raise KeysFileError(f"{self._path}: {error.strerror}: `zimage keys create` makes it") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise KeysFileError(f"{self._path}: {place}: {first['msg']}") from None
+        names = [key.name for key in keys]
+        if len(set(names)) < len(names):
+            raise KeysFileError(f"{self._path}: two keys have one name")
+        return keys
+
+    def create(self, name: str, rate: int | None, in_flight: int | None) -> str:
+        """Add a key and return it: it can't be read again later. Makes the file where there is none.
+
+        Raises:
+            KeysFileError: the name is taken or can't be one, or the file is broken.
+        """
+        secret = KEY_PREFIX + secrets.token_urlsafe(32)
+        try:
+            key = ApiKey(name=name, sha256=digest(secret), rate=rate, in_flight=in_flight, created_at=datetime.now(UTC))
+        except ValidationError:
+            raise KeysFileError(f"{name}: a name has up to 64 letters, digits, '.', '_' and '-'") from None
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            keys = self.read() if self._path.exists() else []
+            if name == RESERVED or any(other.name == name for other in keys):
+                raise KeysFileError(f"{self._path}: there is a key {name} already: revoke it, or take another name")
+            self._write([*keys, key])
+        return secret
+
+    def revoke(self, name: str) -> None:
+        """Remove a key; who uses it is refused from now on. Its jobs stay.
+
+        Raises:
+            KeysFileError: there is no such key, or the file is missing or broken.
+        """
+        self.read()  # of a file that is not there, say so
+        with self._locked():
+            keys = self.read()
+            kept = [key for key in keys if key.name != name]
+            if len(kept) == len(keys):
+                raise KeysFileError(f"{self._path}: there is no key {name}")
+            self._write(kept)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep two who change the file at once apart; the file itself is replaced, so its folder holds the lock."""
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
+    def _write(self, keys: list[ApiKey]) -> None:
+        descriptor, draft = tempfile.mkstemp(prefix=f".{self._path.name}-", dir=self._path.parent)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(_Document(keys=keys).model_dump_json(indent=1) + "\n")
+            # The API may run as another user, who was given the right to read it.
+            mode = self._path.stat().st_mode & 0o777 if self._path.exists() else MODE
+            Path(draft).chmod(mode)
+            Path(draft).replace(self._path)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+
+
+class KeyRing:
+    """The keys that are valid now: the file is read again when it changes.
+
+    Raises KeysFileError when made from a file that is missing or broken. Should it become so later, the keys read last
+    stay valid.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = KeysFile(path)
+        self._keys = self._file.read()
+        self._seen = self._state()
+
+    def find(self, secret: str) -> ApiKey | None:
+        """Return the entry of a key, None if it is none of ours; takes as long for every key."""
+        self._refresh()
+        given, found = digest(secret), None
+        for key in self._keys:
+            if hmac.compare_digest(key.sha256, given):
+                found = key
+        return found
+
+    def _refresh(self) -> None:
+        state = self._state()
+        if state == self._seen:
+            return
+        self._seen = state
+        try:
+            self._keys = self._file.read()
+        except KeysFileError as error:
+            log.error("the keys read last stay valid: %s", error)
+
+    def _state(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def digest(secret: str) -> str:
+    """SHA-256 of a key, in hexadecimal."""
+    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
