@@ -58,6 +58,7 @@ def write_weights(
         save_file(tensors, stem.with_name(name), metadata={"format": "pt"})
         stem.with_name(name).chmod(0o644)  # save_file lets only its user read it
         weight_map |= dict.fromkeys(tensors, name)
+        del tensors  # before the next shard is made
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         write_json(stem.with_name(f"{stem.name}.safetensors.index.json"), index)

@@ -54,7 +54,10 @@ def ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., obje
 
 def test_a_model_that_is_not_there_is_told_in_a_line(ended: Callable[..., object]) -> None:
     message = ended(adherence.main, "--model", "/nope", "--prompts", "10")
-    assert message == "--model: /nope: no such directory, expected a checkpoint directory or a hub id org/name"
+    assert (
+        message
+        == "--model: /nope: no such directory, expected a checkpoint directory, a hub id org/name or s3://bucket/prefix"
+    )
 
 
 def test_asking_the_gallery_for_help_draws_nothing(ended: Callable[..., object], tmp_path: Path) -> None:

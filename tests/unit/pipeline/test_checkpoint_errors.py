@@ -209,7 +209,7 @@ CASES: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
             + json.loads((root / TEXT_INDEX).read_text())["weight_map"]["model.layers.1.mlp.up_proj.weight"],
             model__layers__1__mlp__up_proj__weight=None,
         )(root),
-        ["text_encoder/model-0000", "missing tensor 'layers.1.mlp.up_proj.weight', expected shape [96, 48]"],
+        ["text_encoder/model-0000", "missing tensor 'model.layers.1.mlp.up_proj.weight', expected shape [96, 48]"],
     ),
     "index without a map": ("wide", edit(TEXT_INDEX, weight_map=...), [TEXT_INDEX, "missing field 'weight_map'"]),
     "index with an empty map": ("wide", edit(TEXT_INDEX, weight_map={}), [TEXT_INDEX, "weight_map is empty"]),
@@ -243,7 +243,7 @@ def test_a_broken_checkpoint_is_refused(checkpoints: dict[str, Path], tmp_path: 
 @pytest.mark.parametrize("path", ["/no/such/checkpoint", "no-such-checkpoint", "a/b/c"])
 def test_a_path_that_does_not_exist_is_named(path: str) -> None:
     with pytest.raises(
-        CheckpointError, match=rf"^{path}: no such directory, expected a checkpoint directory or a hub id"
+        CheckpointError, match=rf"^{path}: no such directory, expected a checkpoint directory, a hub id"
     ):
         ZImagePipeline.from_pretrained(path, device="cpu")
 
