@@ -65,7 +65,7 @@ async def _check_limits(services: Services, job_input: JobInput) -> None:
     response_model=JobView,
     responses={
         200: {"model": JobView, "description": "Replayed"},
-        **problem_responses(400, 410, 413, 415, 422, 429, 503),
+        **problem_responses(400, 408, 410, 413, 415, 422, 429, 503),
     },
 )
 async def submit_job(
