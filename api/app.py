@@ -11,7 +11,7 @@ from api.bell import Bell
 from api.deps import Services
 from api.middleware import BodyGuard, LoopbackOnly, RequestId
 from api.problems import install_problem_handlers
-from api.routes import health, jobs, queue
+from api.routes import health, images, jobs, models, queue
 from jobs import __version__
 from jobs.client_store import ClientStore
 from jobs.doorbell import celery_app
@@ -62,6 +62,6 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(LoopbackOnly)
     app.add_middleware(RequestId)
     install_problem_handlers(app)
-    for module in (jobs, queue, health):
+    for module in (jobs, images, models, queue, health):
         app.include_router(module.router)
     return app

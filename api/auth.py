@@ -29,7 +29,7 @@ class Authentication:
             if key is None:
                 detail = "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one"
                 problem = ProblemError(401, "invalid_api_key", detail, headers={"WWW-Authenticate": "Bearer"})
-                await problem_response(scope["state"]["request_id"], problem)(scope, receive, send)
+                await problem_response(scope, problem)(scope, receive, send)
                 return
             scope["state"]["key"] = key
         await self._app(scope, receive, send)

@@ -56,7 +56,7 @@ class RequestId:
             log.error("request %s: unexpected error", request_id, exc_info=error)
             detail = "this is a fault of the service: report it with the request_id"
             problem = ProblemError(500, "internal_error", detail)
-            await problem_response(request_id, problem)(scope, receive, send_with_id)
+            await problem_response(scope, problem)(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.monotonic() - start
@@ -77,7 +77,7 @@ class BodyGuard:
         try:
             body = await self._read(Headers(scope=scope), receive)
         except ProblemError as problem:
-            await problem_response(scope["state"]["request_id"], problem)(scope, receive, send)
+            await problem_response(scope, problem)(scope, receive, send)
             return
         sent = False
 
@@ -134,7 +134,7 @@ class LoopbackOnly:
             else:
                 await self._app(scope, receive, send)
                 return
-            await problem_response(scope["state"]["request_id"], problem)(scope, receive, send)
+            await problem_response(scope, problem)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
