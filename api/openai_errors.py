@@ -12,7 +12,7 @@ class OpenAIError(BaseModel):
 
     message: str = Field(description="A sentence for people, saying what to do.")
     type: str = Field(examples=["invalid_request_error", "server_error"])
-    param: str | None = Field(description="The first of the request's fields that is wrong; null: none in particular.")
+    param: str | None = Field(None, description="The first of the request's fields that is wrong, if one is.")
     code: str = Field(description="A stable word for programs.", examples=["model_not_found", "queue_full"])
 
 
@@ -51,11 +51,15 @@ def error_body(status: int, code: str, detail: str, pointer: str | None) -> Open
 
 def openai_error_responses(*errors: tuple[int, str, str]) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI entries of the errors that a route answers with, given as status, code and message."""
-    responses: dict[int | str, dict[str, Any]] = {}
+    responses: dict[int | str, dict[str, Any]] = {
+        "default": {"model": OpenAIErrorBody, "description": "Any other error"}
+    }
     for status, code, message in errors:
         entry = responses.setdefault(
             status, {"model": OpenAIErrorBody, "content": {"application/json": {"examples": {}}}}
         )
+        if status in (429, 503):
+            entry["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
         example = {"value": error_body(status, code, message, None).model_dump()}
         entry["content"]["application/json"]["examples"][code] = example
     return responses

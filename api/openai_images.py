@@ -38,7 +38,7 @@ def _or(advice: str) -> WrapValidator:
 class ImagesRequest(JobOptions):
     """OpenAI's request for images, and what a job may say besides.
 
-    Null is the default everywhere. A value that can't be honoured is refused, never passed over.
+    OpenAI's own fields take null for their default. A value that can't be honoured is refused, never passed over.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE, {**EXAMPLE, "n": 4, "seed": 7}]})

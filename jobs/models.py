@@ -64,8 +64,9 @@ def _integral_float_is_int(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Int = Annotated[int, BeforeValidator(_integral_float_is_int)]
-NumImages = Annotated[Int, Field(ge=1, le=8)]
+_Number = BeforeValidator(_integral_float_is_int)
+Int = Annotated[int, _Number]
+NumImages = Annotated[int, Field(ge=1, le=8), _Number]  # bounds first, or the JSON schema of `… | None` has none
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 
 
@@ -80,12 +81,12 @@ class JobOptions(BaseModel):
     )
     num_inference_steps: Int = Field(8, ge=1, le=50)
     guidance_scale: float = Field(0.0, ge=0, le=20, description="Classifier-free guidance; Turbo takes 0.")
-    seed: Int | None = Field(
-        None, ge=0, le=MAX_SEED, description="Image i is drawn from seed + i; null: drawn for you."
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), _Number] | None = Field(
+        None, description="Image i is drawn from seed + i; null: drawn for you."
     )
     priority: Priority = "normal"
-    timeout_seconds: Int | None = Field(
-        None, ge=1, le=3600, description="Seconds after which the job is not worth finishing."
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600), _Number] | None = Field(
+        None, description="Seconds after which the job is not worth finishing."
     )
     metadata: Annotated[dict[str, str], AfterValidator(_at_most_4_kib)] = Field(
         default_factory=dict, max_length=16, description="At most 16 pairs of strings, 4 KiB together."

@@ -43,7 +43,14 @@ ERRORS = openai_error_responses(
 )
 
 
-@router.post("/generations", response_model=ImagesResponse, responses=ERRORS)
+REPLAYED = {"description": "`true`: an earlier request's job", "schema": {"const": "true"}}
+
+
+@router.post(
+    "/generations",
+    response_model=ImagesResponse,
+    responses={200: {"headers": {"Idempotent-Replayed": REPLAYED}}, **ERRORS},
+)
 async def generate_images(
     body: ImagesRequest,
     request: Request,
