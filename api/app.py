@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 
 from api.auth import Authentication
 from api.bell import Bell
 from api.deps import Services
 from api.middleware import BodyGuard, LoopbackOnly, RequestId
-from api.problems import install_problem_handlers
+from api.openai_errors import NO_KEY, openai_error_responses
+from api.problems import install_problem_handlers, problem_responses
 from api.routes import health, images, jobs, models, queue
 from jobs import __version__
 from jobs.client_store import ClientStore
@@ -62,6 +64,11 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(LoopbackOnly)
     app.add_middleware(RequestId)
     install_problem_handlers(app)
-    for module in (jobs, images, models, queue, health):
-        app.include_router(module.router)
+    # It only says so in the OpenAPI document: `Authentication` is what looks at the key.
+    bearer = Depends(HTTPBearer(auto_error=False, description="an API key, where the service has any"))
+    for module in (jobs, queue):
+        app.include_router(module.router, dependencies=[bearer], responses=problem_responses(401))
+    for module in (images, models):
+        app.include_router(module.router, dependencies=[bearer], responses=openai_error_responses(NO_KEY))
+    app.include_router(health.router)
     return app

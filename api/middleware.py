@@ -1,5 +1,6 @@
 """What happens to every request before a route sees it: id, metrics, size and type of the body, and who may ask."""
 
+import asyncio
 import ipaddress
 import logging
 import re
@@ -10,11 +11,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics
-from api.problems import ProblemError, problem_response
+from api.problems import ProblemError, error_response
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 20.0  # for all of it
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -56,7 +58,7 @@ class RequestId:
             log.error("request %s: unexpected error", request_id, exc_info=error)
             detail = "this is a fault of the service: report it with the request_id"
             problem = ProblemError(500, "internal_error", detail)
-            await problem_response(scope, problem)(scope, receive, send_with_id)
+            await error_response(scope, problem)(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.monotonic() - start
@@ -64,7 +66,7 @@ class RequestId:
 
 
 class BodyGuard:
-    """Refuses bodies that are too large (413) or not JSON (415) before they are read."""
+    """Refuses bodies that are too large (413), too slow (408) or not JSON (415) before a route sees them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -75,9 +77,16 @@ class BodyGuard:
             await self._app(scope, receive, send)
             return
         try:
-            body = await self._read(Headers(scope=scope), receive)
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await self._read(Headers(scope=scope), receive)
+        except TimeoutError:
+            problem = ProblemError(
+                408, "body_timeout", f"the body did not come within {BODY_SECONDS:.0f} s: send again"
+            )
+            await error_response(scope, problem)(scope, receive, send)
+            return
         except ProblemError as problem:
-            await problem_response(scope, problem)(scope, receive, send)
+            await error_response(scope, problem)(scope, receive, send)
             return
         sent = False
 
@@ -134,7 +143,7 @@ class LoopbackOnly:
             else:
                 await self._app(scope, receive, send)
                 return
-            await problem_response(scope, problem)(scope, receive, send)
+            await error_response(scope, problem)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

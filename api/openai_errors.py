@@ -6,6 +6,9 @@ from pydantic import BaseModel, Field
 
 _PARAMETERS = {"width": "size", "height": "size"}  # a job's field by the name that OpenAI's request has for it
 
+# For the OpenAPI document, of every route that wants a key: status, code and message.
+NO_KEY = (401, "invalid_api_key", "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one")
+
 
 class OpenAIError(BaseModel):
     """What went wrong."""

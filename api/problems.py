@@ -71,7 +71,7 @@ class ProblemError(Exception):
         self.headers = headers
 
 
-def problem_response(scope: Scope, error: ProblemError) -> JSONResponse:
+def error_response(scope: Scope, error: ProblemError) -> JSONResponse:
     """Return a problem as the response to a request (ASGI), in the shape that its route speaks."""
     if openai_errors.spoken_at(scope["path"]):
         place = error.errors[0] if error.errors else None
@@ -139,7 +139,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     """Let every error that leaves the app be a problem."""
 
     def answer(request: Request, problem: ProblemError) -> JSONResponse:
-        return problem_response(request.scope, problem)
+        return error_response(request.scope, problem)
 
     @app.exception_handler(ProblemError)
     async def on_problem(request: Request, error: ProblemError) -> JSONResponse:

@@ -23,9 +23,9 @@ CLIENT_LEFT = 499  # nginx's status for it; nobody reads the answer, but the met
 
 ERRORS = openai_error_responses(
     (400, "malformed_json", "the body is not valid JSON: Expecting value"),
-    (401, "invalid_api_key", "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one"),
     (403, "forbidden_host", "without API keys only loopback addresses are served"),
     (404, "model_not_found", "there is no model other: /v1/models lists what is served"),
+    (408, "body_timeout", "the body did not come within 20 s: send again"),
     (409, "job_canceled", "job job_… was canceled"),
     (410, "job_gone", "the job was deleted or is past its retention"),
     (413, "body_too_large", "the body may have at most 65536 bytes"),

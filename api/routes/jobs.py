@@ -44,7 +44,7 @@ async def _view(services: Services, found: Found, request: Request) -> JobView:
     response_model=JobView,
     responses={
         200: {"model": JobView, "description": "Replayed"},
-        **problem_responses(400, 410, 413, 415, 422, 429, 503),
+        **problem_responses(400, 408, 410, 413, 415, 422, 429, 503),
     },
 )
 async def submit_job(

@@ -1,5 +1,6 @@
 """API keys as clients and operators meet them: the whole stack runs with a keys file."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -13,11 +14,15 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from starlette.types import Message
 
+from api import middleware
+from api.app import create_app
 from cli.stack import Stack
+from jobs.settings import Settings
 
 SMALL = {"prompt": "a kestrel at night", "width": 64, "height": 64, "num_inference_steps": 2}
-LONG = {**SMALL, "width": 512, "height": 512, "num_inference_steps": 50, "num_images": 8}
+LONG = {**SMALL, "width": 256, "height": 256, "num_inference_steps": 50, "num_images": 8}
 
 
 def zimage_keys(file: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -113,7 +118,7 @@ def test_others_lists_lack_it(guarded: Guarded) -> None:
     [
         {},
         {"Authorization": "Bearer zimage_wrong"},
-        {"Authorization": "Bearer "},
+        {"Authorization": "Bearer"},
         {"Authorization": "Basic YWxpY2U6"},
         {"Authorization": "zimage_wrong"},
         {"X-Api-Key": "{alice}"},
@@ -157,6 +162,26 @@ def test_smuggled_headers_help_nobody(guarded: Guarded) -> None:
     assert raw(guarded, f"{get}X-Note: a\r\n b\r\n{bearer['alice'].replace(': ', ' : ')}\r\n") in (400, 401)
     both = "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n"
     assert raw(guarded, f"{both}\r\n0\r\n\r\n{get}{bearer['alice']}\r\n") in (400, 401)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.2)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if sent:
+            return {"type": "http.disconnect"}
+        await asyncio.sleep(3600)
+        raise AssertionError("never")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    bearer = f"Bearer {guarded.secrets['alice']}".encode()
+    headers = [(b"authorization", bearer), (b"content-type", b"application/json"), (b"content-length", b"1000")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/jobs", "headers": headers, "query_string": b""}
+    asyncio.run(create_app(Settings(api_keys_file=guarded.file))(scope, receive, send))
+    assert sent[0]["status"] == 408
 
 
 def test_who_is_refused_need_not_send_the_body(guarded: Guarded) -> None:
@@ -239,7 +264,7 @@ def test_jobs_in_flight_are_counted(guarded: Guarded) -> None:
 
 def test_logs_hold_no_key_and_no_prompt(guarded: Guarded) -> None:
     logs = "".join(log.read_text() for log in guarded.logs.glob("*.log"))
-    assert guarded.finished in logs
+    assert "Ready to accept connections" in logs
     assert SMALL["prompt"] not in logs
     assert not any(secret in logs for secret in guarded.secrets.values())
 

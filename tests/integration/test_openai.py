@@ -16,11 +16,15 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from fastapi.testclient import TestClient
 from openai import AsyncOpenAI, OpenAI
 from openai.types import ImagesResponse
 from PIL import Image
 
+from api.app import create_app
 from cli.stack import Stack
+from jobs.keys import KeysFile
+from jobs.settings import Settings
 
 README = Path(__file__).parents[2] / "README.md"
 ALIAS = "Tongyi-MAI/Z-Image-Turbo"
@@ -323,6 +327,30 @@ def test_every_error_is_in_openai_s_shape(http: httpx.Client, request_: dict[str
     assert response.json()["error"]["code"] == code
 
 
+def test_without_a_key_401_and_beyond_its_rate_429(servers: Stack, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    key = KeysFile(file).create("someone", rate=1, in_flight=None)
+    settings = Settings(
+        redis_url=servers.redis_url,
+        redis_prefix=f"keyed-{secrets.token_hex(4)}:",
+        s3_endpoint=servers.s3_url,
+        api_keys_file=file,
+    )
+    with TestClient(create_app(settings)) as http:
+        job = {"prompt": "a cat", "width": 64, "height": 64}
+        assert http.post("/v1/jobs", json=job, headers={"Authorization": f"Bearer {key}"}).status_code == 202
+        client = OpenAI(api_key=key, base_url=f"{http.base_url}/v1", http_client=http, max_retries=0)
+        with pytest.raises(openai.RateLimitError) as limited:
+            client.images.generate(**SMALL)
+        assert (limited.value.code, limited.value.type) == ("rate_limited", "rate_limit_error")
+        assert int(limited.value.response.headers["retry-after"]) > 1
+        assert "ratelimit" in limited.value.response.headers
+        stranger = client.with_options(api_key="EMPTY")
+        with pytest.raises(openai.AuthenticationError) as refused:
+            stranger.images.generate(**SMALL)
+        assert (refused.value.code, refused.value.type) == ("invalid_api_key", "authentication_error")
+
+
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A service whose queue takes one job, and whose processes tests here may stop and kill."""
@@ -358,7 +386,7 @@ def test_a_full_queue_is_503_and_the_client_comes_back_by_itself(narrow: Stack) 
         assert statuses[-1] == 200
 
 
-def test_an_answer_is_held_while_redis_starts_anew(narrow: Stack) -> None:
+def test_an_answer_is_held_while_redis_is_away(narrow: Stack) -> None:
     fields = {"prompt": "a cat", "size": "256x256", "n": 2, "extra_body": {"num_inference_steps": 30}}
     with (
         httpx.Client(base_url=narrow.api_url) as http,
@@ -368,5 +396,11 @@ def test_an_answer_is_held_while_redis_starts_anew(narrow: Stack) -> None:
         answer = pool.submit(client.images.generate, **fields)
         wait_until(lambda: http.get("/v1/jobs?status=running").json()["jobs"])
         time.sleep(1.5)  # what was accepted is on disk by then
-        os.kill(narrow.pids()["valkey"], signal.SIGKILL)
+        killed = None
+        for _ in range(
+            6
+        ):  # each time it stays away for longer, at last for more seconds than a waiter goes without a look
+            wait_until(lambda: narrow.pids()["valkey"] not in (None, killed))  # noqa: B023  # asked at once
+            killed = narrow.pids()["valkey"]
+            os.kill(killed, signal.SIGKILL)
         assert [size(png) for png in pictures(answer.result())] == [(256, 256)] * 2
