@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from redis.exceptions import RedisError
 
 from api.deps import Services, ServicesDep
+from api.served_model import served_model
 from jobs.models import TINY, size_limits
 
 router = APIRouter(include_in_schema=False)
@@ -34,18 +35,18 @@ async def get_playground(services: ServicesDep) -> HTMLResponse:
 
 
 async def _config(services: Services) -> dict[str, Any]:
-    settings = services.settings
     try:
-        card = await services.store.last_card()
+        served = await served_model(services)
+        model, limits = served.names[0], served.sizes
     except RedisError:  # the page says so itself as soon as something is asked for
-        card = None
-    model, limits = (card.name, card) if card else (settings.model, size_limits(settings.model))
+        model = services.settings.model
+        limits = size_limits(model)
     return {
         "model": model,
         "min_size": limits.min_size,
         "max_size": limits.max_size,
         "sizes": TINY_SIZES if model == TINY else SIZES,
-        "keys": settings.api_keys_file is not None,
+        "keys": services.settings.api_keys_file is not None,
     }
 
 
