@@ -371,6 +371,7 @@ def test_health_and_the_contract_are_served(http: httpx.Client) -> None:
     assert http.get("/readyz").status_code == 200
     paths = http.get("/openapi.json").json()["paths"]
     assert {"/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel", "/v1/queue"} <= set(paths)
+    assert {"/v1/images/generations", "/v1/models", "/v1/models/{model}"} <= set(paths)
 
 
 def test_the_queue_tells_its_demand(http: httpx.Client) -> None:

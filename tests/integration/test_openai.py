@@ -102,7 +102,7 @@ client = OpenAI(api_key="EMPTY", base_url="http://localhost:3000/v1")
 
 response = client.images.generate(
     model="Tongyi-MAI/Z-Image-Turbo",
-    prompt="Young Chinese woman in red Hanfu, intricate embroidery.",
+    prompt="Young Chinese woman in red Hanfu, intricate embroidery. Impeccable makeup, red floral forehead pattern. Elaborate high bun, golden phoenix headdress, red flowers, beads. Holds round folding fan with lady, trees, bird. Soft-lit outdoor night background, silhouetted tiered pagoda, blurred colorful distant lights.",
     size="1024x1024",
     n=1,
     response_format="b64_json",
@@ -112,7 +112,7 @@ response = client.images.generate(
 image_bytes = base64.b64decode(response.data[0].b64_json)
 with open("output.png", "wb") as f:
     f.write(image_bytes)
-"""
+"""  # noqa: E501
     run_python(code, f"{stack.api_url}/v1", tmp_path, monkeypatch)
     assert size((tmp_path / "output.png").read_bytes()) == (1024, 1024)
 
