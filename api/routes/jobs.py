@@ -5,6 +5,7 @@ import secrets
 from collections.abc import AsyncIterable
 from typing import Annotated
 
+import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -12,6 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from api import metrics
+from api.addresses import AddressError
 from api.deps import KeyDep, OwnerDep, Services, ServicesDep
 from api.limits import limit_exceeded, limit_headers
 from api.problems import RETRY_SECONDS, FieldError, ProblemError, problem_responses, unavailable
@@ -59,6 +61,20 @@ async def _check_limits(services: Services, job_input: JobInput) -> None:
         raise ProblemError(422, "invalid_request", detail, errors=errors)
 
 
+async def _check_webhook(services: Services, job_input: JobInput) -> None:
+    detail = None
+    if job_input.webhook_url is not None and services.settings.webhook_secret is None:
+        detail = "this service sends no webhooks: leave it null and poll the job (or set ZIMAGE_WEBHOOK_SECRET)"
+    elif job_input.webhook_url is not None:
+        try:
+            await services.addresses.resolve(httpx.URL(job_input.webhook_url))
+        except AddressError as error:
+            detail = str(error)
+    if detail:
+        errors = [FieldError(pointer="/webhook_url", detail=detail)]
+        raise ProblemError(422, "invalid_request", f"/webhook_url: {detail}", errors=errors)
+
+
 @router.post(
     "",
     status_code=202,
@@ -83,6 +99,7 @@ async def submit_job(
     `Idempotent-Replayed: true`), another body 422.
     """
     await _check_limits(services, body)
+    await _check_webhook(services, body)
     seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
     submitted = await services.store.submit(
         f"job_{secrets.token_hex(16)}",
