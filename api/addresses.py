@@ -18,16 +18,18 @@ RESOLVE_SECONDS = 5.0
 
 Lookup = Callable[[str, int], Sequence[str]]
 
-# What `is_global` calls global, but is no place of the public Internet's.
+# What `is_global` calls global (or did, in some of the Pythons that we run on), but is no place of the public Internet's.
 _SPECIAL = [
     ipaddress.ip_network(network)
     for network in (
+        "192.0.0.0/24",  # protocols of the IETF's own, and Oracle Cloud's metadata
         "2002::/16",  # 6to4: any IPv4 address, private ones too (RFC 7526 retired it)
         "192.88.99.0/24",  # 6to4 relays
-        "3fff::/20",  # documentation (RFC 9637; Pythons before 3.14 don't know it)
+        "3fff::/20",  # documentation (RFC 9637)
         "168.63.129.16/32",  # Azure's metadata and agents, inside of each virtual machine's network
     )
 ]
+_IPV6 = ipaddress.ip_network("2000::/3")  # all that is given out for the public Internet
 
 
 class AddressError(httpx.ConnectError):
@@ -42,8 +44,9 @@ def is_public(address: str) -> bool:
     """
     ip = ipaddress.ip_address(address)
     ip = getattr(ip, "ipv4_mapped", None) or ip
-    special = ip.is_multicast or ip.is_reserved or any(ip in network for network in _SPECIAL)
-    return ip.is_global and not special
+    if ip.version == 6 and ip not in _IPV6:
+        return False
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _SPECIAL)
 
 
 def system_lookup(host: str, port: int) -> Sequence[str]:
