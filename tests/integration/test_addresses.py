@@ -1,6 +1,7 @@
 """Where webhooks may go: no way of writing a private address gets through, at submit or at delivery."""
 
 import asyncio
+import json
 import ssl
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ import trustme
 from fastapi.testclient import TestClient
 from receiving import SECRET, receiver
 
-from api.addresses import Addresses, AddressError, PinnedTransport, is_public
+from api.addresses import AddressError, Addresses, PinnedTransport, is_public
 from api.app import create_app
 from cli.stack import Stack
 from jobs.settings import Settings
@@ -109,7 +110,8 @@ def http(servers: Stack) -> Iterator[TestClient]:
 
 @pytest.mark.parametrize("url", REFUSED)
 def test_a_webhook_into_a_private_network_is_refused_at_submit(http: TestClient, url: str) -> None:
-    answer = http.post("/v1/jobs", json={**JOB, "webhook_url": url})
+    body = json.dumps({**JOB, "webhook_url": url})
+    answer = http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422, answer.text
     (error,) = answer.json()["errors"]
     assert error["pointer"] == "/webhook_url"
@@ -145,7 +147,9 @@ def post(url: str, addresses: Addresses, verify: ssl.SSLContext | bool = True) -
     return asyncio.run(sent())
 
 
-@pytest.mark.parametrize("url", [url for url in REFUSED if url.startswith("http://") and "8.8.8.8" not in url])
+@pytest.mark.parametrize(
+    "url", [url for url in REFUSED if url.startswith("http://") and "8.8.8.8" not in url and "///" not in url]
+)
 def test_a_connection_into_a_private_network_is_refused(url: str) -> None:
     with pytest.raises((AddressError, httpx.InvalidURL, httpx.UnsupportedProtocol)):
         post(url, Addresses(allow_private=False))
