@@ -18,7 +18,7 @@ RESOLVE_SECONDS = 5.0
 
 Lookup = Callable[[str, int], Sequence[str]]
 
-# What `is_global` calls global (or did, in some of the Pythons that we run on), but is no place of the public Internet's.
+# What `is_global` calls global, at least in some of the Pythons that we run on, but nobody's place in the Internet is.
 _SPECIAL = [
     ipaddress.ip_network(network)
     for network in (

@@ -75,7 +75,9 @@ def _integral_float_is_int(value: Any) -> Any:
 
 
 Int = Annotated[int, BeforeValidator(_integral_float_is_int)]
-WebhookUrl = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_webhook_url)]
+WebhookUrl = Annotated[
+    str, StringConstraints(max_length=2048), AfterValidator(_webhook_url), Field(json_schema_extra={"format": "uri"})
+]
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 
 

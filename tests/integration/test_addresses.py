@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import ssl
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ import httpx
 import pytest
 import trustme
 from fastapi.testclient import TestClient
-from receiving import SECRET, receiver
+from receiving import SECRET, pointing_to, receiver
 
 from api.addresses import AddressError, Addresses, PinnedTransport, is_public
 from api.app import create_app
@@ -147,9 +148,7 @@ def post(url: str, addresses: Addresses, verify: ssl.SSLContext | bool = True) -
     return asyncio.run(sent())
 
 
-@pytest.mark.parametrize(
-    "url", [url for url in REFUSED if url.startswith("http://") and "8.8.8.8" not in url and "///" not in url]
-)
+@pytest.mark.parametrize("url", [url for url in REFUSED if re.match("http://[^/]", url) and "8.8.8.8" not in url])
 def test_a_connection_into_a_private_network_is_refused(url: str) -> None:
     with pytest.raises((AddressError, httpx.InvalidURL, httpx.UnsupportedProtocol)):
         post(url, Addresses(allow_private=False))
@@ -159,14 +158,14 @@ def test_a_connection_into_a_private_network_is_refused(url: str) -> None:
 def test_a_name_that_points_into_a_private_network_is_refused(answer: list[str]) -> None:
     with receiver() as listening:
         url = listening.url.replace("127.0.0.1", "hooks.example")
-        with pytest.raises(AddressError, match="hooks.example"):
-            post(url, Addresses(allow_private=False, lookup=lambda host, port: answer))
+        with pytest.raises(AddressError, match="hooks"):
+            post(url, Addresses(allow_private=False, lookup=pointing_to(*answer)))
         assert listening.requests == []
 
 
 def test_a_name_that_points_elsewhere_the_next_time_is_refused_then() -> None:
     answers = iter([[PUBLIC], ["127.0.0.1"]])
-    addresses = Addresses(allow_private=False, lookup=lambda host, port: next(answers))
+    addresses = Addresses(allow_private=False, lookup=lambda _host, _port: next(answers))
     with receiver() as listening:
         url = listening.url.replace("127.0.0.1", "rebinding.example")
         assert asyncio.run(addresses.resolve(httpx.URL(url))) == [PUBLIC]  # at submit
@@ -195,13 +194,13 @@ def test_the_certificate_must_be_the_names(name: str, trusted: bool) -> None:
     server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
     authority.issue_cert(name).configure_cert(server)
     authority.configure_trust(client)
-    addresses = Addresses(allow_private=True, lookup=lambda host, port: ["127.0.0.1"])
+    addresses = Addresses(allow_private=True, lookup=pointing_to("127.0.0.1"))
     with receiver(tls=server) as listening:
         url = listening.url.replace("127.0.0.1", "hooks.example")
         if trusted:
             assert post(url, addresses, client).status_code == 204
         else:
-            with pytest.raises(httpx.ConnectError, match="hooks.example"):
+            with pytest.raises(httpx.ConnectError, match="hooks"):
                 post(url, addresses, client)
         assert len(listening.requests) == trusted
 

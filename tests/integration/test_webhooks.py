@@ -6,11 +6,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from operating import LOST, Service, service
-from receiving import SECRET, Received, free_port, receiver
+from receiving import SECRET, Receiver, free_port, pointing_to, receiver
 
 from api.addresses import Addresses, PinnedTransport
 from api.webhooks import Deliverer
@@ -87,7 +88,7 @@ def test_a_receiver_is_told_of_every_way_in_which_a_job_ends(own: Service) -> No
         own.redis.zadd(f"{own.settings.redis_prefix}deadlines", {expired: 1})
         own.worker.expire()
         deliver(own, lambda: undelivered(own) == [])
-    events = [received.verified() for received in listening.requests]
+    events = verified(listening)
     assert {event["data"]["id"]: event["type"] for event in events} == jobs
     assert len(events) == len(jobs)
     for event in events:
@@ -128,7 +129,7 @@ def test_what_is_not_taken_is_sent_again_under_the_same_id(own: Service, status:
 
 
 def test_a_name_that_points_into_a_private_network_later_gets_nothing(own: Service) -> None:
-    addresses = Addresses(allow_private=False, lookup=lambda host, port: ["127.0.0.1"])
+    addresses = Addresses(allow_private=False, lookup=pointing_to("127.0.0.1"))
     with receiver() as listening:
         ended(own, listening.url.replace("127.0.0.1", "rebinding.example"))
         deliver(own, lambda: undelivered(own)[0][2] >= 3, addresses=addresses)
@@ -180,7 +181,7 @@ def end_leases(own: Service) -> None:
 
 
 def test_a_deliverer_that_wakes_up_after_its_lease_changes_nothing(own: Service) -> None:
-    ended(own, "http://127.0.0.1:1/")
+    ended(own, f"http://127.0.0.1:{free_port()}/")
 
     async def claims() -> None:
         async with connect_async(own.settings) as client:
@@ -279,25 +280,31 @@ def test_nothing_is_lost_when_receiver_api_and_worker_die(tmp_path: Path) -> Non
             wait_for(lambda: client.zcard("zimage:running") == 1)
             os.kill(stack.pids()["workers"][0], signal.SIGKILL)
             wait_for(lambda: events()[event] >= max(3, tries + 1))
+            assert "zimage_webhooks_pending 1.0" in metrics(stack)
             with receiver([500], port=port) as listening:
-                wait_for(lambda: len(listening.requests) >= 3 and not events())
-                told = [received.verified() for received in listening.requests]
-                current = httpx.get(f"{stack.api_url}/v1/jobs/{first['id']}").json()
-    by_job = {job_id: [told for told in told if told["data"]["id"] == job_id] for job_id in (first["id"], second["id"])}
-    assert [told["type"] for told in by_job[first["id"]]][-1] == "job.succeeded"
-    assert [told["type"] for told in by_job[second["id"]]][-1] == "job.succeeded"
-    assert by_job[second["id"]][-1]["data"]["attempt"] == 2
-    ids = {received.id for received in listening.requests if belongs(received, first["id"])}
-    assert ids == {event}
-    shown = by_job[first["id"]][-1]["data"]
-    assert {**shown, "images": ...} == {**current, "images": ..., "urls": ...} or shown.keys() == current.keys() - {
-        "urls"
-    }
-    assert shown["images"][0]["sha256"] == current["images"][0]["sha256"]
+                wait_for(lambda: not events() and len({told["data"]["id"] for told in verified(listening)}) == 2)
+            assert "zimage_webhooks_pending 0.0" in metrics(stack)
+            assert 'zimage_webhook_deliveries_total{outcome="delivered"} 2.0' in metrics(stack)
+            for job_id, attempt in [(first["id"], 1), (second["id"], 2)]:
+                told = [event["data"] for event in verified(listening) if event["data"]["id"] == job_id][-1]
+                shown = httpx.get(f"{stack.api_url}/v1/jobs/{job_id}").json()
+                assert httpx.get(told["images"][0]["url"]).headers["content-type"] == "image/png"
+                assert (told["status"], told["attempt"]) == ("succeeded", attempt)
+                for view in (told, shown):
+                    view["images"][0].pop("url")
+                assert told == {name: value for name, value in shown.items() if name != "urls"}
+    ids = {(request.verified()["data"]["id"], request.id) for request in listening.requests}
+    assert len(listening.requests) == 3
+    assert len(ids) == 2
+    assert (first["id"], event) in ids
 
 
-def belongs(received: Received, job_id: str) -> bool:
-    return bool(received.verified()["data"]["id"] == job_id)
+def verified(listening: Receiver) -> list[Any]:
+    return [request.verified() for request in listening.requests]
+
+
+def metrics(stack: Stack) -> str:
+    return httpx.get(f"{stack.api_url}/metrics").text
 
 
 def answers(stack: Stack) -> bool:
