@@ -85,10 +85,10 @@ class Addresses:
                 loop = asyncio.get_running_loop()
                 addresses = await loop.run_in_executor(self._threads, self._lookup, host, port)
         except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
-            raise AddressError(f"{host} can't be resolved") from error
+            raise AddressError(f"{host} can't be resolved: check its name") from error
         # All of them: with one private address among public ones a name could be sent there all the same.
         if not self._allow_private and not all(map(is_public, addresses)):
-            raise AddressError(f"{host} is not, or not only, at public addresses")
+            raise AddressError(f"{host} is not, or not only, at public addresses: webhooks go nowhere else")
         return addresses
 
     def close(self) -> None:

@@ -10,9 +10,10 @@ import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import Annotated
 
 import httpx
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 from standardwebhooks import Webhook
@@ -50,13 +51,22 @@ class JobEvent(BaseModel):
 @documented.post(
     "job.ended",
     status_code=204,
-    responses={410: {"description": "Nobody wants this event: it is not sent again"}},
+    responses={
+        410: {"description": "Nobody wants this event: it is not sent again"},
+        "default": {"description": "Not taken, redirects included: tried again for a day"},
+    },
 )
-def job_ended(body: JobEvent) -> None:
+def job_ended(
+    body: JobEvent,
+    webhook_id: Annotated[str, Header(description="The event; the same at every try.")],
+    webhook_timestamp: Annotated[int, Header(description="When this try was made, in Unix seconds.")],
+    webhook_signature: Annotated[
+        str, Header(description="`v1,` and the HMAC-SHA256 of `id.timestamp.body` in base64.")
+    ],
+) -> None:
     """Tell a job's `webhook_url` that it has ended; any 2xx within 15 s takes it.
 
-    Headers and signature are those of [Standard Webhooks](https://www.standardwebhooks.com): `webhook-id` (the same at
-    every try), `webhook-timestamp`, `webhook-signature`. Everything else, redirects included, is tried again for a day.
+    It is signed as [Standard Webhooks](https://www.standardwebhooks.com) has it.
     """
 
 
@@ -120,7 +130,7 @@ class Deliverer:
             error = f"internal error: {type(failure).__name__} (the API's log tells more)"
         try:
             await self._settle(delivery, status, error)
-        except RedisError as failure:
+        except (RedisError, OSError) as failure:
             log.warning("webhook %s: Redis is away (%s); it will be sent again", delivery.event, failure)
         finally:
             self._slots.release()

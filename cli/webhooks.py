@@ -12,7 +12,7 @@ from cli.chosen import act_on_each, chosen
 from cli.config import load_settings
 from cli.images import print_json
 from cli.servers import redis_client
-from cli.table import local_time, print_table, printable
+from cli.table import local_time, print_table, printable, shortened
 
 if TYPE_CHECKING:
     from jobs.webhooks import UndeliveredEvent
@@ -35,10 +35,10 @@ def list_webhooks(as_json: options.Json = False) -> None:
         print_json([_as_json(event) for event in events])
     elif sys.stdout.isatty():
         columns = ("event", "state", "next try or end", "tries", "url", "last error")
-        print_table(columns, [_cells(event, local_time) for event in events])
+        print_table(columns, [_cells(event, local_time, shortened) for event in events])
     else:
         for event in events:
-            print("\t".join(_cells(event, datetime.isoformat)))
+            print("\t".join(_cells(event, datetime.isoformat, str)))
 
 
 def _as_json(event: "UndeliveredEvent") -> dict[str, object]:
@@ -54,8 +54,10 @@ def _as_json(event: "UndeliveredEvent") -> dict[str, object]:
     }
 
 
-def _cells(event: "UndeliveredEvent", written: Callable[[datetime], str]) -> tuple[str, ...]:
-    url = printable(event.job.input.webhook_url or "")
+def _cells(
+    event: "UndeliveredEvent", written: Callable[[datetime], str], fitted: Callable[[str], str]
+) -> tuple[str, ...]:
+    url = fitted(printable(event.job.input.webhook_url or ""))
     return event.event, event.state, written(event.at), str(event.tries), url, printable(event.last_error or "")
 
 
