@@ -70,7 +70,7 @@ class Addresses:
         self._allow_private = allow_private
         self._lookup = lookup
         # Threads of their own: name servers that don't answer hold up nothing but webhooks.
-        self._threads = ThreadPoolExecutor(8, thread_name_prefix="resolver")
+        self._threads = ThreadPoolExecutor(32, thread_name_prefix="resolver")
 
     async def resolve(self, url: httpx.URL) -> Sequence[str]:
         """Return the addresses of a URL's host, in the order in which they are worth trying.

@@ -35,7 +35,7 @@ CONNECT_SECONDS = 5.0  # to one address
 DELAYS = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 24_000.0)
 JITTER = 0.1  # of a delay, either way
 POLL_SECONDS = 1.0
-MOST_AT_ONCE = 32  # that one process delivers
+MOST_AT_ONCE = 128  # that one process delivers: receivers that hang must not hold up the others
 
 documented = APIRouter()
 
