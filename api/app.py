@@ -13,8 +13,9 @@ from api.auth import Authentication
 from api.bell import Bell
 from api.deps import Services
 from api.middleware import BodyGuard, LoopbackOnly, RequestId
+from api.openai_errors import NO_KEY, openai_error_responses
 from api.problems import install_problem_handlers, problem_responses
-from api.routes import health, jobs, queue
+from api.routes import health, images, jobs, models, playground, queue
 from api.webhooks import Deliverer
 from jobs import __version__
 from jobs.client_store import ClientStore
@@ -79,5 +80,8 @@ def create_app(settings: Settings) -> FastAPI:
     bearer = Depends(HTTPBearer(auto_error=False, description="an API key, where the service has any"))
     for module in (jobs, queue):
         app.include_router(module.router, dependencies=[bearer], responses=problem_responses(401))
-    app.include_router(health.router)
+    for module in (images, models):
+        app.include_router(module.router, dependencies=[bearer], responses=openai_error_responses(NO_KEY))
+    for module in (health, playground):
+        app.include_router(module.router)
     return app

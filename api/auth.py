@@ -5,7 +5,7 @@ import re
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.problems import ProblemError, problem_response
+from api.problems import ProblemError, error_response
 from jobs.keys import ApiKey, KeyRing
 
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})  # tell nothing of any job
@@ -29,7 +29,7 @@ class Authentication:
             if key is None:
                 detail = "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one"
                 problem = ProblemError(401, "invalid_api_key", detail, headers={"WWW-Authenticate": "Bearer"})
-                await problem_response(scope["state"]["request_id"], problem)(scope, receive, send)
+                await error_response(scope, problem)(scope, receive, send)
                 return
             scope["state"]["key"] = key
         await self._app(scope, receive, send)

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics
-from api.problems import ProblemError, problem_response
+from api.problems import ProblemError, error_response
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class RequestId:
             log.error("request %s: unexpected error", request_id, exc_info=error)
             detail = "this is a fault of the service: report it with the request_id"
             problem = ProblemError(500, "internal_error", detail)
-            await problem_response(request_id, problem)(scope, receive, send_with_id)
+            await error_response(scope, problem)(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.monotonic() - start
@@ -83,10 +83,10 @@ class BodyGuard:
             problem = ProblemError(
                 408, "body_timeout", f"the body did not come within {BODY_SECONDS:.0f} s: send again"
             )
-            await problem_response(scope["state"]["request_id"], problem)(scope, receive, send)
+            await error_response(scope, problem)(scope, receive, send)
             return
         except ProblemError as problem:
-            await problem_response(scope["state"]["request_id"], problem)(scope, receive, send)
+            await error_response(scope, problem)(scope, receive, send)
             return
         sent = False
 
@@ -143,7 +143,7 @@ class LoopbackOnly:
             else:
                 await self._app(scope, receive, send)
                 return
-            await problem_response(scope["state"]["request_id"], problem)(scope, receive, send)
+            await error_response(scope, problem)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: what went wrong, where, and what to do."""
+"""Errors as RFC 9457 problem details: what went wrong, where, and what to do; in OpenAI's shape on OpenAI's routes."""
 
 import logging
 import math
@@ -12,7 +12,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
+from api import openai_errors
 from jobs.client_store import JobGoneError, JobUnknownError
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """The body of every error."""
+    """The body of every error, but on the routes that OpenAI's clients use."""
 
     type: str
     title: str
@@ -69,15 +71,19 @@ class ProblemError(Exception):
         self.headers = headers
 
 
-def problem_response(request_id: str, error: ProblemError) -> JSONResponse:
-    """Return a problem as a response."""
+def error_response(scope: Scope, error: ProblemError) -> JSONResponse:
+    """Return a problem as the response to a request (ASGI), in the shape that its route speaks."""
+    if openai_errors.spoken_at(scope["path"]):
+        place = error.errors[0] if error.errors else None
+        body = openai_errors.error_body(error.status, error.code, error.detail, place.pointer if place else None)
+        return JSONResponse(body.model_dump(), error.status, headers=error.headers)
     problem = Problem(
         type=f"urn:zimage:problem:{error.code}",
         title=HTTPStatus(error.status).phrase,
         status=error.status,
         detail=error.detail,
         code=error.code,
-        request_id=request_id,
+        request_id=scope["state"]["request_id"],
         errors=error.errors,
     )
     return JSONResponse(
@@ -133,7 +139,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     """Let every error that leaves the app be a problem."""
 
     def answer(request: Request, problem: ProblemError) -> JSONResponse:
-        return problem_response(request.state.request_id, problem)
+        return error_response(request.scope, problem)
 
     @app.exception_handler(ProblemError)
     async def on_problem(request: Request, error: ProblemError) -> JSONResponse:

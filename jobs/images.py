@@ -7,6 +7,7 @@ can never overwrite a finished image.
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -70,6 +71,12 @@ class ImageStore:
 
     def _put(self, key: str, body: bytes, content_type: str) -> None:
         self._client.put_object(Bucket=self._settings.s3_bucket, Key=key, Body=body, ContentType=content_type)
+
+    def get_png(self, key: str, size: int) -> bytes:
+        """Download an image of `size` bytes; of a larger object no more than that is read."""
+        with closing(self._client.get_object(Bucket=self._settings.s3_bucket, Key=key)["Body"]) as body:
+            png: bytes = body.read(size)
+        return png
 
     def presign(self, key: str) -> str:
         """Return a URL that reads the object without credentials for `ZIMAGE_URL_TTL` seconds."""

@@ -74,15 +74,17 @@ def _integral_float_is_int(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Int = Annotated[int, BeforeValidator(_integral_float_is_int)]
+_Number = BeforeValidator(_integral_float_is_int)
+Int = Annotated[int, _Number]
+NumImages = Annotated[int, Field(ge=1, le=8), _Number]  # bounds first, or the JSON schema of `… | None` has none
 WebhookUrl = Annotated[
     str, StringConstraints(max_length=2048), AfterValidator(_webhook_url), Field(json_schema_extra={"format": "uri"})
 ]
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 
 
-class JobInput(BaseModel):
-    """A request for images, checked; `POST /v1/jobs` takes it and the worker draws it."""
+class JobOptions(BaseModel):
+    """What every request for images may say, whatever API it comes by."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -90,25 +92,30 @@ class JobInput(BaseModel):
     negative_prompt: Annotated[str, StringConstraints(max_length=2000)] | None = Field(
         None, description="What to avoid; only with guidance_scale > 0."
     )
-    width: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
-    height: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
     num_inference_steps: Int = Field(8, ge=1, le=50)
     guidance_scale: float = Field(0.0, ge=0, le=20, description="Classifier-free guidance; Turbo takes 0.")
-    seed: Int | None = Field(
-        None, ge=0, le=MAX_SEED, description="Image i is drawn from seed + i; null: drawn for you."
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), _Number] | None = Field(
+        None, description="Image i is drawn from seed + i; null: drawn for you."
     )
-    num_images: Int = Field(1, ge=1, le=8)
     priority: Priority = "normal"
-    timeout_seconds: Int | None = Field(
-        None, ge=1, le=3600, description="Seconds after which the job is not worth finishing."
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600), _Number] | None = Field(
+        None, description="Seconds after which the job is not worth finishing."
     )
+    metadata: Annotated[dict[str, str], AfterValidator(_at_most_4_kib)] = Field(
+        default_factory=dict, max_length=16, description="At most 16 pairs of strings, 4 KiB together."
+    )
+
+
+class JobInput(JobOptions):
+    """A request for images, checked; `POST /v1/jobs` takes it and the worker draws it."""
+
+    width: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
+    height: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
+    num_images: NumImages = 1
     webhook_url: WebhookUrl | None = Field(
         None,
         description="Told when the job has ended (see the webhook `job.ended`); must resolve to public addresses.",
         examples=[None],
-    )
-    metadata: Annotated[dict[str, str], AfterValidator(_at_most_4_kib)] = Field(
-        default_factory=dict, max_length=16, description="At most 16 pairs of strings, 4 KiB together."
     )
 
     @property
@@ -199,10 +206,11 @@ class Job(BaseModel):
 
 
 class SizeLimits(BaseModel):
-    """Smallest and largest side of an image, in pixels."""
+    """Smallest and largest side of an image, and that of the square drawn when a client names no size; in pixels."""
 
     min_size: int
     max_size: int
+    default_size: int = 1024  # cards of workers from before it was told have none
 
 
 class ModelCard(SizeLimits):
@@ -216,4 +224,6 @@ class ModelCard(SizeLimits):
 
 def size_limits(model: str) -> SizeLimits:
     """Return the image sizes that a model is made for."""
-    return SizeLimits(min_size=64, max_size=1024) if model == TINY else SizeLimits(min_size=256, max_size=2048)
+    if model == TINY:
+        return SizeLimits(min_size=64, max_size=1024, default_size=128)
+    return SizeLimits(min_size=256, max_size=2048)

@@ -94,6 +94,10 @@ class Settings(BaseSettings):
         None, description="file of API keys (`zimage keys create`): every request needs one then; unset: no keys"
     )
     allow_anonymous: bool = Field(False, description="serve without keys on an address that is not loopback")
+    model_aliases: str = Field(
+        "Tongyi-MAI/Z-Image-Turbo",
+        description="further names of the model for OpenAI's clients, separated by commas",
+    )
     max_work: int = Field(1024 * 1024 * 50 * 8, ge=1, description="largest pixels × steps × images of one job")
     queue_limit: int = Field(10_000, ge=1, description="queued jobs beyond which submits are answered 503")
 

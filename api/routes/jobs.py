@@ -1,32 +1,27 @@
 """`/v1/jobs`: submit, read, wait, list, cancel, delete, fetch images, follow."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterable
 from typing import Annotated
 
-import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
-from api import metrics
-from api.addresses import AddressError
 from api.deps import KeyDep, OwnerDep, Services, ServicesDep
-from api.limits import limit_exceeded, limit_headers
-from api.problems import RETRY_SECONDS, FieldError, ProblemError, problem_responses, unavailable
+from api.problems import FieldError, ProblemError, problem_responses, unavailable
+from api.submission import IdempotencyKey, submit
 from api.views import JobView, etag, etag_matches, job_view, pending_headers
 from api.waiting import follow, wait_preference
-from jobs.client_store import BadCursorError, Found, JobUnknownError, body_digest
+from jobs.client_store import BadCursorError, Found, JobUnknownError
 from jobs.images import StillThereError
-from jobs.models import MAX_SEED, JobInput, JobStatus, size_limits
+from jobs.models import JobInput, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 FOLLOW_SECONDS = 3600.0
-LONGEST_RETRY_SECONDS = 600.0
 
 JobId = Annotated[str, Path(max_length=64, examples=["job_3f9c1e8a4b7d42d0a1c5e6f708192a3b"])]
 
@@ -41,38 +36,6 @@ class JobPage(BaseModel):
 async def _view(services: Services, found: Found, request: Request) -> JobView:
     # Signing is arithmetic, but credentials may have to be fetched first: not on the event loop.
     return await asyncio.to_thread(job_view, found, services.images, request)
-
-
-async def _check_limits(services: Services, job_input: JobInput) -> None:
-    limits = await services.store.last_card() or size_limits(services.settings.model)
-    errors = [
-        FieldError(pointer=f"/{side}", detail=f"the served model draws {limits.min_size} to {limits.max_size} pixels")
-        for side in ("width", "height")
-        if not limits.min_size <= getattr(job_input, side) <= limits.max_size
-    ]
-    if job_input.work > services.settings.max_work:
-        detail = (
-            f"width × height × num_inference_steps × num_images is {job_input.work:,}; "
-            f"this service takes at most {services.settings.max_work:,}: ask for less of one of them"
-        )
-        errors.append(FieldError(pointer="", detail=detail))
-    if errors:
-        detail = "; ".join(f"{error.pointer or 'the body'}: {error.detail}" for error in errors)
-        raise ProblemError(422, "invalid_request", detail, errors=errors)
-
-
-async def _check_webhook(services: Services, job_input: JobInput) -> None:
-    detail = None
-    if job_input.webhook_url is not None and services.settings.webhook_secret is None:
-        detail = "this service sends no webhooks: leave it null and poll the job (or set ZIMAGE_WEBHOOK_SECRET)"
-    elif job_input.webhook_url is not None:
-        try:
-            await services.addresses.resolve(httpx.URL(job_input.webhook_url))
-        except AddressError as error:
-            detail = str(error)
-    if detail:
-        errors = [FieldError(pointer="/webhook_url", detail=detail)]
-        raise ProblemError(422, "invalid_request", f"/webhook_url: {detail}", errors=errors)
 
 
 @router.post(
@@ -91,47 +54,19 @@ async def submit_job(
     services: ServicesDep,
     owner: OwnerDep,
     key: KeyDep,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Accept a job: from here on it ends as succeeded, failed, canceled or expired, whatever dies in between.
 
     With an `Idempotency-Key` the request can be repeated safely: the same body gives the same job (200,
     `Idempotent-Replayed: true`), another body 422.
     """
-    await _check_limits(services, body)
-    await _check_webhook(services, body)
-    seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
-    submitted = await services.store.submit(
-        f"job_{secrets.token_hex(16)}",
-        owner,
-        body.model_copy(update={"seed": seed}),
-        idempotency_key=idempotency_key,
-        digest=body_digest(body),
-        rate=key.rate if key else None,
-        in_flight=key.in_flight if key else None,
-    )
-    metrics.jobs_submitted_total.labels(submitted.outcome).inc()
-    if key and submitted.outcome in ("too_fast", "too_many"):
-        raise limit_exceeded(key, submitted)
-    if submitted.job_id is None:
-        detail = f"{services.settings.queue_limit} jobs are waiting already: send it again later"
-        raise unavailable("queue_full", detail, min(submitted.retry_seconds or RETRY_SECONDS, LONGEST_RETRY_SECONDS))
-    if submitted.outcome == "mismatch":
-        detail = "this Idempotency-Key came with another body before: take a new key for a new job"
-        raise ProblemError(422, "idempotency_key_reused", detail)
-    if submitted.outcome == "created":
-        services.bell.ring_soon()
-    else:
+    submission = await submit(services, owner, key, body, idempotency_key)
+    if submission.replayed:
         response.status_code = 200
-        response.headers["Idempotent-Replayed"] = "true"
-    found = await services.store.get(submitted.job_id, owner)
-    response.headers.update(
-        {
-            "Location": str(request.url_for("get_job", job_id=found.job.id)),
-            **pending_headers(found),
-            **limit_headers(key, submitted),
-        }
-    )
+    found = submission.found
+    location = str(request.url_for("get_job", job_id=found.job.id))
+    response.headers.update({"Location": location, **pending_headers(found), **submission.headers})
     return await _view(services, found, request)
 
 

@@ -1,0 +1,113 @@
+"""`/v1/images/generations`: OpenAI's images API over the queue, for clients that wait for their pictures."""
+
+import asyncio
+import base64
+
+from botocore.exceptions import BotoCoreError, ClientError
+from fastapi import APIRouter, Request, Response
+
+from api.deps import KeyDep, OwnerDep, ServicesDep
+from api.openai_errors import openai_error_responses
+from api.openai_images import ImageData, ImagesRequest, ImagesResponse
+from api.problems import ProblemError
+from api.served_model import served_model
+from api.submission import IdempotencyKey, submit
+from api.waiting import ended, unless_disconnected
+from jobs.images import ImageStore
+from jobs.models import ImageRecord, Job, JobStatus
+
+router = APIRouter(prefix="/v1/images", tags=["openai"])
+
+FINAL = {"X-Should-Retry": "false"}  # OpenAI's clients heed it: they retry 409 and 5xx by themselves otherwise
+CLIENT_LEFT = 499  # nginx's status for it; nobody reads the answer, but the metrics tell
+
+ERRORS = openai_error_responses(
+    (400, "malformed_json", "the body is not valid JSON: Expecting value"),
+    (403, "forbidden_host", "without API keys only loopback addresses are served"),
+    (404, "model_not_found", "there is no model other: /v1/models lists what is served"),
+    (408, "body_timeout", "the body did not come within 20 s: send again"),
+    (409, "job_canceled", "job job_… was canceled"),
+    (410, "job_gone", "the job was deleted or is past its retention"),
+    (413, "body_too_large", "the body may have at most 65536 bytes"),
+    (415, "unsupported_media_type", "send JSON with Content-Type: application/json"),
+    (422, "invalid_request", "/quality: there is one quality: leave it out"),
+    (422, "idempotency_key_reused", "this Idempotency-Key came with another body before: take a new key for a new job"),
+    (429, "rate_limited", "key mine may submit 60 jobs a minute: send it again after Retry-After"),
+    (429, "too_many_jobs", "key mine may have 8 jobs queued or running: wait for one to end, or cancel one"),
+    (500, "out_of_memory", "job job_… failed: the GPU has too little memory for this job: ask for a smaller size"),
+    (503, "queue_full", "10000 jobs are waiting already: send it again later"),
+    (503, "queue_unavailable", "the queue can't be reached: send the request again"),
+    (503, "storage_unavailable", "job job_… is done, but its images can't be read now: fetch them at /v1/jobs/job_…"),
+    (504, "job_expired", "job job_… was not started in time"),
+    (504, "deadline_exceeded", "job job_… failed: timeout_seconds passed before the job was done"),
+)
+
+
+REPLAYED = {"description": "`true`: an earlier request's job", "schema": {"const": "true"}}
+
+
+@router.post(
+    "/generations",
+    response_model=ImagesResponse,
+    responses={200: {"headers": {"Idempotent-Replayed": REPLAYED}}, **ERRORS},
+)
+async def generate_images(
+    body: ImagesRequest,
+    request: Request,
+    services: ServicesDep,
+    owner: OwnerDep,
+    key: KeyDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Draw images as a job like any other, and answer when it has ended.
+
+    A client that leaves cancels its job; not so with an `Idempotency-Key`, by which it can come back for the same job.
+    """
+    served = await served_model(services)
+    if body.model is not None:
+        served.check_name(body.model)
+    job_input = body.job_input(served.sizes.default_size)
+    submission = await submit(services, owner, key, job_input, idempotency_key)
+    job_id = submission.found.job.id
+    found = await unless_disconnected(request, ended(services, job_id, owner))
+    if found is None:
+        if idempotency_key is None:
+            await services.store.cancel(job_id, owner)
+        return Response(status_code=CLIENT_LEFT)
+    _check_success(found.job)
+    try:
+        content = await asyncio.to_thread(_answer, found.job, body.response_format or "b64_json", services.images)
+    except (BotoCoreError, ClientError):
+        detail = f"job {job_id} is done, but its images can't be read now: fetch them at /v1/jobs/{job_id}"
+        raise ProblemError(503, "storage_unavailable", detail, headers=FINAL) from None
+    return Response(content, media_type="application/json", headers=submission.headers)
+
+
+def _check_success(job: Job) -> None:
+    """Raise what a job's end means to a client that waited for its images."""
+    match job.status:
+        case JobStatus.CANCELED:
+            raise ProblemError(409, "job_canceled", f"job {job.id} was canceled", headers=FINAL)
+        case JobStatus.EXPIRED:
+            raise ProblemError(504, "job_expired", f"job {job.id} was not started in time", headers=FINAL)
+    if job.error:
+        late = job.error.code == "deadline_exceeded"
+        headers = {"X-Should-Retry": "true"} if job.error.retryable and not late else FINAL
+        detail = f"job {job.id} failed: {job.error.message}"
+        raise ProblemError(504 if late else 500, job.error.code, detail, headers=headers)
+
+
+def _answer(job: Job, response_format: str, images: ImageStore) -> bytes:
+    """Return the body; in a thread, since it may read and encode megabytes."""
+
+    def data(image: ImageRecord) -> ImageData:
+        if response_format == "url":
+            return ImageData(url=images.presign(image.key))
+        return ImageData(b64_json=base64.b64encode(images.get_png(image.key, image.bytes)).decode())
+
+    answer = ImagesResponse(
+        created=int((job.finished_at or job.created_at).timestamp()),
+        data=[data(image) for image in job.images],
+        size=f"{job.input.width}x{job.input.height}",
+    )
+    return answer.model_dump_json(exclude_none=True).encode()

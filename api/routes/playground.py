@@ -1,0 +1,65 @@
+"""`/`: the playground, a page that drives the API from a browser. It is one file, without anything from elsewhere."""
+
+import base64
+import hashlib
+import json
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse
+from redis.exceptions import RedisError
+
+from api.deps import Services, ServicesDep
+from jobs.models import TINY, size_limits
+
+router = APIRouter(include_in_schema=False)
+
+SIZES = (
+    *((1024, 1024), (1152, 896), (1248, 832), (1280, 720), (1344, 576), (896, 1152), (832, 1248), (720, 1280)),
+    *((576, 1344), (512, 512), (768, 768), (1280, 1280), (1536, 1536)),
+)
+TINY_SIZES = ((128, 128), (96, 128), (128, 96), (256, 256))
+
+
+@router.get("/", response_class=HTMLResponse)
+async def get_playground(services: ServicesDep) -> HTMLResponse:
+    """Serve the page."""
+    page, policy = _page()
+    config = json.dumps(await _config(services)).replace("<", r"\u003c")
+    headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+    return HTMLResponse(page.replace("{}</script>", f"{config}</script>", 1), headers=headers)
+
+
+async def _config(services: Services) -> dict[str, Any]:
+    settings = services.settings
+    try:
+        card = await services.store.last_card()
+    except RedisError:  # the page says so itself as soon as something is asked for
+        card = None
+    model, limits = (card.name, card) if card else (settings.model, size_limits(settings.model))
+    return {
+        "model": model,
+        "min_size": limits.min_size,
+        "max_size": limits.max_size,
+        "sizes": TINY_SIZES if model == TINY else SIZES,
+        "keys": settings.api_keys_file is not None,
+    }
+
+
+@cache
+def _page() -> tuple[str, str]:
+    """The page, and the policy that lets a browser run what is in it and nothing else; pictures come from S3."""
+    page = (files("api") / "static" / "playground.html").read_text(encoding="utf-8")
+    script, style = (_digest(re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)[1]) for tag in ("script", "style"))  # type: ignore[index]
+    policy = (
+        f"default-src 'none'; script-src {script}; style-src {style}; img-src http: https: blob: data:; "
+        "connect-src http: https:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page, policy
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,119 @@
+"""Submitting a job, whichever API it comes by: the model's and the service's limits, the queue, the doorbell."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Annotated
+
+import httpx
+from fastapi import Header
+
+from api import metrics
+from api.addresses import AddressError
+from api.deps import Services
+from api.limits import limit_exceeded, limit_headers
+from api.problems import RETRY_SECONDS, FieldError, ProblemError, unavailable
+from api.served_model import served_model
+from jobs.client_store import Found, body_digest
+from jobs.keys import ApiKey
+from jobs.models import MAX_SEED, JobInput
+
+LONGEST_RETRY_SECONDS = 600.0
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Makes it safe to send the request again: the same key and body are the same job.",
+        examples=["3f9c1e8a-4b7d-42d0-a1c5-e6f708192a3b"],
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that was accepted, now (or, `replayed`, before), and what the answer's headers say of it."""
+
+    found: Found
+    replayed: bool
+    headers: dict[str, str]
+
+
+async def submit(
+    services: Services, owner: str, key: ApiKey | None, job_input: JobInput, idempotency_key: str | None
+) -> Submission:
+    """Put a job into the queue.
+
+    Args:
+        services: the API's parts.
+        owner: whose job it is.
+        key: with what limits; None: without any.
+        job_input: the request; a seed is drawn where it has none.
+        idempotency_key: the client's, or None.
+
+    Raises:
+        ProblemError: it is beyond a limit, its webhook can't be told, the queue is full, or the idempotency key came
+            with another request before.
+        JobGoneError: it was accepted before, and deleted since.
+    """
+    await _check_limits(services, job_input)
+    await _check_webhook(services, job_input)
+    seed = secrets.randbelow(MAX_SEED + 1) if job_input.seed is None else job_input.seed
+    submitted = await services.store.submit(
+        f"job_{secrets.token_hex(16)}",
+        owner,
+        job_input.model_copy(update={"seed": seed}),
+        idempotency_key=idempotency_key,
+        digest=body_digest(job_input),
+        rate=key.rate if key else None,
+        in_flight=key.in_flight if key else None,
+    )
+    metrics.jobs_submitted_total.labels(submitted.outcome).inc()
+    if key and submitted.outcome in ("too_fast", "too_many"):
+        raise limit_exceeded(key, submitted)
+    if submitted.job_id is None:
+        detail = f"{services.settings.queue_limit} jobs are waiting already: send it again later"
+        raise unavailable("queue_full", detail, min(submitted.retry_seconds or RETRY_SECONDS, LONGEST_RETRY_SECONDS))
+    if submitted.outcome == "mismatch":
+        detail = "this Idempotency-Key came with another body before: take a new key for a new job"
+        raise ProblemError(422, "idempotency_key_reused", detail)
+    headers = limit_headers(key, submitted)
+    replayed = submitted.outcome == "replayed"
+    if replayed:
+        headers["Idempotent-Replayed"] = "true"
+    else:
+        services.bell.ring_soon()
+    return Submission(await services.store.get(submitted.job_id, owner), replayed, headers)
+
+
+async def _check_limits(services: Services, job_input: JobInput) -> None:
+    limits = (await served_model(services)).sizes
+    errors = [
+        FieldError(pointer=f"/{side}", detail=f"the served model draws {limits.min_size} to {limits.max_size} pixels")
+        for side in ("width", "height")
+        if not limits.min_size <= getattr(job_input, side) <= limits.max_size
+    ]
+    if job_input.work > services.settings.max_work:
+        detail = (
+            f"width × height × num_inference_steps × num_images is {job_input.work:,}; "
+            f"this service takes at most {services.settings.max_work:,}: ask for less of one of them"
+        )
+        errors.append(FieldError(pointer="", detail=detail))
+    if errors:
+        detail = "; ".join(f"{error.pointer or 'the body'}: {error.detail}" for error in errors)
+        raise ProblemError(422, "invalid_request", detail, errors=errors)
+
+
+async def _check_webhook(services: Services, job_input: JobInput) -> None:
+    detail = None
+    if job_input.webhook_url is not None and services.settings.webhook_secret is None:
+        detail = "this service sends no webhooks: leave it null and poll the job (or set ZIMAGE_WEBHOOK_SECRET)"
+    elif job_input.webhook_url is not None:
+        try:
+            await services.addresses.resolve(httpx.URL(job_input.webhook_url))
+        except AddressError as error:
+            detail = str(error)
+    if detail:
+        errors = [FieldError(pointer="/webhook_url", detail=detail)]
+        raise ProblemError(422, "invalid_request", f"/webhook_url: {detail}", errors=errors)

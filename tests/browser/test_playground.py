@@ -1,0 +1,170 @@
+"""The playground in a real browser, against the whole service."""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from axe_core_python.selenium import Axe
+from PIL import Image
+from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select
+
+from cli.stack import Stack
+from jobs.keys import KeysFile
+
+PROMPT = "a red heart on blue"
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 90) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+    return found
+
+
+def by_id(browser: Chrome, name: str) -> WebElement:
+    return browser.find_element(By.ID, name)
+
+
+def fill(browser: Chrome, **fields: object) -> None:
+    for name, value in fields.items():
+        field = by_id(browser, name)
+        field.clear()
+        field.send_keys(str(value))
+
+
+def state(browser: Chrome) -> str:
+    return by_id(browser, "state").text
+
+
+def picture_is_visible(browser: Chrome) -> bool:
+    script = "const i = document.querySelector('#pictures img'); return Boolean(i && i.complete && i.naturalWidth);"
+    return bool(browser.execute_script(script))
+
+
+def draw(browser: Chrome, **fields: object) -> None:
+    fill(browser, **fields)
+    by_id(browser, "draw").click()
+
+
+def drawn(browser: Chrome, **fields: object) -> None:
+    draw(browser, **fields)
+    wait_until(lambda: str(fields["prompt"]) in by_id(browser, "facts").text)  # not the picture before
+    wait_until(lambda: state(browser) == "Succeeded" and picture_is_visible(browser))
+
+
+@pytest.fixture
+def page(browser: Chrome, stack: Stack) -> Chrome:
+    browser.get(stack.api_url)
+    return browser
+
+
+def test_a_picture_is_drawn_shown_and_downloaded(page: Chrome, tmp_path: Path) -> None:
+    states: set[str] = set()
+    draw(page, prompt=PROMPT, width=128, height=128, seed=7, steps=20)
+    wait_until(lambda: states.add(state(page)) or state(page) == "Succeeded")
+    assert any(found.startswith(("Drawing, step", "Queued, position")) for found in states)
+    wait_until(lambda: picture_is_visible(page))
+    facts = by_id(page, "facts").text
+    assert PROMPT in facts
+    assert "128 × 128" in facts
+    page.find_element(By.LINK_TEXT, "Download").click()
+    file = wait_until(lambda: list(tmp_path.glob("job_*.png")))[0]
+    assert Image.open(io.BytesIO(file.read_bytes())).size == (128, 128)
+
+
+def test_a_job_is_canceled(page: Chrome) -> None:
+    draw(page, prompt="a long job", width=512, height=512, steps=50, number=8)
+    wait_until(lambda: by_id(page, "cancel").is_displayed())
+    by_id(page, "cancel").click()
+    wait_until(lambda: state(page) == "Canceled")
+    assert not by_id(page, "bar").is_displayed()
+
+
+def test_what_the_service_refuses_is_told(page: Chrome) -> None:
+    # The browser's own checks are for those who type; the service has the last word.
+    page.execute_script("document.getElementById('form').noValidate = true")
+    draw(page, prompt=PROMPT, width=100, height=128)
+    wait_until(lambda: "16" in by_id(page, "error").text)
+
+
+def test_a_service_that_is_away_is_told(page: Chrome) -> None:
+    page.execute_cdp_cmd("Network.enable", {})
+    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    page.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+    draw(page, prompt=PROMPT)
+    wait_until(lambda: by_id(page, "error").text == "The service can't be reached.")
+
+
+def test_a_reload_keeps_the_history_and_settings_are_reused(page: Chrome) -> None:
+    drawn(page, prompt=PROMPT, width=96, height=128, seed=11)
+    drawn(page, prompt="a star", width=128, height=128, seed=12)
+    page.refresh()
+    wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, "#entries li")) == 2)
+    wait_until(lambda: picture_is_visible(page))  # the last one is on display again
+    page.find_elements(By.CSS_SELECTOR, "#entries button")[1].click()
+    wait_until(lambda: PROMPT in by_id(page, "facts").text)
+    by_id(page, "reuse").click()
+    values = {name: by_id(page, name).get_property("value") for name in ("prompt", "width", "height", "seed")}
+    assert values == {"prompt": PROMPT, "width": "96", "height": "128", "seed": "11"}
+    assert Select(by_id(page, "preset")).first_selected_option.text == "96 × 128"
+
+
+def test_it_works_by_keyboard_alone(page: Chrome) -> None:
+    by_id(page, "prompt").send_keys(PROMPT, Keys.TAB)
+    page.switch_to.active_element.send_keys("96", Keys.TAB)  # picks "96 × 128" by its first letters
+    for _ in range(5):
+        page.switch_to.active_element.send_keys(Keys.TAB)
+    assert page.switch_to.active_element.get_property("id") == "draw"
+    page.switch_to.active_element.send_keys(Keys.ENTER)
+    wait_until(lambda: state(page) == "Succeeded")
+    assert "96 × 128" in by_id(page, "facts").text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 360])
+def test_nothing_keeps_people_out(page: Chrome, scheme: str, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    drawn(page, prompt=PROMPT, width=128, height=128)
+    violations = Axe().run(page)["violations"]
+    assert [found["id"] for found in violations if found["impact"] in ("serious", "critical")] == []
+    assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.fixture
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A service that wants a key, and the key."""
+    folder = tmp_path_factory.mktemp("guarded")
+    key = KeysFile(folder / "keys.json").create("alice", None, None)
+    with Stack(folder / "data", model="tiny", env={"ZIMAGE_API_KEYS_FILE": str(folder / "keys.json")}) as running:
+        yield running.api_url, key
+
+
+def test_a_key_is_asked_for_and_used(browser: Chrome, guarded: tuple[str, str]) -> None:
+    url, key = guarded
+    browser.get(url)
+    wait_until(lambda: by_id(browser, "key").is_displayed())
+    draw(browser, prompt=PROMPT)
+    wait_until(lambda: "API key" in by_id(browser, "error").text)
+    fill(browser, key=key)
+    drawn(browser, prompt=PROMPT)
+    browser.refresh()
+    wait_until(lambda: picture_is_visible(browser))
+    assert key not in browser.page_source
+
+
+def test_it_loads_nothing_from_elsewhere(stack: Stack) -> None:
+    answer = httpx.get(stack.api_url)
+    assert "http://" not in answer.text
+    assert "https://" not in answer.text
+    assert "script-src 'sha256-" in answer.headers["content-security-policy"]
