@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 
+from api import webhooks
+from api.addresses import Addresses, PinnedTransport
 from api.auth import Authentication
 from api.bell import Bell
 from api.deps import Services
@@ -14,6 +16,7 @@ from api.middleware import BodyGuard, LoopbackOnly, RequestId
 from api.openai_errors import NO_KEY, openai_error_responses
 from api.problems import install_problem_handlers, problem_responses
 from api.routes import health, images, jobs, models, playground, queue
+from api.webhooks import Deliverer
 from jobs import __version__
 from jobs.client_store import ClientStore
 from jobs.doorbell import celery_app
@@ -23,6 +26,7 @@ from jobs.keys import KeyRing
 from jobs.reaper import Reaper
 from jobs.redis_client import connect, connect_async
 from jobs.settings import Settings
+from jobs.webhooks import Outbox
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -39,14 +43,21 @@ def create_app(settings: Settings) -> FastAPI:
         events = EventHub(client, settings)
         reaper = Reaper(connect(settings), images, celery_app(settings), settings)
         bell = Bell(settings)
-        app.state.services = Services(settings, ClientStore(client, settings), images, events, bell)
-        listening = asyncio.create_task(events.run())
+        outbox = Outbox(client, settings)
+        addresses = Addresses(allow_private=settings.webhook_allow_private)
+        app.state.services = Services(settings, ClientStore(client, settings), images, events, bell, outbox, addresses)
+        tasks = [asyncio.create_task(events.run())]
+        if settings.webhook_secret:
+            secret = settings.webhook_secret.get_secret_value()
+            deliverer = Deliverer(outbox, images, secret, PinnedTransport(addresses))
+            tasks.append(asyncio.create_task(deliverer.run()))
         reaper.start()
         yield
         reaper.stop()
-        listening.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await listening
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        addresses.close()
         await asyncio.to_thread(bell.close)
         await client.aclose()
 
@@ -55,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description="Self-hosted, queue-backed image service for Z-Image-Turbo.",
         lifespan=lifespan,
+        webhooks=webhooks.documented,
     )
     # The last one added is the outermost.
     app.add_middleware(BodyGuard)

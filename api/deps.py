@@ -5,12 +5,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.addresses import Addresses
 from api.bell import Bell
 from jobs.client_store import ClientStore
 from jobs.events import EventHub
 from jobs.images import ImageStore
 from jobs.keys import RESERVED, ApiKey
 from jobs.settings import Settings
+from jobs.webhooks import Outbox
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Services:
     images: ImageStore
     events: EventHub
     bell: Bell
+    outbox: Outbox
+    addresses: Addresses
 
 
 def _services(request: Request) -> Services:

@@ -8,5 +8,11 @@ jobs_submitted_total = Counter(
     "Submits by outcome: created, replayed, mismatch, full, too_fast, too_many.",
     ["outcome"],
 )
+webhook_deliveries_total = Counter(
+    "zimage_webhook_deliveries_total",
+    "Tries to deliver a webhook by outcome: delivered, failed (tried again later), dead (given up).",
+    ["outcome"],
+)
+webhooks_pending = Gauge("zimage_webhooks_pending", "Webhooks that wait for delivery or for another try.")
 jobs = Gauge("zimage_jobs", "Jobs in Redis by status.", ["status"])
 oldest_queued_seconds = Gauge("zimage_oldest_queued_seconds", "Age of the oldest queued job; 0 when none waits.")

@@ -4,9 +4,11 @@ import secrets
 from dataclasses import dataclass
 from typing import Annotated
 
+import httpx
 from fastapi import Header
 
 from api import metrics
+from api.addresses import AddressError
 from api.deps import Services
 from api.limits import limit_exceeded, limit_headers
 from api.problems import RETRY_SECONDS, FieldError, ProblemError, unavailable
@@ -51,10 +53,12 @@ async def submit(
         idempotency_key: the client's, or None.
 
     Raises:
-        ProblemError: it is beyond a limit, the queue is full, or the idempotency key came with another request before.
+        ProblemError: it is beyond a limit, its webhook can't be told, the queue is full, or the idempotency key came
+            with another request before.
         JobGoneError: it was accepted before, and deleted since.
     """
     await _check_limits(services, job_input)
+    await _check_webhook(services, job_input)
     seed = secrets.randbelow(MAX_SEED + 1) if job_input.seed is None else job_input.seed
     submitted = await services.store.submit(
         f"job_{secrets.token_hex(16)}",
@@ -99,3 +103,17 @@ async def _check_limits(services: Services, job_input: JobInput) -> None:
     if errors:
         detail = "; ".join(f"{error.pointer or 'the body'}: {error.detail}" for error in errors)
         raise ProblemError(422, "invalid_request", detail, errors=errors)
+
+
+async def _check_webhook(services: Services, job_input: JobInput) -> None:
+    detail = None
+    if job_input.webhook_url is not None and services.settings.webhook_secret is None:
+        detail = "this service sends no webhooks: leave it null and poll the job (or set ZIMAGE_WEBHOOK_SECRET)"
+    elif job_input.webhook_url is not None:
+        try:
+            await services.addresses.resolve(httpx.URL(job_input.webhook_url))
+        except AddressError as error:
+            detail = str(error)
+    if detail:
+        errors = [FieldError(pointer="/webhook_url", detail=detail)]
+        raise ProblemError(422, "invalid_request", f"/webhook_url: {detail}", errors=errors)

@@ -50,8 +50,8 @@ class UrlsView(BaseModel):
     events: str
 
 
-class JobView(BaseModel):
-    """A job."""
+class JobBody(BaseModel):
+    """A job, without the addresses that depend on how the API is reached."""
 
     id: str
     status: JobStatus
@@ -68,17 +68,28 @@ class JobView(BaseModel):
     warnings: list[str]
     error: JobError | None
     worker: str | None
+
+
+class JobView(JobBody):
+    """A job."""
+
     urls: UrlsView
 
 
 def job_view(found: Found, images: ImageStore, request: Request) -> JobView:
     """Return a job as clients see it, with its images' URLs signed now."""
-    job, place = found.job, found.place
 
     def url(route: str) -> str:
-        return str(request.url_for(route, job_id=job.id))
+        return str(request.url_for(route, job_id=found.job.id))
 
-    return JobView(
+    urls = UrlsView(self=url("get_job"), cancel=url("cancel_job"), events=url("job_events"))
+    return JobView(**dict(job_body(found, images)), urls=urls)
+
+
+def job_body(found: Found, images: ImageStore) -> JobBody:
+    """Return a job as webhooks tell it, with its images' URLs signed now."""
+    job, place = found.job, found.place
+    return JobBody(
         id=job.id,
         status=job.status,
         created_at=job.created_at,
@@ -94,7 +105,6 @@ def job_view(found: Found, images: ImageStore, request: Request) -> JobView:
         warnings=job.warnings,
         error=job.error,
         worker=job.worker,
-        urls=UrlsView(self=url("get_job"), cancel=url("cancel_job"), events=url("job_events")),
     )
 
 

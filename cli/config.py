@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from cli.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from jobs.settings import Settings
 
 
@@ -23,11 +25,12 @@ def load_settings() -> "Settings":
         return get_settings()
     except ValidationError as error:
         wrong = "; ".join(
-            f"ZIMAGE_{'_'.join(map(str, item['loc'])).upper()}={_without_password(item['input'])}: {item['msg']}"
-            for item in error.errors()
+            f"ZIMAGE_{'_'.join(map(str, item['loc'])).upper()}={_shown(item)}: {item['msg']}" for item in error.errors()
         )
         raise UserError(f"wrong setting: {wrong}", ExitCode.USAGE) from None
 
 
-def _without_password(value: object) -> str:
-    return re.sub(r"://.*@", "://…@", str(value))
+def _shown(item: "ErrorDetails") -> str:
+    if item["loc"] == ("webhook_secret",):
+        return "…"
+    return re.sub(r"://.*@", "://…@", str(item["input"]))

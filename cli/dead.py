@@ -1,15 +1,15 @@
 """`zimage dead list, retry, drop`: jobs that lost worker after worker. Talks to Redis, where the settings say it is."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import options
+from cli.chosen import act_on_each, chosen
 from cli.config import load_settings
-from cli.errors import ExitCode, UserError
 from cli.images import print_json
 from cli.servers import redis_client
 from cli.table import local_time, print_table, printable, shortened
@@ -69,7 +69,7 @@ def retry(job_ids: JobIds = None, every: All = False) -> None:
                 _ring(bell)
             return refusals.get(outcome)
 
-        _each(_chosen(job_ids, every, letters.ids), act)
+        act_on_each(chosen("jobs", job_ids, every, letters.ids), act)
 
 
 def _ring(bell: "Celery") -> None:
@@ -95,26 +95,4 @@ def drop(job_ids: JobIds = None, every: All = False) -> None:
         def act(job_id: str) -> str | None:
             return None if letters.drop(job_id) else NOT_DEAD
 
-        _each(_chosen(job_ids, every, letters.ids), act)
-
-
-def _chosen(job_ids: list[str] | None, every: bool, ids: Callable[[], Sequence[str]]) -> Sequence[str]:
-    if bool(job_ids) == every:
-        raise UserError("name the jobs, or give --all", ExitCode.USAGE)
-    return ids() if every else list(dict.fromkeys(job_ids or []))
-
-
-def _each(job_ids: Sequence[str], act: Callable[[str], str | None]) -> None:
-    """Act on each job, and print the ids of those that it worked for; `act` returns why it did not.
-
-    Raises:
-        UserError: it did not work for some.
-    """
-    refused = []
-    for job_id in job_ids:
-        if reason := act(job_id):
-            refused.append(f"{job_id}: {reason}")
-        else:
-            print(job_id, flush=True)
-    if refused:
-        raise UserError(f"{len(refused)} of {len(job_ids)} left as they are: {'; '.join(refused)}")
+        act_on_each(chosen("jobs", job_ids, every, letters.ids), act)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli import dead, doctor, generate, jobs, keys, prune, up
+from cli import dead, doctor, generate, jobs, keys, prune, up, webhooks
 from cli.config import load_settings
 from cli.errors import UserError
 from cli.exits import ZImageGroup
@@ -33,6 +33,7 @@ checkpoint = typer.Typer(help="Make checkpoints.", no_args_is_help=True)
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(dead.dead, name="dead")
 app.add_typer(keys.keys, name="keys")
+app.add_typer(webhooks.webhooks, name="webhooks")
 
 app.command()(up.up)
 app.command()(up.demo)

@@ -1,4 +1,4 @@
-"""Rows on the terminal whose last cell is a prompt: a table that fits the window."""
+"""Rows on the terminal whose last cell is a prompt, or another long text: a table that fits the window."""
 
 import shutil
 from collections.abc import Iterable, Sequence

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import redis.asyncio
 
 from jobs import scripts
-from jobs.models import SCHEMA_VERSION, Job, JobInput, JobStatus, ModelCard
+from jobs.models import Job, JobInput, JobStatus, ModelCard
 from jobs.settings import Settings
 
 _MICROSECONDS = 1_000_000
@@ -125,12 +125,13 @@ class ClientStore:
             job_input.num_inference_steps,
             settings.queue_limit,
             ttl,
-            SCHEMA_VERSION,
+            job_input.schema_version,
             idempotency_key or "",
             digest,
             settings.idempotency_ttl,
             rate or "",
             in_flight or "",
+            "" if job_input.webhook_url is None else 1,
         )
         allowance = Allowance(int(left[0]), float(left[1])) if left else None
         if outcome in ("full", "too_fast"):

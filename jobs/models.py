@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
+import httpx
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -18,7 +19,7 @@ from pydantic import (
     StringConstraints,
 )
 
-SCHEMA_VERSION = 1  # of the record in Redis; a worker leaves records of a newer schema alone
+SCHEMA_VERSION = 2  # of the record in Redis; a worker leaves records of a newer schema alone
 MAX_SEED = 2**53 - 8  # exact in JSON and JavaScript, also with the index of one of 8 images added
 METADATA_BYTES = 4096
 TINY = "tiny"  # the bundled model's name
@@ -53,9 +54,18 @@ def _at_most_4_kib(metadata: dict[str, str]) -> dict[str, str]:
     return metadata
 
 
-def _not_yet(value: str | None) -> str | None:
-    if value is not None:
-        raise ValueError("webhooks are not available yet: leave it null and poll the job")
+def _webhook_url(value: str) -> str:
+    # Read by the parser of the client that will call it. Where its host points to, api/addresses.py looks at.
+    try:
+        url = httpx.URL(value)
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(f"must be a URL: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError("must be an http:// or https:// URL with a host")
+    if url.userinfo:
+        raise ValueError("must have no user name and password in it: verify the signature of what comes instead")
+    if url.port is not None and url.port not in (80, 443) and not 1024 <= url.port <= 65535:
+        raise ValueError("must have port 80, 443 or one from 1024 on: the others belong to other protocols")
     return value
 
 
@@ -67,6 +77,9 @@ def _integral_float_is_int(value: Any) -> Any:
 _Number = BeforeValidator(_integral_float_is_int)
 Int = Annotated[int, _Number]
 NumImages = Annotated[int, Field(ge=1, le=8), _Number]  # bounds first, or the JSON schema of `… | None` has none
+WebhookUrl = Annotated[
+    str, StringConstraints(max_length=2048), AfterValidator(_webhook_url), Field(json_schema_extra={"format": "uri"})
+]
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 
 
@@ -99,12 +112,21 @@ class JobInput(JobOptions):
     width: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
     height: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
     num_images: NumImages = 1
-    webhook_url: Annotated[str | None, AfterValidator(_not_yet)] = Field(None, description="Not available yet: null.")
+    webhook_url: WebhookUrl | None = Field(
+        None,
+        description="Told when the job has ended (see the webhook `job.ended`); must resolve to public addresses.",
+        examples=[None],
+    )
 
     @property
     def work(self) -> int:
         """Pixels × steps × images: what the queue measures the GPU's time in."""
         return self.width * self.height * self.num_inference_steps * self.num_images
+
+    @property
+    def schema_version(self) -> int:
+        """Oldest schema whose scripts do all that the job asks for: those of 1 would lose the event for its webhook."""
+        return 1 if self.webhook_url is None else 2
 
 
 class ImageRecord(BaseModel):

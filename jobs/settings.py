@@ -4,12 +4,14 @@ The README's table is made from this class (`python -m jobs.settings`). S3 crede
 come from boto3's usual chain (`AWS_ACCESS_KEY_ID`, profiles, instance roles).
 """
 
+import base64
+import binascii
 import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -30,6 +32,17 @@ def _one_server(url: str) -> str:
     if "cluster" in scheme:
         raise ValueError("Redis Cluster is not supported: name a single primary (docs/reliability.md)")
     return url
+
+
+def _signing_secret(secret: SecretStr) -> SecretStr:
+    prefix, key = secret.get_secret_value()[:6], secret.get_secret_value()[6:]
+    try:
+        length = len(base64.b64decode(key, validate=True)) if prefix == "whsec_" else 0
+    except binascii.Error:
+        length = 0
+    if not 24 <= length <= 64:
+        raise ValueError("must be whsec_ and 24 to 64 bytes in base64: echo whsec_$(head -c 32 /dev/urandom | base64)")
+    return secret
 
 
 class Settings(BaseSettings):
@@ -87,6 +100,16 @@ class Settings(BaseSettings):
     )
     max_work: int = Field(1024 * 1024 * 50 * 8, ge=1, description="largest pixels × steps × images of one job")
     queue_limit: int = Field(10_000, ge=1, description="queued jobs beyond which submits are answered 503")
+
+    # Webhooks
+    webhook_secret: Annotated[SecretStr, AfterValidator(_signing_secret)] | None = Field(
+        None,
+        description="signs webhooks (Standard Webhooks): `whsec_` and 24 to 64 random bytes in base64; unset: "
+        "`webhook_url` is refused",
+    )
+    webhook_allow_private: bool = Field(
+        False, description="deliver webhooks to private, loopback and link-local addresses too"
+    )
 
     # A job's life
     queue_ttl: int = Field(86_400, ge=1, description="seconds after which a job still queued is expired")

@@ -62,9 +62,11 @@ async def get_metrics(services: ServicesDep) -> Response:
     """Prometheus metrics of this process, and of the queue when Redis answers."""
     try:
         overview = await services.store.overview()
+        metrics.webhooks_pending.set(await services.outbox.pending())
     except RedisError:
         metrics.jobs.clear()  # rather nothing than numbers from before
         metrics.oldest_queued_seconds.set(math.nan)
+        metrics.webhooks_pending.set(math.nan)
     else:
         for status, count in overview.counts.items():
             metrics.jobs.labels(status.value).set(count)

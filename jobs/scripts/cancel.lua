@@ -3,7 +3,8 @@
 -- as canceled (or be lost with its worker, and then end as canceled).
 -- ARGV: id, owner
 -- Returns {'canceled' | 'requested' | 'ended' | 'unknown', status}
--- Keys: job:{id}, pending, running, deadlines, ended, work, status:{status}, owner:{owner}[:{status}], events
+-- Keys: job:{id}, pending, running, deadlines, ended, work, status:{status}, owner:{owner}[:{status}], webhooks,
+--       webhook:{event}, events
 local id, owner = unpack(ARGV)
 local status, job_owner = get(id, 'status', 'owner')
 

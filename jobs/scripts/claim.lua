@@ -6,7 +6,7 @@
 --       same number again gets the same job, so that one whose answer was lost on its way is not forgotten
 -- Returns the record (field, value, ...); {} when nothing waits; {'alone'} when the best job wants the worker for itself
 -- Keys: job:{id}, pending, running, deadlines, ended, work, status:{status}, owner:{owner}[:{status}], worker:{id},
---       events
+--       webhooks, webhook:{event}, events
 local worker, lease, schema, alone, number = unpack(ARGV)
 local time = now()
 local worker_key = key('worker:' .. worker)

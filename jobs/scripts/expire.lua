@@ -3,7 +3,8 @@
 -- then their records (delete.lua), so that a crash in between leaves nothing behind that no record knows.
 -- ARGV: seconds that ended jobs are kept
 -- Returns {expired ids, ids past their retention}, at most 100 of each
--- Keys: job:{id}, pending, running, deadlines, ended, work, status:{status}, owner:{owner}[:{status}], events
+-- Keys: job:{id}, pending, running, deadlines, ended, work, status:{status}, owner:{owner}[:{status}], webhooks,
+--       webhook:{event}, events
 local ttl = ARGV[1]
 local time = now()
 

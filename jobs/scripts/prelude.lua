@@ -17,6 +17,9 @@
 -- worker:{id}               hash    card (JSON), rate (work per second), number and id of its last claim
 -- card, rate                string  those of the worker heard last
 -- clock, reaper:last        string  time of the last submit, of the last reap
+-- webhooks                  zset    undelivered events by the time of the next try, or by the end of a deliverer's lease
+-- webhooks:dead             zset    events that were given up, by time
+-- webhook:{event}           hash    the job's record as it ended; tries, claimed (token of its deliverer), last_error
 -- events                    channel "<id> <version> <status>" at every change
 local prefix = KEYS[1]
 
@@ -73,6 +76,15 @@ local function queue(id)
   changed(id)
 end
 
+-- An event for the job's webhook: a copy of the record, so that it is told whatever becomes of the job.
+local function tell_webhook(id)
+  local webhook, version = get(id, 'webhook', 'version')
+  if not webhook then return end
+  local event = 'evt_' .. id .. '_' .. version
+  redis.call('COPY', job_key(id), key('webhook:' .. event))
+  redis.call('ZADD', key('webhooks'), integer(now()), event)
+end
+
 -- succeeded, failed, canceled, expired: the fields are written and the job is never touched again but by delete
 local function finish(id, status, ...)
   local time = integer(now())
@@ -82,6 +94,7 @@ local function finish(id, status, ...)
   redis.call('ZADD', key('ended'), time, id)
   enter(id, status)
   changed(id)
+  tell_webhook(id)
 end
 
 -- running -> queued for a job whose worker was lost while it held it; the last of `max_losses` fails it with the error, and

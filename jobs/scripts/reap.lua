@@ -3,7 +3,7 @@
 -- ARGV: lease (us), losses that fail a job, error (JSON) of such a job
 -- Returns id, outcome, id, outcome, ...
 -- Keys: job:{id}, pending, running, deadlines, ended, dead, work, status:{status}, owner:{owner}[:{status}], workers,
---       reaper:last, events
+--       reaper:last, webhooks, webhook:{event}, events
 local lease, max_losses, error = unpack(ARGV)
 local time = now()
 local last = tonumber(redis.call('GET', key('reaper:last')) or time)

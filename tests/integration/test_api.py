@@ -369,7 +369,9 @@ def read_events(http: httpx.Client, url: str, headers: dict[str, str] | None = N
 def test_health_and_the_contract_are_served(http: httpx.Client) -> None:
     assert http.get("/livez").status_code == 200
     assert http.get("/readyz").status_code == 200
-    paths = http.get("/openapi.json").json()["paths"]
+    contract = http.get("/openapi.json").json()
+    paths = contract["paths"]
+    assert "job.ended" in contract["webhooks"]
     assert {"/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel", "/v1/queue"} <= set(paths)
     assert {"/v1/images/generations", "/v1/models", "/v1/models/{model}"} <= set(paths)
 

@@ -44,6 +44,7 @@ WORKERS = ["worker-1", "worker-2", "worker-3"]
 OWNERS = ["ann", "ben"]
 SHIFTS = {"high": -1, "normal": 0, "low": 1}
 LIMIT = 5  # queued jobs
+WEBHOOK = "https://hooks.example/"  # of every second job
 PAST = 1  # the time of everything that is over
 CARD = ModelCard(name="tiny", min_size=64, max_size=1024, precision="float32", load_seconds=7.0)
 ERROR = JobError(code="internal_error", message="the worker says so", retryable=False)
@@ -96,6 +97,7 @@ COVERAGE = {
     "expired by a claim",
     "past retention",
     "renewed a lease that was over",
+    *(f"event: {status}" for status in ENDED),
     "reap after an outage",
 }
 
@@ -163,6 +165,7 @@ class Jobs(RuleBasedStateMachine):
         self.requested: set[str] = set()  # ids whose cancel was answered `requested`
         self.aged: set[str] = set()  # ids made to be past their retention
         self.forgiven: set[str] = set()  # ids of dead letters that were retried
+        self.events: dict[str, Record] = {}  # that must be in the outbox
         self.dropped: set[str] = set()  # ids of dead letters that were dropped
         self.number = 0
 
@@ -316,7 +319,10 @@ class Jobs(RuleBasedStateMachine):
     def submit(self, owner: str, priority: Any, timeout: int | None, key: str | None, digest: str) -> None:
         self.number += 1
         job_id = f"job-{self.number}"
-        job_input = JobInput(prompt="a cat", seed=1, width=64, height=64, priority=priority, timeout_seconds=timeout)
+        webhook = WEBHOOK if self.number % 2 else None
+        job_input = JobInput(
+            prompt="a cat", seed=1, width=64, height=64, priority=priority, timeout_seconds=timeout, webhook_url=webhook
+        )
         expected: tuple[str, str | None]
         if key and (owner, key) in self.keys:
             known, first = self.keys[owner, key]
@@ -752,6 +758,9 @@ class Jobs(RuleBasedStateMachine):
             assert (was, now) in TRANSITIONS, f"{job_id} went from {was} to {now}"
             assert (was, now) != ("failed", "queued") or was_dead
             self.cover(f"{was} to {now}")
+            if new is not None and now in ENDED and self.inputs[job_id].webhook_url:
+                self.events[f"evt_{job_id}_{new['version']}"] = new
+                self.cover(f"event: {now}")
         else:
             assert was not in ENDED, f"{job_id} changed after it had ended"
         assert now == change.get("status", was)
@@ -806,12 +815,17 @@ class Jobs(RuleBasedStateMachine):
                 indexes["ended"][job_id] = PAST if job_id in self.aged else float(record["finished_at"])
             if record["losses"] == str(MAX_LOSSES) and job_id not in self.dropped:
                 indexes["dead"][job_id] = self.indexes.get("dead", {}).get(job_id)
+        for event in self.events:
+            indexes["webhooks"][event] = self.indexes.get("webhooks", {}).get(event)
         assert {name: index for name, index in self.indexes.items() if name != "workers"} == indexes
         assert set(self.indexes.get("workers", {})) == self.alive
 
         active = {job_id: str(self.inputs[job_id].work) for job_id in self.ids("queued", "running")}
         assert self.hashes.get("work", {}) == active
-        assert self.hashes.keys() - {"work"} == {f"worker:{worker}" for worker in {*self.last, *self.alive}}
+        workers = {f"worker:{worker}" for worker in {*self.last, *self.alive}}
+        events = {f"webhook:{event}": record for event, record in self.events.items()}
+        assert self.hashes.keys() - {"work"} == workers | events.keys()
+        assert {name: self.hashes[name] for name in events} == events  # as the job ended, whatever became of it since
 
         gone = self.inputs.keys() - self.records.keys()
         assert {name: value for name, value in self.strings.items() if ":" in name and name != "reaper:last"} == {

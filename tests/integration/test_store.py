@@ -16,7 +16,7 @@ from cli.stack import Stack
 from jobs.client_store import BadCursorError, ClientStore, JobGoneError, JobUnknownError, Submitted
 from jobs.doorbell import celery_app
 from jobs.images import ImageStore
-from jobs.models import ImageRecord, Job, JobError, JobInput, JobStatus, ModelCard
+from jobs.models import SCHEMA_VERSION, ImageRecord, Job, JobError, JobInput, JobStatus, ModelCard
 from jobs.reaper import Reaper
 from jobs.redis_client import connect, connect_async
 from jobs.settings import Settings
@@ -474,7 +474,7 @@ async def test_a_long_queue_is_estimated(queue: Queue) -> None:
 async def test_a_worker_leaves_jobs_of_a_newer_version_alone(queue: Queue) -> None:
     await queue.submit("new")
     await queue.submit("old")
-    queue.redis.hset(f"{queue.settings.redis_prefix}job:new", "schema", 2)
+    queue.redis.hset(f"{queue.settings.redis_prefix}job:new", "schema", SCHEMA_VERSION + 1)
     assert queue.claim().job.id == "old"
     assert queue.try_claim("worker-1") is None
     assert (await queue.job("new")).status == JobStatus.QUEUED

@@ -1,0 +1,132 @@
+"""Where webhooks may go: to addresses that anybody can reach, not into the networks that this process stands in.
+
+A host is resolved once, all its addresses are looked at, and the connection goes to the very address that was looked
+at: a name that points elsewhere a moment later (DNS rebinding) changes nothing. How an address is written (decimal,
+octal, hex, mapped into IPv6) doesn't matter either: judged is what the system's resolver makes of it.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+RESOLVE_SECONDS = 5.0
+
+Lookup = Callable[[str, int], Sequence[str]]
+
+# What `is_global` calls global, at least in some of the Pythons that we run on, but nobody's place in the Internet is.
+_SPECIAL = [
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # protocols of the IETF's own, and Oracle Cloud's metadata
+        "2002::/16",  # 6to4: any IPv4 address, private ones too (RFC 7526 retired it)
+        "192.88.99.0/24",  # 6to4 relays
+        "3fff::/20",  # documentation (RFC 9637)
+        "168.63.129.16/32",  # Azure's metadata and agents, inside of each virtual machine's network
+    )
+]
+_IPV6 = ipaddress.ip_network("2000::/3")  # all that is given out for the public Internet
+
+
+class AddressError(httpx.ConnectError):
+    """A host that webhooks may not go to, or that has no address; the message says which it is."""
+
+
+def is_public(address: str) -> bool:
+    """Tell whether an IP address is one of the public Internet's.
+
+    Not: private, loopback, link-local, shared (CGNAT), unspecified, multicast, reserved, and IPv6 addresses that
+    stand for IPv4 ones (6to4, Teredo, NAT64). An IPv4 address mapped into IPv6 is what it is in IPv4.
+    """
+    ip = ipaddress.ip_address(address)
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if ip.version == 6 and ip not in _IPV6:
+        return False
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _SPECIAL)
+
+
+def system_lookup(host: str, port: int) -> Sequence[str]:
+    """Return a host's addresses in the order in which the system would try them.
+
+    Raises:
+        OSError: it has none, or they can't be found out now.
+    """
+    return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+class Addresses:
+    """Resolves hosts for webhooks.
+
+    Args:
+        allow_private: whether every address will do (`ZIMAGE_WEBHOOK_ALLOW_PRIVATE`).
+        lookup: what resolves a name; blocks.
+    """
+
+    def __init__(self, *, allow_private: bool, lookup: Lookup = system_lookup) -> None:
+        self._allow_private = allow_private
+        self._lookup = lookup
+        # Threads of their own: name servers that don't answer hold up nothing but webhooks.
+        self._threads = ThreadPoolExecutor(32, thread_name_prefix="resolver")
+
+    async def resolve(self, url: httpx.URL) -> Sequence[str]:
+        """Return the addresses of a URL's host, in the order in which they are worth trying.
+
+        Raises:
+            AddressError: one of them is not public, there is none, or the resolver does not answer.
+        """
+        host = url.raw_host.decode("ascii")
+        port = url.port or {"http": 80, "https": 443}[url.scheme]
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                loop = asyncio.get_running_loop()
+                addresses = await loop.run_in_executor(self._threads, self._lookup, host, port)
+        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
+            raise AddressError(f"{host} can't be resolved: check its name") from error
+        # All of them: with one private address among public ones a name could be sent there all the same.
+        if not self._allow_private and not all(map(is_public, addresses)):
+            raise AddressError(f"{host} is not, or not only, at public addresses: webhooks go nowhere else")
+        return addresses
+
+    def close(self) -> None:
+        """Stop resolving; lookups that hang are left alone."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class PinnedTransport(httpx.AsyncBaseTransport):
+    """Sends requests to addresses that `Addresses` has looked at, under the host's name (Host header, TLS).
+
+    Args:
+        addresses: what resolves.
+        verify: which certificates are trusted; True: the usual authorities.
+    """
+
+    def __init__(self, addresses: Addresses, verify: ssl.SSLContext | bool = True) -> None:
+        self._addresses = addresses
+        # A connection serves one request: the pool knows it by its address, which several hosts may share.
+        self._transport = httpx.AsyncHTTPTransport(verify=verify, limits=httpx.Limits(max_keepalive_connections=0))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to the first address of its host that can be connected to.
+
+        Raises:
+            AddressError: the host has no address that webhooks may go to.
+            httpx.HTTPError: none can be connected to, or what else goes wrong.
+        """
+        url = request.url
+        failure: httpx.TransportError = AddressError(f"{url.host} has no address")
+        for address in await self._addresses.resolve(url):
+            request.url = url.copy_with(host=address)  # the Host header was made before, from the name
+            request.extensions = {**request.extensions, "sni_hostname": url.raw_host.decode("ascii")}
+            try:
+                return await self._transport.handle_async_request(request)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def aclose(self) -> None:
+        """Close what is open."""
+        await self._transport.aclose()
