@@ -21,6 +21,7 @@ import httpx
 
 SUBMITTERS = 4
 BODY = {"prompt": "a small red circle on blue", "width": 64, "height": 64, "num_inference_steps": 2}
+FETCH_SECONDS = 30.0  # that S3 may be away for
 PATIENCE_SECONDS = 240.0  # without any job ending, before the rest is given up
 
 Job = dict[str, Any]
@@ -76,15 +77,19 @@ class Load:
 
     def queue(self) -> dict[str, int]:
         """Return `/v1/queue`, as soon as it is answered."""
+        numbers: dict[str, int] = self._insist("GET", "/v1/queue").json()
+        return numbers
+
+    def _insist(self, method: str, path: str) -> httpx.Response:
+        """Send a request until it gets an answer other than 503."""
         while True:
             try:
-                response = self._http.get("/v1/queue")
+                response = self._http.request(method, path)
             except httpx.TransportError:
                 pass
             else:
-                if response.status_code == 200:
-                    numbers: dict[str, int] = response.json()
-                    return numbers
+                if response.status_code != 503:
+                    return response
             time.sleep(0.1)
 
     def wait_until_done(self) -> None:
@@ -97,11 +102,19 @@ class Load:
 
     def read(self, job_id: str) -> Job | None:
         """Return a job; None when the service does not know it."""
-        response = self._http.get(f"/v1/jobs/{job_id}")
+        response = self._insist("GET", f"/v1/jobs/{job_id}")
         if response.status_code in (404, 410):
             return None
         job: Job = response.raise_for_status().json()
         return job
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job, if it has not ended yet."""
+        self._insist("POST", f"/v1/jobs/{job_id}/cancel")
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended."""
+        self._insist("DELETE", f"/v1/jobs/{job_id}").raise_for_status()
 
     def notes(self, file: str) -> list[dict[str, Any]]:
         """Return the lines that `bench.faulty` has written to a file since this load began."""
@@ -109,9 +122,10 @@ class Load:
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [line for line in lines if line["time"] >= self._begin]
 
-    def account(self) -> "Account":
-        """Read every accepted job and its image."""
-        jobs = dict(zip(self.accepted, self._pool.map(self.read, self.accepted), strict=True))
+    def account(self, ids: Sequence[str] | None = None) -> "Account":
+        """Read jobs and their images; all that were accepted, unless told which."""
+        ids = self.accepted if ids is None else ids
+        jobs = dict(zip(ids, self._pool.map(self.read, ids), strict=True))
         damaged = [job["id"] for job in jobs.values() if job and not self._sound(job)]
         winners: dict[str, set[int]] = {}
         for commit in self.notes("commits.jsonl"):
@@ -123,10 +137,26 @@ class Load:
         """Tell whether a job that succeeded has its image, and any other has none."""
         if job["status"] != "succeeded":
             return not job["images"]
-        images = [(image, httpx.get(image["url"])) for image in job["images"]]
+        images = [(image, self._fetch(image["url"])) for image in job["images"]]
         return len(images) == job["input"]["num_images"] and all(
-            hashlib.sha256(answer.content).hexdigest() == image["sha256"] for image, answer in images
+            hashlib.sha256(content).hexdigest() == image["sha256"] for image, content in images
         )
+
+    def _fetch(self, url: str) -> bytes:
+        """Return an image, or what S3 says instead, though S3 may be away for a while."""
+        deadline = time.monotonic() + FETCH_SECONDS
+        while True:
+            try:
+                answer = httpx.get(url)
+            except httpx.TransportError:
+                content = b""
+            else:
+                content = answer.content
+                if answer.status_code in (200, 404):
+                    return content
+            if time.monotonic() > deadline:
+                return content
+            time.sleep(0.2)
 
 
 class Account:

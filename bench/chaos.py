@@ -82,10 +82,14 @@ class Place:
 
 
 @contextlib.contextmanager
-def chaotic_stack(fenced: bool = True) -> Iterator[Place]:
+def chaotic_stack(fenced: bool = True, environ: Mapping[str, str] | None = None) -> Iterator[Place]:
     """Run a stack whose API and workers are `bench.faulty`, with S3 behind a proxy and on a small disk of its own.
 
     Only root can mount that disk (a tmpfs); for others SeaweedFS is on the one that everything is on.
+
+    Args:
+        fenced: False: results of lost attempts are taken too.
+        environ: settings other than `ENVIRON`.
     """
     with contextlib.ExitStack() as cleanup:
         root = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
@@ -98,7 +102,8 @@ def chaotic_stack(fenced: bool = True) -> Iterator[Place]:
             cleanup.callback(subprocess.run, ["umount", "-l", str(data / "s3")], check=True)
         proxy = S3Proxy(lambda: int(json.loads((data / "endpoints.json").read_text())["s3"].rpartition(":")[2]))
         cleanup.callback(proxy.close)
-        environ = {**ENVIRON, "CHAOS_DIR": str(folder), "CHAOS_S3": proxy.url, "OMP_NUM_THREADS": "1"}
+        site = {"CHAOS_DIR": str(folder), "CHAOS_S3": proxy.url, "OMP_NUM_THREADS": "1"}
+        environ = {**ENVIRON, **(environ or {}), **site}
         if not fenced:
             environ["CHAOS_UNFENCED"] = "1"
         # Workers die here as fast as they are started; the pauses that spare a machine would be most of a run.
@@ -173,12 +178,13 @@ def run(name: str, place: Place, jobs: int, hits: int) -> dict[str, Any]:
 
 
 def marks(fault: Fault, hits: int) -> list[dict[str, Any]]:
-    """Return the fields of the jobs that carry a fault of their own."""
-    return [
-        {**mark.fields, "metadata": {"fault": mark.fault}}
-        for mark in fault.marks
-        for _ in range(math.ceil(mark.share * hits))
-    ]
+    """Return the fields of the jobs that carry a fault of their own, each fault's as far apart as can be."""
+    placed = []
+    for mark in fault.marks:
+        count = math.ceil(mark.share * hits)
+        fields = {**mark.fields, "metadata": {"fault": mark.fault}}
+        placed += [((number + 0.5) / count, fields) for number in range(count)]
+    return [fields for _, fields in sorted(placed, key=lambda each: each[0])]
 
 
 def feed(load: Load, count: int, fields: Mapping[int, Mapping[str, Any]], until: threading.Event | None = None) -> None:

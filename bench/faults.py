@@ -14,6 +14,7 @@ import psutil
 import redis
 
 from bench.accounting import Load, wait_for
+from bench.nursery import child_of
 from bench.s3_proxy import S3Proxy
 from cli.stack import Stack
 
@@ -33,6 +34,8 @@ class Scene:
     outages: list[tuple[float, float]] = field(default_factory=list)  # Unix times of begin and end
     expected_lost: set[str] = field(default_factory=set)
     notes: dict[str, Any] = field(default_factory=dict)
+    spared: Collection[int] = ()  # process ids of workers that nothing is done to
+    began: float = field(default_factory=time.time)
 
     @property
     def redis(self) -> redis.Redis:
@@ -40,9 +43,9 @@ class Scene:
         return redis.Redis.from_url(self.stack.redis_url, decode_responses=True, socket_timeout=5)
 
     def workers(self) -> list[int]:
-        """Return the workers' process ids."""
-        pids: list[int] = self.stack.pids()["workers"]
-        return pids
+        """Return the process ids of the workers that may be struck; one that just died is not among them."""
+        children = map(child_of, self.stack.pids()["workers"])
+        return [pid for pid in children if pid and pid not in self.spared]
 
     def freeze_busy(self, but: Collection[int] = ()) -> int:
         """Stop a worker that holds a job, and return its process id.
@@ -85,7 +88,7 @@ class Scene:
     def _ended(self) -> int:
         try:
             with self.redis as client:
-                return int(client.zcard("zimage:ended"))
+                return int(client.zcount("zimage:ended", self.began * 1e6, "+inf"))
         except redis.RedisError:
             return 0
 
@@ -106,7 +109,7 @@ def kill_all_workers(scene: Scene, target: int) -> None:
         scene.strike(scene.running())
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda old=pids: not set(old) & set(scene.workers()), 60, "a restart")  # type: ignore[misc]
+        wait_for(lambda old=pids: not set(old) & set(scene.workers()), 60, "the death of all")  # type: ignore[misc]
         scene.wait_for_progress()
 
 
@@ -145,15 +148,20 @@ def _stopped(pid: int) -> bool:
 
 
 def terminate_worker(scene: Scene, target: int) -> None:
-    """SIGTERM of a worker with jobs at hand, `target` times at least."""
+    """SIGTERM of a worker with jobs at hand, `target` times; what it holds may not have been struck before."""
     told: set[int] = set()
     while len(told) < target:
         pid = scene.freeze_busy(but=told)
-        scene.strike(scene.running(pid))
-        os.kill(pid, signal.SIGTERM)
+        jobs = scene.running(pid)
+        new = not {job for _, job in scene.hits} & set(jobs)
+        if new:
+            scene.strike(jobs)
+            os.kill(pid, signal.SIGTERM)
+            told.add(pid)
         os.kill(pid, signal.SIGCONT)
-        told.add(pid)
+        scene.wait_for_progress(2)
     scene.notes["sigterms"] = len(told)
+    scene.notes["handed_back"] = sum(line["outcome"] == "queued" for line in scene.load.notes("requeues.jsonl"))
 
 
 def lose_messages(scene: Scene, target: int) -> None:
@@ -357,31 +365,40 @@ def skew_clock(scene: Scene, target: int) -> None:
     """The clock of one more worker jumps two hours ahead while it works (libfaketime)."""
     [library] = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
     clock = scene.folder / "clock"
+    clock.write_text("+0")
+    environ = {
+        **scene.environ,
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "ZIMAGE_METRICS_PORT": "0",
+    }
+    with (scene.folder / "skewed.log").open("ab") as log:
+        nursery = psutil.Popen([sys.executable, "-P", "-m", "bench.faulty", "worker"], env=environ, stderr=log)
     rounds = 0
-    while len(scene.hits) < target:
-        clock.write_text("+0")
-        environ = {
-            **scene.environ,
-            "LD_PRELOAD": str(library),
-            "FAKETIME_TIMESTAMP_FILE": str(clock),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "ZIMAGE_METRICS_PORT": "0",
-        }
-        with (scene.folder / "skewed.log").open("ab") as log:
-            worker = psutil.Popen([sys.executable, "-P", "-m", "bench.faulty", "worker"], env=environ, stderr=log)
-        try:
-            wait_for(lambda pid=worker.pid: bool(scene.running(pid)), 60, "work of the worker")  # type: ignore[misc]
+    try:
+        while len(scene.hits) < target:
+            skewed: list[int] = []
+
+            def works(skewed: list[int] = skewed) -> bool:
+                skewed[:] = filter(None, [child_of(nursery.pid)])
+                return any(map(scene.running, skewed))
+
+            wait_for(works, 60, "work of the worker")
+            [pid] = skewed
             clock.write_text("+2h")
-            wait_for(lambda pid=worker.pid: _returned(scene, pid) > 0, 60, "a hand-back")  # type: ignore[misc]
-            wait_for(lambda pid=worker.pid: not scene.running(pid), 60, "the hand-back of all")  # type: ignore[misc]
+            wait_for(lambda pid=pid: _returned(scene, pid) > 0, 60, "a hand-back")  # type: ignore[misc]
+            wait_for(lambda pid=pid: not scene.running(pid), 60, "the hand-back of all")  # type: ignore[misc]
             scene.wait_for_progress(10)
-            assert not scene.running(worker.pid), "a worker that S3 refuses has claimed again"
-            scene.strike([None] * _returned(scene, worker.pid))
+            assert not scene.running(pid), "a worker that S3 refuses has claimed again"
+            scene.strike([None] * _returned(scene, pid))
+            clock.write_text("+0")
+            os.kill(pid, signal.SIGKILL)  # its timers don't outlast the jump, so it can't drain
             rounds += 1
-        finally:
-            worker.kill()  # its timers don't outlast the jump, so it can't drain
-            worker.wait(30)
+    finally:
+        nursery.kill()
+        nursery.wait(30)
     scene.notes["skewed_workers"] = rounds
 
 

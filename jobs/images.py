@@ -14,6 +14,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from jobs.settings import Settings
 
@@ -140,6 +141,13 @@ class ImageStore:
     def check(self) -> None:
         """Ask whether the bucket is there and ours to use."""
         self._client.head_bucket(Bucket=self._settings.s3_bucket)
+
+
+def told(error: Exception) -> str:
+    """Return what to tell an operator of an error of S3: a 403 to a HEAD has no body that says why."""
+    if isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] == 403:
+        return f"{error}: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, what they may do, and this machine's clock"
+    return str(error)
 
 
 class StillThereError(OSError):
