@@ -8,14 +8,12 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 import psutil
 
-PAUSE_SECONDS = 0.2  # between the death of a worker and the begin of the next
 _PR_SET_PDEATHSIG = 1
 
 
@@ -44,7 +42,6 @@ def raise_workers(work: Callable[[], object]) -> None:
             sys.exit()
         os.waitpid(child, 0)
         child = 0
-        time.sleep(PAUSE_SECONDS)
 
 
 def child_of(nursery: int) -> int | None:
