@@ -37,6 +37,7 @@ class Load:
 
     def __init__(self, api_url: str, folder: Path) -> None:
         self._http = httpx.Client(base_url=api_url, timeout=90)
+        self._s3 = httpx.Client()
         self._folder = folder
         self._begin = time.time()
         self._pool = ThreadPoolExecutor(SUBMITTERS)
@@ -47,6 +48,7 @@ class Load:
         """Close the connections."""
         self._pool.shutdown()
         self._http.close()
+        self._s3.close()
 
     def submit(self, count: int, bodies: Mapping[int, Mapping[str, Any]] | None = None) -> list[str]:
         """Submit jobs and return their ids, in their order; insists until each is accepted.
@@ -147,7 +149,7 @@ class Load:
         deadline = time.monotonic() + FETCH_SECONDS
         while True:
             try:
-                answer = httpx.get(url)
+                answer = self._s3.get(url)
             except httpx.TransportError:
                 content = b""
             else:
