@@ -110,6 +110,11 @@ class Load:
         job: Job = response.raise_for_status().json()
         return job
 
+    def ended(self, job_id: str) -> bool:
+        """Tell whether a job has ended, or is gone."""
+        job = self.read(job_id)
+        return job is None or job["finished_at"] is not None
+
     def cancel(self, job_id: str) -> None:
         """Cancel a job, if it has not ended yet."""
         self._insist("POST", f"/v1/jobs/{job_id}/cancel")

@@ -18,8 +18,6 @@ from bench.nursery import child_of
 from bench.s3_proxy import S3Proxy
 from cli.stack import Stack
 
-LEASE_SECONDS = 3
-
 
 @dataclass
 class Scene:
@@ -41,6 +39,11 @@ class Scene:
     def redis(self) -> redis.Redis:
         """A connection to the stack's Valkey."""
         return redis.Redis.from_url(self.stack.redis_url, decode_responses=True, socket_timeout=5)
+
+    @property
+    def lease(self) -> float:
+        """Seconds."""
+        return float(self.environ["ZIMAGE_LEASE_SECONDS"])
 
     def workers(self) -> list[int]:
         """Return the process ids of the workers that may be struck; one that just died is not among them."""
@@ -99,6 +102,16 @@ def freeze(pid: int) -> None:
     wait_for(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, 5, f"the stop of {pid}")
 
 
+def kill_worker(scene: Scene, target: int) -> None:
+    """SIGKILL of one worker at a time; the next one once its jobs have ended elsewhere: shows how soon that is."""
+    while len(scene.hits) < target:
+        pid = scene.freeze_busy()
+        jobs = scene.running(pid)
+        scene.strike(jobs)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda jobs=jobs: all(map(scene.load.ended, jobs)), 20 + 4 * scene.lease, "the end of its jobs")  # type: ignore[misc]
+
+
 def kill_all_workers(scene: Scene, target: int) -> None:
     """SIGKILL of every worker at once, again and again."""
     while len(scene.hits) < target:
@@ -118,7 +131,7 @@ def freeze_worker(scene: Scene, target: int) -> None:
     while len(scene.hits) < target:
         pid = scene.freeze_busy()
         scene.strike(scene.running(pid))
-        wait_for(lambda worker=pid: not scene.running(worker), 20 + 4 * LEASE_SECONDS, "the loss of the lease")  # type: ignore[misc]
+        wait_for(lambda worker=pid: not scene.running(worker), 20 + 4 * scene.lease, "the loss of the lease")  # type: ignore[misc]
         time.sleep(0.3)  # for the next worker to begin
         os.kill(pid, signal.SIGCONT)
         scene.wait_for_progress(2)
@@ -435,6 +448,7 @@ FAULTS: dict[str, Fault] = {
     "kill-denoise": Fault("worker SIGKILLed at a denoising step", marks=(Mark("kill-denoise", 1),)),
     "kill-upload": Fault("worker SIGKILLed with half an image sent", marks=(Mark("kill-upload", 1),)),
     "kill-commit": Fault("worker SIGKILLed between upload and commit", marks=(Mark("kill-commit", 1),)),
+    "kill": Fault("one worker SIGKILLed, all else well", kill_worker),
     "kill-all": Fault("all workers SIGKILLed at once", kill_all_workers),
     "freeze": Fault("worker SIGSTOPped past its lease, then SIGCONT", freeze_worker),
     "freeze-commit": Fault(

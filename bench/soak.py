@@ -200,7 +200,7 @@ class Account:
 
     def _run(self) -> None:
         while (ids := self._batches.get()) is not None:
-            wait_for(lambda batch=ids: all(map(self._over, batch)), PATIENCE_SECONDS, "the end of a batch")  # type: ignore[misc]
+            wait_for(lambda batch=ids: all(map(self._load.ended, batch)), PATIENCE_SECONDS, "the end of a batch")  # type: ignore[misc]
             account = self._load.account(ids)
             self._counts["accepted"] += len(ids)
             self._counts.update(job["status"] for job in account.jobs.values() if job)
@@ -211,10 +211,6 @@ class Account:
                 if job and job["input"]["metadata"]["then"] == "delete":
                     self._load.delete(job_id)
                     self._counts["deleted"] += 1
-
-    def _over(self, job_id: str) -> bool:
-        job = self._load.read(job_id)
-        return job is None or job["finished_at"] is not None
 
 
 def usage(process: psutil.Process) -> dict[str, int]:
