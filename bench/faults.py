@@ -383,7 +383,7 @@ def skew_clock(scene: Scene, target: int) -> None:
         **scene.environ,
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "ZIMAGE_METRICS_PORT": "0",
     }

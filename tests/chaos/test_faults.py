@@ -33,7 +33,7 @@ def test_nothing_is_lost_or_done_twice(place: Place, name: str, monkeypatch: pyt
         pytest.skip("needs libfaketime (Debian's package faketime)")
     if name == "s3-disk-full" and os.geteuid() != 0:
         pytest.skip("fills a small disk that only root can mount")
-    shorter = {"valkey-stop": stop_valkey(12), "s3-stop": stop_s3(6)}
+    shorter = {"valkey-stop": stop_valkey(8), "s3-stop": stop_s3(6)}
     monkeypatch.setitem(FAULTS, name, FAULTS[name].with_act(shorter.get(name, FAULTS[name].act)))
     assert run(name, place, JOBS, HITS)["problems"] == []
 
