@@ -51,7 +51,7 @@ class Scene:
         return [pid for pid in children if pid and pid not in self.spared]
 
     def freeze_busy(self, but: Collection[int] = ()) -> int:
-        """Stop a worker that holds a job, and return its process id.
+        """Stop a worker that holds jobs, none of which was hit before, and return its process id.
 
         Args:
             but: process ids of workers that are passed over.
@@ -61,9 +61,9 @@ class Scene:
         def frozen() -> bool:
             for pid in set(self.workers()) - set(but):
                 with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):  # it may just have ended
-                    if self.running(pid):
+                    if self.new_jobs(pid):
                         freeze(pid)
-                        if self.running(pid):
+                        if self.new_jobs(pid):
                             found.append(pid)
                             return True
                         os.kill(pid, signal.SIGCONT)
@@ -78,6 +78,11 @@ class Scene:
             ids = client.zrange("zimage:running", 0, -1)
             names = [client.hget(f"zimage:job:{job_id}", "worker") for job_id in ids]
         return [job_id for job_id, name in zip(ids, names, strict=True) if pid is None or f"-{pid}-" in (name or "")]
+
+    def new_jobs(self, pid: int | None = None) -> list[str]:
+        """Like `running`, but none at all if one of them was hit before: three losses would fail it."""
+        jobs = self.running(pid)
+        return [] if {job for _, job in self.hits} & set(jobs) else jobs
 
     def strike(self, jobs: Sequence[str | None]) -> None:
         """Note which jobs a fault hit just now."""
@@ -115,7 +120,7 @@ def kill_worker(scene: Scene, target: int) -> None:
 def kill_all_workers(scene: Scene, target: int) -> None:
     """SIGKILL of every worker at once, again and again."""
     while len(scene.hits) < target:
-        wait_for(lambda: len(scene.running()) > 1, 60, "work")
+        wait_for(lambda: len(scene.new_jobs()) > 1, 60, "work")
         pids = scene.workers()
         for pid in pids:
             freeze(pid)
@@ -161,17 +166,14 @@ def _stopped(pid: int) -> bool:
 
 
 def terminate_worker(scene: Scene, target: int) -> None:
-    """SIGTERM of a worker with jobs at hand, `target` times; what it holds may not have been struck before."""
+    """SIGTERM of a worker with jobs at hand, `target` times."""
     told: set[int] = set()
     while len(told) < target:
         pid = scene.freeze_busy(but=told)
-        jobs = scene.running(pid)
-        new = not {job for _, job in scene.hits} & set(jobs)
-        if new:
-            scene.strike(jobs)
-            os.kill(pid, signal.SIGTERM)
-            told.add(pid)
+        scene.strike(scene.running(pid))
+        os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGCONT)
+        told.add(pid)
         scene.wait_for_progress(2)
     scene.notes["sigterms"] = len(told)
     scene.notes["handed_back"] = sum(line["outcome"] == "queued" for line in scene.load.notes("requeues.jsonl"))
