@@ -29,7 +29,11 @@ from bench.chaos import ENVIRON, Place, chaotic_stack, versions
 from bench.faults import FAULTS, Scene, stop_s3, stop_valkey
 
 KEPT_SECONDS = 120
-EXPIRY = {f"ZIMAGE_{name}_TTL": str(KEPT_SECONDS) for name in ("JOB", "TOMBSTONE", "IDEMPOTENCY")}
+SETTINGS = {
+    **{f"ZIMAGE_{name}_TTL": str(KEPT_SECONDS) for name in ("JOB", "TOMBSTONE", "IDEMPOTENCY")},
+    "ZIMAGE_LEASE_SECONDS": "6",
+    "ZIMAGE_STEP_TIMEOUT": "60",  # no step hangs here, and the machine may be busy
+}
 STRIKES = {
     **{
         name: FAULTS[name].act
@@ -68,7 +72,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the load and the faults")
     parser.add_argument("--out", type=Path, default=Path("bench/results/chaos/soak.json"))
     arguments = parser.parse_args()
-    with chaotic_stack(environ=EXPIRY) as place:
+    with chaotic_stack(environ=SETTINGS) as place:
         result = soak(place, arguments.minutes * 60, arguments.seed)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({name: value for name, value in result.items() if name != "samples"}, indent=1))
@@ -139,7 +143,7 @@ def soak(place: Place, seconds: float, seed: int) -> dict[str, Any]:
         "versions": versions(scene),
         "system": platform.platform(terse=True),
         "seconds": seconds,
-        "settings": {**ENVIRON, **EXPIRY},
+        "settings": {**ENVIRON, **SETTINGS},
         "seed": seed,
         **account.counts(),
         "refusals": dict(load.refusals),
