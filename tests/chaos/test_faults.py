@@ -38,6 +38,7 @@ def test_nothing_is_lost_or_done_twice(place: Place, name: str, monkeypatch: pyt
     assert run(name, place, JOBS, HITS)["problems"] == []
 
 
+@pytest.mark.timeout(600)
 def test_nothing_is_lost_or_done_twice_when_single_jobs_are_struck(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
