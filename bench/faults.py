@@ -18,6 +18,8 @@ from bench.nursery import child_of
 from bench.s3_proxy import S3Proxy
 from cli.stack import Stack
 
+PATIENCE = 150.0  # seconds to wait for what must come; workers start slowly on a machine that is busy
+
 
 @dataclass
 class Scene:
@@ -69,7 +71,7 @@ class Scene:
                         os.kill(pid, signal.SIGCONT)
             return False
 
-        wait_for(frozen, 60, "work")
+        wait_for(frozen, PATIENCE, "work")
         return found[0]
 
     def running(self, pid: int | None = None) -> list[str]:
@@ -88,7 +90,7 @@ class Scene:
         """Note which jobs a fault hit just now."""
         self.hits += [(time.time(), job) for job in jobs]
 
-    def wait_for_progress(self, jobs: int = 5, seconds: float = 60) -> None:
+    def wait_for_progress(self, jobs: int = 5, seconds: float = PATIENCE) -> None:
         """Return when so many more jobs have ended."""
         ended = self._ended()
         wait_for(lambda: self._ended() >= ended + jobs, seconds, f"the end of {jobs} more jobs")
@@ -120,14 +122,14 @@ def kill_worker(scene: Scene, target: int) -> None:
 def kill_all_workers(scene: Scene, target: int) -> None:
     """SIGKILL of every worker at once, again and again."""
     while len(scene.hits) < target:
-        wait_for(lambda: len(scene.new_jobs()) > 1, 60, "work")
+        wait_for(lambda: len(scene.new_jobs()) > 1, PATIENCE, "work")
         pids = scene.workers()
         for pid in pids:
             freeze(pid)
         scene.strike(scene.running())
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda old=pids: not set(old) & set(scene.workers()), 60, "the death of all")  # type: ignore[misc]
+        wait_for(lambda old=pids: not set(old) & set(scene.workers()), PATIENCE, "the death of all")  # type: ignore[misc]
         scene.wait_for_progress()
 
 
@@ -146,7 +148,7 @@ def thaw_workers(scene: Scene, target: int) -> None:
     """SIGCONT of a worker that `bench.faulty` has stopped, once another one has done its job; one at a time."""
     for number in range(target):
         (scene.folder / "tokens" / f"freeze-commit-{number}").touch()
-        wait_for(lambda: any(map(_stopped, scene.workers())), 60, "the stop of a worker")
+        wait_for(lambda: any(map(_stopped, scene.workers())), PATIENCE, "the stop of a worker")
         [pid] = filter(_stopped, scene.workers())
         job = next(line["job"] for line in reversed(scene.load.notes("hits.jsonl")) if line["pid"] == pid)
 
@@ -154,7 +156,7 @@ def thaw_workers(scene: Scene, target: int) -> None:
             record = scene.load.read(job)
             return record is not None and record["status"] == "succeeded"
 
-        wait_for(done_by_another, 60, "the end of the job on another worker")
+        wait_for(done_by_another, PATIENCE, "the end of the job on another worker")
         os.kill(pid, signal.SIGCONT)
 
 
@@ -207,7 +209,7 @@ def kill_valkey(appendfsync: str) -> Callable[[Scene, int], None]:
         while kills < target / 4 or len(scene.hits) < target:
             with scene.redis as client:
                 client.config_set("appendfsync", appendfsync)
-            wait_for(lambda: len(scene.running()) > 1, 60, "work")
+            wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
             pid, begin = scene.stack.pids()["valkey"], time.time()
             scene.strike(scene.running())
             os.kill(pid, signal.SIGKILL)
@@ -228,14 +230,14 @@ def _wait_for_valkey(scene: Scene, old_pid: int) -> None:
         except redis.RedisError:
             return False
 
-    wait_for(answers, 60, "Valkey's restart")
+    wait_for(answers, PATIENCE, "Valkey's restart")
 
 
 def stop_valkey(seconds: float) -> Callable[[Scene, int], None]:
     """SIGSTOP of Valkey: connections stay open and nobody answers."""
 
     def act(scene: Scene, target: int) -> None:
-        wait_for(lambda: scene.load.queue()["demand"] >= target, 60, "enough jobs in flight")
+        wait_for(lambda: scene.load.queue()["demand"] >= target, PATIENCE, "enough jobs in flight")
         with scene.redis as client:
             scene.strike([*client.zrange("zimage:running", 0, -1), *client.zrange("zimage:pending", 0, -1)])
         begin, pid = time.time(), scene.stack.pids()["valkey"]
@@ -252,7 +254,7 @@ def cut_connections(scene: Scene, target: int) -> None:
     """CLIENT KILL of every connection of API and workers, twice a second."""
     rounds = 0
     while rounds < target / 2 or len(scene.hits) < target:
-        wait_for(lambda: bool(scene.running()), 60, "work")
+        wait_for(lambda: bool(scene.running()), PATIENCE, "work")
         with scene.redis as client:
             scene.strike(client.zrange("zimage:running", 0, -1))
             for kind in ("normal", "pubsub"):
@@ -264,7 +266,7 @@ def cut_connections(scene: Scene, target: int) -> None:
 
 def fill_valkey(scene: Scene, target: int) -> None:
     """Valkey at its maxmemory, noeviction: submits are refused, and what was accepted before still ends."""
-    wait_for(lambda: scene.load.queue()["queued"] >= target, 60, "enough jobs in flight")
+    wait_for(lambda: scene.load.queue()["queued"] >= target, PATIENCE, "enough jobs in flight")
     refused = sum(count for reason, count in scene.load.refusals.items() if reason.startswith("503"))
     with scene.redis as client:
         begin = time.time()
@@ -311,11 +313,11 @@ def _dead(pid: int) -> bool:
 def kill_s3(scene: Scene, target: int) -> None:
     """SIGKILL of SeaweedFS while images are on their way."""
     while len(scene.hits) < target:
-        wait_for(lambda: len(scene.running()) > 1, 60, "work")
+        wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
         pid, begin = scene.stack.pids()["s3"], time.time()
         scene.strike(scene.running())
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda old=pid: scene.stack.pids()["s3"] != old, 60, "SeaweedFS's restart")  # type: ignore[misc]
+        wait_for(lambda old=pid: scene.stack.pids()["s3"] != old, PATIENCE, "SeaweedFS's restart")  # type: ignore[misc]
         scene.wait_for_progress(10, 120)
         scene.outages.append((begin, begin))
 
@@ -326,7 +328,7 @@ def stop_s3(seconds: float) -> Callable[[Scene, int], None]:
     def act(scene: Scene, target: int) -> None:
         wait = seconds
         while len(scene.hits) < target:
-            wait_for(lambda: len(scene.running()) > 1, 60, "work")
+            wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
             pid, begin = scene.stack.pids()["s3"], time.time()
             os.kill(pid, signal.SIGSTOP)
             time.sleep(wait)
@@ -344,7 +346,7 @@ def refuse_s3(status: int) -> Callable[[Scene, int], None]:
 
     def act(scene: Scene, target: int) -> None:
         while len(scene.hits) < target:
-            wait_for(lambda: len(scene.running()) > 1, 60, "work")
+            wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
             begin = time.time()
             scene.proxy.refuse(status)
             time.sleep(4)
@@ -360,7 +362,7 @@ def fill_disk(scene: Scene, target: int) -> None:
     """The disk under SeaweedFS is full for a few seconds at a time."""
     filler = scene.stack.data_dir / "s3" / "filler"
     while len(scene.hits) < target:
-        wait_for(lambda: len(scene.running()) > 1, 60, "work")
+        wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
         begin = time.time()
         with filler.open("wb") as file:
             try:
@@ -400,11 +402,11 @@ def skew_clock(scene: Scene, target: int) -> None:
                 skewed[:] = filter(None, [child_of(nursery.pid)])
                 return any(map(scene.running, skewed))
 
-            wait_for(works, 60, "work of the worker")
+            wait_for(works, PATIENCE, "work of the worker")
             [pid] = skewed
             clock.write_text("+2h")
-            wait_for(lambda pid=pid: _returned(scene, pid) > 0, 60, "a hand-back")  # type: ignore[misc]
-            wait_for(lambda pid=pid: not scene.running(pid), 60, "the hand-back of all")  # type: ignore[misc]
+            wait_for(lambda pid=pid: _returned(scene, pid) > 0, PATIENCE, "a hand-back")  # type: ignore[misc]
+            wait_for(lambda pid=pid: not scene.running(pid), PATIENCE, "the hand-back of all")  # type: ignore[misc]
             scene.wait_for_progress(10)
             assert not scene.running(pid), "a worker that S3 refuses has claimed again"
             scene.strike([None] * _returned(scene, pid))
