@@ -35,7 +35,6 @@ class Scene:
     expected_lost: set[str] = field(default_factory=set)
     notes: dict[str, Any] = field(default_factory=dict)
     spared: Collection[int] = ()  # process ids of workers that nothing is done to
-    began: float = field(default_factory=time.time)
 
     @property
     def redis(self) -> redis.Redis:
@@ -92,15 +91,16 @@ class Scene:
 
     def wait_for_progress(self, jobs: int = 5, seconds: float = PATIENCE) -> None:
         """Return when so many more jobs have ended."""
-        ended = self._ended()
-        wait_for(lambda: self._ended() >= ended + jobs, seconds, f"the end of {jobs} more jobs")
+        begin = time.time() * 1e6
 
-    def _ended(self) -> int:
-        try:
-            with self.redis as client:
-                return int(client.zcount("zimage:ended", self.began * 1e6, "+inf"))
-        except redis.RedisError:
-            return 0
+        def ended() -> bool:
+            try:
+                with self.redis as client:
+                    return int(client.zcount("zimage:ended", begin, "+inf")) >= jobs
+            except redis.RedisError:
+                return False
+
+        wait_for(ended, seconds, f"the end of {jobs} more jobs")
 
 
 def freeze(pid: int) -> None:

@@ -264,8 +264,10 @@ def memory_when_expired(scene: Scene) -> dict[str, Any]:
             "used_memory": info["used_memory"],
             "of_clients": info["mem_clients_normal"],
             "of_the_append_only_file": info["mem_aof_buffer"],
-            "keys": [key for key in keys if not key.startswith("zimage:worker:")],
+            "keys": [key for key in keys if not key.startswith(("zimage:worker:", "zimage:celery:unacked"))],
             "workers": sum(key.startswith("zimage:worker:") for key in keys),  # kept for a day
+            # Messages that killed workers had heard: for an hour (Celery's visibility timeout), then they go.
+            "unacknowledged": client.hlen("zimage:celery:unacked"),
         }
 
 
