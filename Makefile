@@ -21,9 +21,9 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --ignore tests/chaos
+	$(BIN)/pytest
 
-# Each fault of bench.chaos in small: about ten minutes on two cores.
+# The part of the tests that kills processes: each fault of bench.chaos, in small.
 test-chaos: install
 	$(BIN)/pytest tests/chaos
 

@@ -21,6 +21,7 @@ import httpx
 
 SUBMITTERS = 4
 BODY = {"prompt": "a small red circle on blue", "width": 64, "height": 64, "num_inference_steps": 2}
+FETCH_SECONDS = 30.0  # that S3 may be away for
 PATIENCE_SECONDS = 240.0  # without any job ending, before the rest is given up
 
 Job = dict[str, Any]
@@ -36,6 +37,7 @@ class Load:
 
     def __init__(self, api_url: str, folder: Path) -> None:
         self._http = httpx.Client(base_url=api_url, timeout=90)
+        self._s3 = httpx.Client()
         self._folder = folder
         self._begin = time.time()
         self._pool = ThreadPoolExecutor(SUBMITTERS)
@@ -46,6 +48,7 @@ class Load:
         """Close the connections."""
         self._pool.shutdown()
         self._http.close()
+        self._s3.close()
 
     def submit(self, count: int, bodies: Mapping[int, Mapping[str, Any]] | None = None) -> list[str]:
         """Submit jobs and return their ids, in their order; insists until each is accepted.
@@ -76,15 +79,19 @@ class Load:
 
     def queue(self) -> dict[str, int]:
         """Return `/v1/queue`, as soon as it is answered."""
+        numbers: dict[str, int] = self._insist("GET", "/v1/queue").json()
+        return numbers
+
+    def _insist(self, method: str, path: str) -> httpx.Response:
+        """Send a request until it gets an answer other than 503."""
         while True:
             try:
-                response = self._http.get("/v1/queue")
+                response = self._http.request(method, path)
             except httpx.TransportError:
                 pass
             else:
-                if response.status_code == 200:
-                    numbers: dict[str, int] = response.json()
-                    return numbers
+                if response.status_code != 503:
+                    return response
             time.sleep(0.1)
 
     def wait_until_done(self) -> None:
@@ -97,11 +104,25 @@ class Load:
 
     def read(self, job_id: str) -> Job | None:
         """Return a job; None when the service does not know it."""
-        response = self._http.get(f"/v1/jobs/{job_id}")
+        response = self._insist("GET", f"/v1/jobs/{job_id}")
         if response.status_code in (404, 410):
             return None
         job: Job = response.raise_for_status().json()
         return job
+
+    def ended(self, job_id: str) -> bool:
+        """Tell whether a job has ended, or is gone."""
+        job = self.read(job_id)
+        return job is None or job["finished_at"] is not None
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job, if it has not ended yet."""
+        self._insist("POST", f"/v1/jobs/{job_id}/cancel")
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended; a second time when the first answer got lost."""
+        response = self._insist("DELETE", f"/v1/jobs/{job_id}")
+        assert response.status_code in (204, 410), response.text
 
     def notes(self, file: str) -> list[dict[str, Any]]:
         """Return the lines that `bench.faulty` has written to a file since this load began."""
@@ -109,9 +130,10 @@ class Load:
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [line for line in lines if line["time"] >= self._begin]
 
-    def account(self) -> "Account":
-        """Read every accepted job and its image."""
-        jobs = dict(zip(self.accepted, self._pool.map(self.read, self.accepted), strict=True))
+    def account(self, ids: Sequence[str] | None = None) -> "Account":
+        """Read jobs and their images; all that were accepted, unless told which."""
+        ids = self.accepted if ids is None else ids
+        jobs = dict(zip(ids, self._pool.map(self.read, ids), strict=True))
         damaged = [job["id"] for job in jobs.values() if job and not self._sound(job)]
         winners: dict[str, set[int]] = {}
         for commit in self.notes("commits.jsonl"):
@@ -123,10 +145,26 @@ class Load:
         """Tell whether a job that succeeded has its image, and any other has none."""
         if job["status"] != "succeeded":
             return not job["images"]
-        images = [(image, httpx.get(image["url"])) for image in job["images"]]
+        images = [(image, self._fetch(image["url"])) for image in job["images"]]
         return len(images) == job["input"]["num_images"] and all(
-            hashlib.sha256(answer.content).hexdigest() == image["sha256"] for image, answer in images
+            hashlib.sha256(content).hexdigest() == image["sha256"] for image, content in images
         )
+
+    def _fetch(self, url: str) -> bytes:
+        """Return an image, or what S3 says instead, though S3 may be away for a while."""
+        deadline = time.monotonic() + FETCH_SECONDS
+        while True:
+            try:
+                answer = self._s3.get(url)
+            except httpx.TransportError:
+                content = b""
+            else:
+                content = answer.content
+                if answer.status_code in (200, 404):
+                    return content
+            if time.monotonic() > deadline:
+                return content
+            time.sleep(0.2)
 
 
 class Account:

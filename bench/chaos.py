@@ -1,6 +1,6 @@
 """Is a job ever lost or done twice? Runs jobs through a stack of real processes while a fault is injected, and counts.
 
-    python -m bench.chaos [FAULT …] [--jobs N] [--hits N] [--out DIR]
+    python -m bench.chaos [FAULT …] [--jobs N] [--hits N] [--lease SECONDS] [--out DIR]
 
 Without a name all faults of `bench.faults` are run, one after the other. Each is judged: it must have hit enough jobs,
 or the run is void; nothing may be lost, doubled or damaged; and whatever failed must have failed for the stated reason.
@@ -29,7 +29,7 @@ import redis
 import torch
 
 from bench.accounting import Account, Load, rate, recovery
-from bench.faults import FAULTS, LEASE_SECONDS, Fault, Scene
+from bench.faults import FAULTS, Fault, Scene
 from bench.s3_proxy import S3Proxy
 from cli import supervisor
 from cli.stack import Stack
@@ -38,7 +38,7 @@ WORKERS = 2
 QUEUE_DEPTH = 40  # jobs that wait while a fault strikes
 BATCH = 10
 ENVIRON = {
-    "ZIMAGE_LEASE_SECONDS": str(LEASE_SECONDS),
+    "ZIMAGE_LEASE_SECONDS": "3",
     "ZIMAGE_STEP_TIMEOUT": "2",
     "ZIMAGE_DRAIN_SECONDS": "0.05",
 }
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"default: all of {', '.join(FAULTS)}")
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--hits", type=int, default=20, help="jobs that a fault must hit at least")
+    parser.add_argument("--lease", default=ENVIRON["ZIMAGE_LEASE_SECONDS"], help="ZIMAGE_LEASE_SECONDS")
     parser.add_argument("--out", type=Path, default=Path("bench/results/chaos"))
     arguments = parser.parse_args()
     if unknown := set(arguments.faults) - set(FAULTS):
@@ -61,10 +62,11 @@ def main() -> None:
         chosen = [name for name in names if FAULTS[name].unfenced is not fenced]
         if not chosen:
             continue
-        with chaotic_stack(fenced) as place:
+        with chaotic_stack(fenced, {"ZIMAGE_LEASE_SECONDS": arguments.lease}) as place:
             for name in chosen:
                 result = run(name, place, arguments.jobs, arguments.hits)
-                (arguments.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+                suffix = "" if arguments.lease == ENVIRON["ZIMAGE_LEASE_SECONDS"] else f"-lease-{arguments.lease}"
+                (arguments.out / f"{name}{suffix}.json").write_text(json.dumps(result, indent=1) + "\n")
                 print(summary(result), flush=True)
                 bad += [f"{name}: {problem}" for problem in result["problems"]]
     if bad:
@@ -82,10 +84,14 @@ class Place:
 
 
 @contextlib.contextmanager
-def chaotic_stack(fenced: bool = True) -> Iterator[Place]:
+def chaotic_stack(fenced: bool = True, environ: Mapping[str, str] | None = None) -> Iterator[Place]:
     """Run a stack whose API and workers are `bench.faulty`, with S3 behind a proxy and on a small disk of its own.
 
     Only root can mount that disk (a tmpfs); for others SeaweedFS is on the one that everything is on.
+
+    Args:
+        fenced: False: results of lost attempts are taken too.
+        environ: settings other than `ENVIRON`.
     """
     with contextlib.ExitStack() as cleanup:
         root = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
@@ -98,7 +104,8 @@ def chaotic_stack(fenced: bool = True) -> Iterator[Place]:
             cleanup.callback(subprocess.run, ["umount", "-l", str(data / "s3")], check=True)
         proxy = S3Proxy(lambda: int(json.loads((data / "endpoints.json").read_text())["s3"].rpartition(":")[2]))
         cleanup.callback(proxy.close)
-        environ = {**ENVIRON, "CHAOS_DIR": str(folder), "CHAOS_S3": proxy.url, "OMP_NUM_THREADS": "1"}
+        site = {"CHAOS_DIR": str(folder), "CHAOS_S3": proxy.url, "OMP_NUM_THREADS": "1"}
+        environ = {**ENVIRON, **(environ or {}), **site}
         if not fenced:
             environ["CHAOS_UNFENCED"] = "1"
         # Workers die here as fast as they are started; the pauses that spare a machine would be most of a run.
@@ -157,7 +164,7 @@ def run(name: str, place: Place, jobs: int, hits: int) -> dict[str, Any]:
         "command": "python -m " + " ".join(["bench.chaos", *sys.argv[1:]]),
         "device": f"CPU, {os.cpu_count()} cores, {WORKERS} workers",
         "versions": versions(scene),
-        "settings": ENVIRON,
+        "settings": {name: place.environ[name] for name in ENVIRON},
         "seconds": time.time() - began,
         "hits": len(scene.hits),
         "hits_by_fault": dict(Counter(line["fault"] for line in load.notes("hits.jsonl"))),
@@ -173,12 +180,13 @@ def run(name: str, place: Place, jobs: int, hits: int) -> dict[str, Any]:
 
 
 def marks(fault: Fault, hits: int) -> list[dict[str, Any]]:
-    """Return the fields of the jobs that carry a fault of their own."""
-    return [
-        {**mark.fields, "metadata": {"fault": mark.fault}}
-        for mark in fault.marks
-        for _ in range(math.ceil(mark.share * hits))
-    ]
+    """Return the fields of the jobs that carry a fault of their own, each fault's as far apart as can be."""
+    placed = []
+    for mark in fault.marks:
+        count = math.ceil(mark.share * hits)
+        fields = {**mark.fields, "metadata": {"fault": mark.fault}}
+        placed += [((number + 0.5) / count, fields) for number in range(count)]
+    return [fields for _, fields in sorted(placed, key=lambda each: each[0])]
 
 
 def feed(load: Load, count: int, fields: Mapping[int, Mapping[str, Any]], until: threading.Event | None = None) -> None:

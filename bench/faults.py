@@ -14,10 +14,11 @@ import psutil
 import redis
 
 from bench.accounting import Load, wait_for
+from bench.nursery import child_of
 from bench.s3_proxy import S3Proxy
 from cli.stack import Stack
 
-LEASE_SECONDS = 3
+PATIENCE = 150.0  # seconds to wait for what must come; workers start slowly on a machine that is busy
 
 
 @dataclass
@@ -33,19 +34,25 @@ class Scene:
     outages: list[tuple[float, float]] = field(default_factory=list)  # Unix times of begin and end
     expected_lost: set[str] = field(default_factory=set)
     notes: dict[str, Any] = field(default_factory=dict)
+    spared: Collection[int] = ()  # process ids of workers that nothing is done to
 
     @property
     def redis(self) -> redis.Redis:
         """A connection to the stack's Valkey."""
         return redis.Redis.from_url(self.stack.redis_url, decode_responses=True, socket_timeout=5)
 
+    @property
+    def lease(self) -> float:
+        """Seconds."""
+        return float(self.environ["ZIMAGE_LEASE_SECONDS"])
+
     def workers(self) -> list[int]:
-        """Return the workers' process ids."""
-        pids: list[int] = self.stack.pids()["workers"]
-        return pids
+        """Return the process ids of the workers that may be struck; one that just died is not among them."""
+        children = map(child_of, self.stack.pids()["workers"])
+        return [pid for pid in children if pid and pid not in self.spared]
 
     def freeze_busy(self, but: Collection[int] = ()) -> int:
-        """Stop a worker that holds a job, and return its process id.
+        """Stop a worker that holds jobs, none of which was hit before, and return its process id.
 
         Args:
             but: process ids of workers that are passed over.
@@ -55,15 +62,15 @@ class Scene:
         def frozen() -> bool:
             for pid in set(self.workers()) - set(but):
                 with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):  # it may just have ended
-                    if self.running(pid):
+                    if self.new_jobs(pid):
                         freeze(pid)
-                        if self.running(pid):
+                        if self.new_jobs(pid):
                             found.append(pid)
                             return True
                         os.kill(pid, signal.SIGCONT)
             return False
 
-        wait_for(frozen, 60, "work")
+        wait_for(frozen, PATIENCE, "work")
         return found[0]
 
     def running(self, pid: int | None = None) -> list[str]:
@@ -73,21 +80,27 @@ class Scene:
             names = [client.hget(f"zimage:job:{job_id}", "worker") for job_id in ids]
         return [job_id for job_id, name in zip(ids, names, strict=True) if pid is None or f"-{pid}-" in (name or "")]
 
+    def new_jobs(self, pid: int | None = None) -> list[str]:
+        """Like `running`, but none at all if one of them was hit before: three losses would fail it."""
+        jobs = self.running(pid)
+        return [] if {job for _, job in self.hits} & set(jobs) else jobs
+
     def strike(self, jobs: Sequence[str | None]) -> None:
         """Note which jobs a fault hit just now."""
         self.hits += [(time.time(), job) for job in jobs]
 
-    def wait_for_progress(self, jobs: int = 5, seconds: float = 60) -> None:
+    def wait_for_progress(self, jobs: int = 5, seconds: float = PATIENCE) -> None:
         """Return when so many more jobs have ended."""
-        ended = self._ended()
-        wait_for(lambda: self._ended() >= ended + jobs, seconds, f"the end of {jobs} more jobs")
+        begin = time.time() * 1e6
 
-    def _ended(self) -> int:
-        try:
-            with self.redis as client:
-                return int(client.zcard("zimage:ended"))
-        except redis.RedisError:
-            return 0
+        def ended() -> bool:
+            try:
+                with self.redis as client:
+                    return int(client.zcount("zimage:ended", begin, "+inf")) >= jobs
+            except redis.RedisError:
+                return False
+
+        wait_for(ended, seconds, f"the end of {jobs} more jobs")
 
 
 def freeze(pid: int) -> None:
@@ -96,17 +109,27 @@ def freeze(pid: int) -> None:
     wait_for(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, 5, f"the stop of {pid}")
 
 
+def kill_worker(scene: Scene, target: int) -> None:
+    """SIGKILL of one worker at a time; the next one once its jobs have ended elsewhere: shows how soon that is."""
+    while len(scene.hits) < target:
+        pid = scene.freeze_busy()
+        jobs = scene.running(pid)
+        scene.strike(jobs)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda jobs=jobs: all(map(scene.load.ended, jobs)), 20 + 4 * scene.lease, "the end of its jobs")  # type: ignore[misc]
+
+
 def kill_all_workers(scene: Scene, target: int) -> None:
     """SIGKILL of every worker at once, again and again."""
     while len(scene.hits) < target:
-        wait_for(lambda: len(scene.running()) > 1, 60, "work")
+        wait_for(lambda: len(scene.new_jobs()) > 1, PATIENCE, "work")
         pids = scene.workers()
         for pid in pids:
             freeze(pid)
         scene.strike(scene.running())
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda old=pids: not set(old) & set(scene.workers()), 60, "a restart")  # type: ignore[misc]
+        wait_for(lambda old=pids: not set(old) & set(scene.workers()), PATIENCE, "the death of all")  # type: ignore[misc]
         scene.wait_for_progress()
 
 
@@ -115,7 +138,7 @@ def freeze_worker(scene: Scene, target: int) -> None:
     while len(scene.hits) < target:
         pid = scene.freeze_busy()
         scene.strike(scene.running(pid))
-        wait_for(lambda worker=pid: not scene.running(worker), 20 + 4 * LEASE_SECONDS, "the loss of the lease")  # type: ignore[misc]
+        wait_for(lambda worker=pid: not scene.running(worker), 20 + 4 * scene.lease, "the loss of the lease")  # type: ignore[misc]
         time.sleep(0.3)  # for the next worker to begin
         os.kill(pid, signal.SIGCONT)
         scene.wait_for_progress(2)
@@ -125,7 +148,7 @@ def thaw_workers(scene: Scene, target: int) -> None:
     """SIGCONT of a worker that `bench.faulty` has stopped, once another one has done its job; one at a time."""
     for number in range(target):
         (scene.folder / "tokens" / f"freeze-commit-{number}").touch()
-        wait_for(lambda: any(map(_stopped, scene.workers())), 60, "the stop of a worker")
+        wait_for(lambda: any(map(_stopped, scene.workers())), PATIENCE, "the stop of a worker")
         [pid] = filter(_stopped, scene.workers())
         job = next(line["job"] for line in reversed(scene.load.notes("hits.jsonl")) if line["pid"] == pid)
 
@@ -133,7 +156,7 @@ def thaw_workers(scene: Scene, target: int) -> None:
             record = scene.load.read(job)
             return record is not None and record["status"] == "succeeded"
 
-        wait_for(done_by_another, 60, "the end of the job on another worker")
+        wait_for(done_by_another, PATIENCE, "the end of the job on another worker")
         os.kill(pid, signal.SIGCONT)
 
 
@@ -145,7 +168,7 @@ def _stopped(pid: int) -> bool:
 
 
 def terminate_worker(scene: Scene, target: int) -> None:
-    """SIGTERM of a worker with jobs at hand, `target` times at least."""
+    """SIGTERM of a worker with jobs at hand, `target` times."""
     told: set[int] = set()
     while len(told) < target:
         pid = scene.freeze_busy(but=told)
@@ -153,7 +176,9 @@ def terminate_worker(scene: Scene, target: int) -> None:
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGCONT)
         told.add(pid)
+        scene.wait_for_progress(2)
     scene.notes["sigterms"] = len(told)
+    scene.notes["handed_back"] = sum(line["outcome"] == "queued" for line in scene.load.notes("requeues.jsonl"))
 
 
 def lose_messages(scene: Scene, target: int) -> None:
@@ -184,7 +209,7 @@ def kill_valkey(appendfsync: str) -> Callable[[Scene, int], None]:
         while kills < target / 4 or len(scene.hits) < target:
             with scene.redis as client:
                 client.config_set("appendfsync", appendfsync)
-            wait_for(lambda: len(scene.running()) > 1, 60, "work")
+            wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
             pid, begin = scene.stack.pids()["valkey"], time.time()
             scene.strike(scene.running())
             os.kill(pid, signal.SIGKILL)
@@ -205,14 +230,14 @@ def _wait_for_valkey(scene: Scene, old_pid: int) -> None:
         except redis.RedisError:
             return False
 
-    wait_for(answers, 60, "Valkey's restart")
+    wait_for(answers, PATIENCE, "Valkey's restart")
 
 
 def stop_valkey(seconds: float) -> Callable[[Scene, int], None]:
     """SIGSTOP of Valkey: connections stay open and nobody answers."""
 
     def act(scene: Scene, target: int) -> None:
-        wait_for(lambda: scene.load.queue()["demand"] >= target, 60, "enough jobs in flight")
+        wait_for(lambda: scene.load.queue()["demand"] >= target, PATIENCE, "enough jobs in flight")
         with scene.redis as client:
             scene.strike([*client.zrange("zimage:running", 0, -1), *client.zrange("zimage:pending", 0, -1)])
         begin, pid = time.time(), scene.stack.pids()["valkey"]
@@ -229,7 +254,7 @@ def cut_connections(scene: Scene, target: int) -> None:
     """CLIENT KILL of every connection of API and workers, twice a second."""
     rounds = 0
     while rounds < target / 2 or len(scene.hits) < target:
-        wait_for(lambda: bool(scene.running()), 60, "work")
+        wait_for(lambda: bool(scene.running()), PATIENCE, "work")
         with scene.redis as client:
             scene.strike(client.zrange("zimage:running", 0, -1))
             for kind in ("normal", "pubsub"):
@@ -241,7 +266,7 @@ def cut_connections(scene: Scene, target: int) -> None:
 
 def fill_valkey(scene: Scene, target: int) -> None:
     """Valkey at its maxmemory, noeviction: submits are refused, and what was accepted before still ends."""
-    wait_for(lambda: scene.load.queue()["queued"] >= target, 60, "enough jobs in flight")
+    wait_for(lambda: scene.load.queue()["queued"] >= target, PATIENCE, "enough jobs in flight")
     refused = sum(count for reason, count in scene.load.refusals.items() if reason.startswith("503"))
     with scene.redis as client:
         begin = time.time()
@@ -288,11 +313,11 @@ def _dead(pid: int) -> bool:
 def kill_s3(scene: Scene, target: int) -> None:
     """SIGKILL of SeaweedFS while images are on their way."""
     while len(scene.hits) < target:
-        wait_for(lambda: len(scene.running()) > 1, 60, "work")
+        wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
         pid, begin = scene.stack.pids()["s3"], time.time()
         scene.strike(scene.running())
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda old=pid: scene.stack.pids()["s3"] != old, 60, "SeaweedFS's restart")  # type: ignore[misc]
+        wait_for(lambda old=pid: scene.stack.pids()["s3"] != old, PATIENCE, "SeaweedFS's restart")  # type: ignore[misc]
         scene.wait_for_progress(10, 120)
         scene.outages.append((begin, begin))
 
@@ -303,7 +328,7 @@ def stop_s3(seconds: float) -> Callable[[Scene, int], None]:
     def act(scene: Scene, target: int) -> None:
         wait = seconds
         while len(scene.hits) < target:
-            wait_for(lambda: len(scene.running()) > 1, 60, "work")
+            wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
             pid, begin = scene.stack.pids()["s3"], time.time()
             os.kill(pid, signal.SIGSTOP)
             time.sleep(wait)
@@ -321,7 +346,7 @@ def refuse_s3(status: int) -> Callable[[Scene, int], None]:
 
     def act(scene: Scene, target: int) -> None:
         while len(scene.hits) < target:
-            wait_for(lambda: len(scene.running()) > 1, 60, "work")
+            wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
             begin = time.time()
             scene.proxy.refuse(status)
             time.sleep(4)
@@ -337,7 +362,7 @@ def fill_disk(scene: Scene, target: int) -> None:
     """The disk under SeaweedFS is full for a few seconds at a time."""
     filler = scene.stack.data_dir / "s3" / "filler"
     while len(scene.hits) < target:
-        wait_for(lambda: len(scene.running()) > 1, 60, "work")
+        wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
         begin = time.time()
         with filler.open("wb") as file:
             try:
@@ -357,31 +382,40 @@ def skew_clock(scene: Scene, target: int) -> None:
     """The clock of one more worker jumps two hours ahead while it works (libfaketime)."""
     [library] = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
     clock = scene.folder / "clock"
+    clock.write_text("+0")
+    environ = {
+        **scene.environ,
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "ZIMAGE_METRICS_PORT": "0",
+    }
+    with (scene.folder / "skewed.log").open("ab") as log:
+        nursery = psutil.Popen([sys.executable, "-P", "-m", "bench.faulty", "worker"], env=environ, stderr=log)
     rounds = 0
-    while len(scene.hits) < target:
-        clock.write_text("+0")
-        environ = {
-            **scene.environ,
-            "LD_PRELOAD": str(library),
-            "FAKETIME_TIMESTAMP_FILE": str(clock),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "ZIMAGE_METRICS_PORT": "0",
-        }
-        with (scene.folder / "skewed.log").open("ab") as log:
-            worker = psutil.Popen([sys.executable, "-P", "-m", "bench.faulty", "worker"], env=environ, stderr=log)
-        try:
-            wait_for(lambda pid=worker.pid: bool(scene.running(pid)), 60, "work of the worker")  # type: ignore[misc]
+    try:
+        while len(scene.hits) < target:
+            skewed: list[int] = []
+
+            def works(skewed: list[int] = skewed) -> bool:
+                skewed[:] = filter(None, [child_of(nursery.pid)])
+                return any(map(scene.running, skewed))
+
+            wait_for(works, PATIENCE, "work of the worker")
+            [pid] = skewed
             clock.write_text("+2h")
-            wait_for(lambda pid=worker.pid: _returned(scene, pid) > 0, 60, "a hand-back")  # type: ignore[misc]
-            wait_for(lambda pid=worker.pid: not scene.running(pid), 60, "the hand-back of all")  # type: ignore[misc]
+            wait_for(lambda pid=pid: _returned(scene, pid) > 0, PATIENCE, "a hand-back")  # type: ignore[misc]
+            wait_for(lambda pid=pid: not scene.running(pid), PATIENCE, "the hand-back of all")  # type: ignore[misc]
             scene.wait_for_progress(10)
-            assert not scene.running(worker.pid), "a worker that S3 refuses has claimed again"
-            scene.strike([None] * _returned(scene, worker.pid))
+            assert not scene.running(pid), "a worker that S3 refuses has claimed again"
+            scene.strike([None] * _returned(scene, pid))
+            clock.write_text("+0")
+            os.kill(pid, signal.SIGKILL)  # its timers don't outlast the jump, so it can't drain
             rounds += 1
-        finally:
-            worker.kill()  # its timers don't outlast the jump, so it can't drain
-            worker.wait(30)
+    finally:
+        nursery.kill()
+        nursery.wait(30)
     scene.notes["skewed_workers"] = rounds
 
 
@@ -418,6 +452,7 @@ FAULTS: dict[str, Fault] = {
     "kill-denoise": Fault("worker SIGKILLed at a denoising step", marks=(Mark("kill-denoise", 1),)),
     "kill-upload": Fault("worker SIGKILLed with half an image sent", marks=(Mark("kill-upload", 1),)),
     "kill-commit": Fault("worker SIGKILLed between upload and commit", marks=(Mark("kill-commit", 1),)),
+    "kill": Fault("one worker SIGKILLed, all else well", kill_worker),
     "kill-all": Fault("all workers SIGKILLed at once", kill_all_workers),
     "freeze": Fault("worker SIGSTOPped past its lease, then SIGCONT", freeze_worker),
     "freeze-commit": Fault(

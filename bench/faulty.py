@@ -6,18 +6,21 @@ A job asks for its fault by `metadata: {"fault": NAME}`; it strikes once, unless
 happened, one JSON line each: `hits.jsonl` where a fault struck, `commits.jsonl` each commit that Redis acknowledged,
 `requeues.jsonl` each hand-back. `DIR/tokens` holds files that are used up by faults which belong to no job. Real
 processes, real signals: a process dies by its own SIGKILL at the very place that the fault names.
+
+A worker is forked by `bench.nursery`, which is the process that was started.
 """
 
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from bench.nursery import raise_workers
+from cli.main import app
 from jobs import scripts
 from jobs.client_store import ClientStore, Submitted
 from jobs.images import ImageStore
@@ -66,6 +69,8 @@ def asked(job: Job) -> str | None:
 
 def spoil_drawing() -> None:
     """kill-denoise, always-kill, hang, always-hang: at the first step; oom, always-oom, device-error: instead of it."""
+    import torch
+
     from worker.drawing import Artist
     from worker.progress import ProgressReporter
 
@@ -224,8 +229,6 @@ def take_fences_down() -> None:
 
 def main() -> None:
     """Run the service's command with the faults in place."""
-    import sys
-
     if url := os.environ.get("CHAOS_S3"):
         os.environ["ZIMAGE_S3_ENDPOINT"] = url
     if os.environ.get("CHAOS_UNFENCED"):
@@ -234,11 +237,12 @@ def main() -> None:
         spoil_drawing()
         spoil_delivery()
         spoil_hearing()
+        import worker.process  # noqa: F401 - all that a worker imports
+
+        raise_workers(app)
     else:
         spoil_api()
-    from cli.main import app
-
-    app()
+        app()
 
 
 if __name__ == "__main__":

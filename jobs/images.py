@@ -13,6 +13,8 @@ from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from jobs.s3_client import connect
 from jobs.settings import Settings
 
@@ -126,6 +128,13 @@ class ImageStore:
     def check(self) -> None:
         """Ask whether the bucket is there and ours to use."""
         self._client.head_bucket(Bucket=self._settings.s3_bucket)
+
+
+def told(error: Exception) -> str:
+    """Return what to tell an operator of an error of S3: a 403 to a HEAD has no body that says why."""
+    if isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] == 403:
+        return f"{error}: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, what they may do, and this machine's clock"
+    return str(error)
 
 
 class StillThereError(OSError):

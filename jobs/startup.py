@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
 from jobs.durability import Finding, examine
-from jobs.images import ImageStore
+from jobs.images import ImageStore, told
 from jobs.redis_client import address
 from jobs.settings import Settings
 
@@ -59,15 +59,15 @@ def _wait(
     timeout: float,
 ) -> T:
     deadline = time.monotonic() + timeout
-    told = False
+    warned = False
     while True:
         try:
             return check()
         except errors as error:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise UnreachableError(f"{server} did not answer within {timeout:.0f} s: {error}") from error
-            if not told:
-                log.warning("waiting up to %.0f s for %s: %s", left, server, error)
-                told = True
+                raise UnreachableError(f"{server} could not be used within {timeout:.0f} s: {told(error)}") from error
+            if not warned:
+                log.warning("waiting up to %.0f s for %s: %s", left, server, told(error))
+                warned = True
             time.sleep(min(0.5, left))

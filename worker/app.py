@@ -2,9 +2,13 @@
 
 import logging
 import warnings
+from contextlib import suppress
+from typing import Any
 
 from celery import Celery
 from celery.apps.worker import Worker
+from kombu import Connection
+from redis.exceptions import RedisError
 
 from jobs.doorbell import TASK, celery_app
 from jobs.settings import Settings
@@ -18,22 +22,35 @@ RESTART_SECONDS = 5.0
 def hear_the_bell(settings: Settings, runner: JobRunner, name: str) -> None:
     """Run Celery with a task thread a slot until a signal stops it.
 
-    Celery gives up when Redis refuses a command, as it does when its memory is full: then it is started again.
+    Celery gives up when Redis refuses a command, as it does when its memory is full: then it is started again. It
+    leaves its connection open (5.7), and a Redis that stays full would cost one after the other.
     """
     # Celery warns root of pickled messages; ours are JSON, and they have no content.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     while not runner.stop_claiming.is_set():
-        _build_worker(settings, runner, name).start()
+        left_open: list[Connection] = []
+        _build_worker(settings, runner, name, left_open).start()
+        for connection in left_open:
+            with suppress(RedisError):
+                connection.close()
         if not runner.stop_claiming.wait(RESTART_SECONDS):
             log.warning("Celery gave up and is started again")
 
 
-def _build_worker(settings: Settings, runner: JobRunner, name: str) -> Worker:
+def _build_worker(settings: Settings, runner: JobRunner, name: str, connection: list[Connection]) -> Worker:
+    """Return a worker that keeps its latest connection in the list."""
     # Gossip, mingle, heartbeat and remote control are off: they grow with the square of the fleet, and the leases tell
     # who is alive.
     app: Celery = celery_app(settings)
     app.conf.worker_enable_remote_control = False
     app.task(name=TASK)(runner.run)
+    connect = app.connection_for_read
+
+    def connect_and_keep(*args: Any, **options: Any) -> Connection:
+        connection[:] = [connect(*args, **options)]
+        return connection[0]
+
+    app.connection_for_read = connect_and_keep  # type: ignore[method-assign]
     return app.Worker(
         hostname=name,
         pool="threads",

@@ -8,7 +8,7 @@ from functools import partial
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from jobs.images import ImageStore, StillThereError
+from jobs.images import ImageStore, StillThereError, told
 from jobs.models import ImageRecord, Job
 from pipeline import Generation
 from worker.parameters import image_parameters
@@ -45,7 +45,7 @@ class Delivery:
             try:
                 self._images.check()
             except _STORAGE_ERRORS as error:
-                log.warning("no job is claimed while S3 is away: %s", error)
+                log.warning("no job is claimed while S3 is away: %s", told(error))
                 return False
             self._in_doubt = False
         return True

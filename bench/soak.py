@@ -1,0 +1,303 @@
+"""Does anything leak, or get lost, in the long run? A mixed load, a random fault each minute, an eye on memory.
+
+    python -m bench.soak [--minutes N] [--seed N] [--out FILE]
+
+The API and the first worker live through all of it, so that their memory, threads, files and connections can be
+followed; the faults that strike workers strike the second one. Jobs and all that is kept of them expire within two
+minutes, so that Redis has to come back to what it held before.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.accounting import PATIENCE_SECONDS, Load, wait_for
+from bench.chaos import ENVIRON, Place, chaotic_stack, versions
+from bench.faults import FAULTS, Scene, stop_s3, stop_valkey
+
+KEPT_SECONDS = 120
+SETTINGS = {
+    **{f"ZIMAGE_{name}_TTL": str(KEPT_SECONDS) for name in ("JOB", "TOMBSTONE", "IDEMPOTENCY")},
+    "ZIMAGE_LEASE_SECONDS": "6",
+    "ZIMAGE_STEP_TIMEOUT": "60",  # no step hangs here, and the machine may be busy
+}
+STRIKES = {
+    **{
+        name: FAULTS[name].act
+        for name in (
+            "kill-all",
+            "freeze",
+            "message-5",
+            "sigterm",
+            "valkey-kill",
+            "valkey-kill-always",
+            "client-kill",
+            "valkey-full",
+            "s3-kill",
+            "s3-503",
+            "s3-403",
+        )
+    },
+    "valkey-stop": stop_valkey(12),
+    "s3-stop": stop_s3(6),
+}
+HITS = 2
+BATCH = 10
+QUEUE_DEPTH = 20  # jobs that may wait
+PAUSE_SECONDS = 2.0  # between two batches: the load is steady and leaves the machine room
+FAULT_SECONDS = 60.0  # from the begin of one to the begin of the next
+SAMPLE_SECONDS = 5.0
+WARM_UP = 0.2  # of the run; what is used at its end is what may not grow
+WINDOW = 0.1  # of the run, over which memory is averaged
+GROWTH = 1.05
+
+
+def main() -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=0, help="of the load and the faults")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/chaos/soak.json"))
+    arguments = parser.parse_args()
+    with chaotic_stack(environ=SETTINGS) as place:
+        result = soak(place, arguments.minutes * 60, arguments.seed)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({name: value for name, value in result.items() if name != "samples"}, indent=1))
+    if result["problems"]:
+        sys.exit("\n".join(result["problems"]))
+
+
+def soak(place: Place, seconds: float, seed: int) -> dict[str, Any]:
+    """Keep the stack at work for so long, strike it each minute, and tell what became of it."""
+    load = Load(place.stack.api_url, place.folder)
+    scene = Scene(place.stack, load, place.folder, place.proxy, place.environ)
+    spared = scene.workers()[0]
+    scene.spared = [spared]
+    watched = {"api": psutil.Process(place.stack.pids()["api"]), "worker": psutil.Process(spared)}
+    load.submit(10 * BATCH)  # so that the base is that of a Redis that has been used
+    load.wait_until_done()
+    base = memory_when_expired(scene)
+    account, over = Account(load), threading.Event()
+    samples: list[dict[str, Any]] = []
+    struck: Counter[str] = Counter()
+    failed_strikes: list[str] = []
+
+    def feed() -> None:
+        dice = random.Random(seed)  # noqa: S311
+        while not over.wait(PAUSE_SECONDS):
+            if load.queue()["queued"] > QUEUE_DEPTH:
+                continue
+            fields = [mixed(dice) for _ in range(BATCH)]
+            ids = load.submit(BATCH, dict(enumerate(fields)))
+            for job_id, its in zip(ids, fields, strict=True):
+                if its["metadata"]["then"] == "cancel":
+                    load.cancel(job_id)
+            account.expect(ids)
+
+    def watch() -> None:
+        while not over.wait(SAMPLE_SECONDS):
+            samples.append({name: usage(process) for name, process in watched.items()})
+
+    def strike() -> None:
+        dice = random.Random(seed)  # noqa: S311
+        names: list[str] = []
+        began = time.monotonic()
+        while not over.wait(max(0.0, began + FAULT_SECONDS - time.monotonic())):
+            began = time.monotonic()
+            names = names or dice.sample(sorted(STRIKES), len(STRIKES))  # each before any comes again
+            name = names.pop()
+            scene.hits.clear()
+            try:
+                STRIKES[name](scene, HITS)  # type: ignore[misc]
+                struck[name] += 1
+            except (TimeoutError, AssertionError) as error:
+                failed_strikes.append(f"{name}: {error}")
+
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(each) for each in (feed, watch, strike)]
+        wait(running, seconds, FIRST_COMPLETED)  # none ends before unless it fails
+        over.set()
+        for each in running:
+            each.result()
+    account.close()
+    after = memory_when_expired(scene)
+    idle = {name: usage(process) for name, process in watched.items()}
+    grown = {name: growth([sample[name] for sample in samples]) for name in watched}
+    result = {
+        "what": "mixed load with a random fault each minute",
+        "command": "python -m " + " ".join(["bench.soak", *sys.argv[1:]]),
+        "device": f"CPU, {os.cpu_count()} cores, 2 workers",
+        "versions": versions(scene),
+        "system": platform.platform(terse=True),
+        "seconds": seconds,
+        "settings": {**ENVIRON, **SETTINGS},
+        "seed": seed,
+        **account.counts(),
+        "refusals": dict(load.refusals),
+        "faults": dict(struck),
+        "faults_not_struck": failed_strikes,
+        "growth": grown,
+        "idle_in_the_end": idle,
+        "redis_base": base,
+        "redis_in_the_end": after,
+        "samples": samples[:: max(1, len(samples) // 60)],
+    }
+    result["problems"] = problems(result)
+    load.close()
+    return result
+
+
+def mixed(dice: random.Random) -> dict[str, Any]:
+    """Return the fields of some job."""
+    return {
+        "prompt": f"a {dice.choice(['red', 'green', 'blue'])} circle, number {dice.randrange(10**6)}",
+        "width": dice.choice([64, 96, 128]),
+        "height": dice.choice([64, 96, 128]),
+        "num_inference_steps": dice.randint(1, 4),
+        "guidance_scale": dice.choice([0.0, 0.0, 2.0]),
+        "num_images": dice.choice([1, 1, 1, 2]),
+        "priority": dice.choice(["high", "normal", "low"]),
+        "metadata": {"then": dice.choice(["keep", "keep", "keep", "cancel", "delete"])},
+    }
+
+
+class Account:
+    """Follows accepted jobs to their end, on a thread of its own, before they expire.
+
+    Args:
+        load: has submitted them.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._counts: Counter[str] = Counter()
+        self._troubled: list[str] = []
+        self._pool = ThreadPoolExecutor(1)
+        self._followed: list[Future[None]] = []
+
+    def expect(self, ids: Sequence[str]) -> None:
+        """Follow these too."""
+        self._followed.append(self._pool.submit(self._follow, ids))
+
+    def close(self) -> None:
+        """Return when all jobs are accounted for."""
+        for followed in self._followed:
+            followed.result()
+        self._pool.shutdown()
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many were accepted, ended in each state, were lost, doubled or damaged; and which these are."""
+        names = ("accepted", "succeeded", "canceled", "failed", "deleted", "lost", "doubled", "damaged")
+        return {**{name: self._counts[name] for name in names}, "troubled": self._troubled}
+
+    def _follow(self, ids: Sequence[str]) -> None:
+        left = set(ids)
+
+        def look() -> bool:
+            ended = list(filter(self._load.ended, left))  # judged at once: others may take longer than they are kept
+            self._judge(ended)
+            left.difference_update(ended)
+            return not left
+
+        wait_for(look, PATIENCE_SECONDS, "the end of a batch")
+
+    def _judge(self, ids: Sequence[str]) -> None:
+        account = self._load.account(ids)
+        self._counts["accepted"] += len(ids)
+        self._counts.update(job["status"] for job in account.jobs.values() if job)
+        for word, troubled in (("lost", account.lost), ("doubled", account.doubled), ("damaged", account.damaged)):
+            self._counts[word] += len(troubled)
+            self._troubled += [f"{word}: {job_id}" for job_id in troubled]
+        for job_id, job in account.jobs.items():
+            if job and job["input"]["metadata"]["then"] == "delete":
+                self._load.delete(job_id)
+                self._counts["deleted"] += 1
+
+
+def usage(process: psutil.Process) -> dict[str, int]:
+    """Return what a process uses."""
+    with process.oneshot():
+        return {
+            "rss_bytes": process.memory_info().rss,
+            "threads": process.num_threads(),
+            "files": process.num_fds(),
+            "connections": len(process.net_connections()),
+        }
+
+
+def growth(samples: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+    """Return for each thing used its median after the warm-up, its median in the end, and their ratio."""
+    begin, width = int(len(samples) * WARM_UP), max(1, int(len(samples) * WINDOW))
+    told = {}
+    for name in samples[0]:
+        early = statistics.median(sample[name] for sample in samples[begin : begin + width])
+        late = statistics.median(sample[name] for sample in samples[-width:])
+        told[name] = {"after_warm_up": early, "in_the_end": late, "ratio": late / early if early else None}
+    return told
+
+
+def memory_when_expired(scene: Scene) -> dict[str, Any]:
+    """Wait until everything kept of the jobs has expired; return what Redis holds."""
+
+    def empty() -> bool:
+        with scene.redis as client:
+            return not any(client.scan_iter("zimage:job:*")) and not any(client.scan_iter("zimage:tombstone:*"))
+
+    wait_for(empty, 3 * KEPT_SECONDS + 60, "the expiry of all jobs")
+    with scene.redis as client:
+        keys = sorted(client.scan_iter())
+        info = client.info("memory")
+        return {
+            "used_memory": info["used_memory"],
+            "of_clients": info["mem_clients_normal"],
+            "of_the_append_only_file": info["mem_aof_buffer"],
+            "keys": [key for key in keys if not key.startswith(("zimage:worker:", "zimage:celery:unacked"))],
+            "workers": sum(key.startswith("zimage:worker:") for key in keys),  # kept for a day
+            # Messages that killed workers had heard: for an hour (Celery's visibility timeout), then they go.
+            "unacknowledged": client.hlen("zimage:celery:unacked"),
+        }
+
+
+def problems(result: Mapping[str, Any]) -> list[str]:
+    """Return what speaks against the run."""
+    found = [*result["troubled"]]
+    if result["failed"]:
+        found.append(f"{result['failed']} jobs failed")
+    for name, things in result["growth"].items():
+        if things["rss_bytes"]["ratio"] >= GROWTH:
+            found.append(f"{name}: memory grew by {things['rss_bytes']['ratio'] - 1:.1%}")
+        # A leak is what is still held when there is no more work; under load connections come and go.
+        idle = result["idle_in_the_end"][name]
+        found += [
+            f"{name}: {idle[thing]} {thing} are held in the end, {things[thing]['after_warm_up']} after the warm-up"
+            for thing in ("threads", "files", "connections")
+            if idle[thing] > things[thing]["after_warm_up"] * GROWTH + 2
+        ]
+    base, after = result["redis_base"], result["redis_in_the_end"]
+    if more := set(after["keys"]) - set(base["keys"]):
+        found.append(f"Redis holds more keys than before: {more}")
+    if data(after) > GROWTH * data(base):
+        found.append(f"Redis holds {data(after)} bytes of data, {data(base)} before")
+    return found
+
+
+def data(memory: Mapping[str, int]) -> int:
+    """Return the bytes that Redis uses for what it keeps."""
+    return memory["used_memory"] - memory["of_clients"] - memory["of_the_append_only_file"]
+
+
+if __name__ == "__main__":
+    main()

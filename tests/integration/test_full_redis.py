@@ -1,0 +1,69 @@
+"""A Redis whose memory stays full makes Celery give up again and again: that costs the worker nothing that lasts."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from cli.stack import Stack
+from jobs.doorbell import celery_app, ring
+from jobs.settings import Settings
+from worker import app
+
+ROUNDS = 4
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[redis.Redis]:
+    """A server of its own: others need the memory."""
+    with Stack(tmp_path, services=False) as stack, redis.Redis.from_url(stack.redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Celery takes the signals over."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class StopAfterRounds(threading.Event):
+    """Is set when Celery has given up often enough; notes how many connections there were each time."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__()
+        self._client = client
+        self.connections: list[int] = []
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 - as in the base class
+        self.connections.append(int(self._client.info("clients")["connected_clients"]))
+        if len(self.connections) == ROUNDS:
+            self.set()
+        return self.is_set()
+
+
+class Runner:
+    """A worker's task that never finds work."""
+
+    def __init__(self, stop_claiming: threading.Event) -> None:
+        self.stop_claiming = stop_claiming
+
+    def run(self) -> bool:
+        return False
+
+
+@pytest.mark.usefixtures("handlers")
+def test_celery_leaves_no_connection_behind(valkey: redis.Redis) -> None:
+    settings = Settings(redis_url=f"redis://127.0.0.1:{valkey.get_connection_kwargs()['port']}/0")
+    ring(celery_app(settings))
+    valkey.config_set("maxmemory", 100_000)
+    rounds = StopAfterRounds(valkey)
+    runner: Any = Runner(rounds)
+    app.hear_the_bell(settings, runner, "worker")
+    assert len(set(rounds.connections)) == 1, rounds.connections
