@@ -1,5 +1,6 @@
 """The Celery side of the worker: hears the doorbell and lets a task thread run the job."""
 
+import gc
 import logging
 import warnings
 from contextlib import suppress
@@ -33,6 +34,7 @@ def hear_the_bell(settings: Settings, runner: JobRunner, name: str) -> None:
         for connection in left_open:
             with suppress(RedisError):
                 connection.close()
+        gc.collect()  # its epoll descriptors hang on cycles of garbage
         if not runner.stop_claiming.wait(RESTART_SECONDS):
             log.warning("Celery gave up and is started again")
 
