@@ -16,6 +16,7 @@ from api.middleware import BodyGuard, LoopbackOnly, RequestId
 from api.openai_errors import NO_KEY, openai_error_responses
 from api.problems import install_problem_handlers, problem_responses
 from api.routes import health, images, jobs, models, playground, queue
+from api.tasks import end
 from api.webhooks import Deliverer
 from jobs import __version__
 from jobs.client_store import ClientStore
@@ -54,9 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         reaper.start()
         yield
         reaper.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         addresses.close()
         await asyncio.to_thread(bell.close)
         await client.aclose()

@@ -1,6 +1,7 @@
 """Following a job until it ends, without asking Redis over and over, for as long as its client is there."""
 
 import asyncio
+import contextlib
 import math
 import re
 import time
@@ -52,10 +53,9 @@ async def follow(services: Services, job_id: str, owner: str, seconds: float) ->
             left = deadline - time.monotonic()
             if left <= 0 or not found.job.status.active:
                 return
-            try:
-                await asyncio.wait_for(changed.wait(), min(left, _LOOK_AGAIN))
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LOOK_AGAIN)):
+                    await changed.wait()
 
 
 # A client that is told 503 now would send the request again, and have its pictures drawn twice.

@@ -109,8 +109,6 @@ class Deliverer:
 
     async def _next(self) -> Delivery:
         while True:
-            if (task := asyncio.current_task()) and task.cancelling():  # a library on the way may have swallowed it
-                raise asyncio.CancelledError
             try:
                 if delivery := await self._outbox.claim():
                     return delivery

@@ -15,6 +15,7 @@ from operating import LOST, Service, service
 from receiving import SECRET, Receiver, free_port, pointing_to, receiver
 
 from api.addresses import Addresses, PinnedTransport
+from api.tasks import end
 from api.webhooks import Deliverer
 from cli.stack import Stack
 from jobs.models import JobError
@@ -56,9 +57,7 @@ def deliver(
             async with asyncio.timeout(30):
                 while not until():
                     await asyncio.sleep(0.01)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
 
     asyncio.run(running())
 
