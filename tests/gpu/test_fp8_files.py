@@ -1,6 +1,5 @@
 """Checkpoints in fp8 on a GPU that has it, and the caches of what is compiled there."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -8,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from bfloat16_checkpoint import write_bfloat16_checkpoint
 
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
 from pipeline.quantization import FP8_CAPABILITY, quantize_weight
 from pipeline.quantized_checkpoint import write_quantized_checkpoint
-from pipeline.random_checkpoint import SIZES, write_random_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +23,7 @@ def needs_fp8() -> None:
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("original")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "tiny", dataclasses.replace(SIZES["tiny"], dtype=torch.bfloat16))
-        write_random_checkpoint(root)
+    write_bfloat16_checkpoint(root)
     return root
 
 

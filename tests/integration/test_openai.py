@@ -166,14 +166,15 @@ def test_our_own_fields_and_the_user_reach_the_job(client: OpenAI, http: httpx.C
 
 
 def test_values_that_change_nothing_are_taken(client: OpenAI) -> None:
-    client.images.generate(
+    said = client.images.generate(
         **SMALL, model=ALIAS, background="opaque", moderation="low", output_format="png", partial_images=0,
         quality="standard", stream=False,
     )  # fmt: skip
-    client.images.generate(
+    left_out = client.images.generate(
         **SMALL, model=None, n=None, background=None, moderation=None, output_compression=None, output_format=None,
         partial_images=None, quality=None, response_format=None, stream=None, style=None,
     )  # fmt: skip
+    assert len(pictures(said)) == len(pictures(left_out)) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """A checkpoint quantised into files is what quantising at load makes of the original, and loads everywhere."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from bfloat16_checkpoint import write_bfloat16_checkpoint
 from safetensors.torch import load_file, save_file
 from test_comfyui import COMFYUI, comfyui
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from pipeline import CheckpointError, ZImagePipeline, quantized_checkpoint
 from pipeline.quantization import FP8, Fp8Matrix, dequantize, fp8_weight, matrix, quantize_, quantize_weight, takes_fp8
 from pipeline.quantized_checkpoint import write_quantized_checkpoint
-from pipeline.random_checkpoint import SIZES, write_random_checkpoint
 from pipeline.text_encoder import text_encoder_weights
 from pipeline.transformer_weights import transformer_weights
 
@@ -25,9 +24,7 @@ TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("original")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES, "tiny", dataclasses.replace(SIZES["tiny"], dtype=torch.bfloat16))
-        write_random_checkpoint(root)
+    write_bfloat16_checkpoint(root)
     return root
 
 
