@@ -96,8 +96,9 @@ def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[in
     """Load the checkpoint and draw; return the figures."""
     free()
     on_gpu = device == "cuda"
-    limit = SMALL_CARD_BYTES / torch.cuda.get_device_properties(0).total_memory if quantization == "fp8" else 1.0
     if on_gpu:
+        total = torch.cuda.get_device_properties(0).total_memory
+        limit = SMALL_CARD_BYTES / total if quantization == "fp8" else 1.0
         torch.cuda.set_per_process_memory_fraction(limit)
         torch.cuda.reset_peak_memory_stats()
     start = time.monotonic()

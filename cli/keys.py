@@ -1,7 +1,9 @@
 """`zimage keys create, list, revoke`: the file of API keys. The API notices a change by itself."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +11,9 @@ from cli import options
 from cli.config import load_settings
 from cli.errors import ExitCode, UserError
 from cli.images import print_json
+
+if TYPE_CHECKING:
+    from jobs.keys import KeysFile
 
 keys = typer.Typer(help="API keys; the file holds only their digests.", no_args_is_help=True)
 
@@ -21,23 +26,15 @@ InFlight = Annotated[int | None, typer.Option(min=1, help="Jobs queued or runnin
 @keys.command()
 def create(name: Name, file: File = None, rate: Rate = None, in_flight: InFlight = None) -> None:
     """Make a key and print it: this once, since only its digest is kept."""
-    from jobs.keys import KeysFile, KeysFileError
-
-    try:
-        print(KeysFile(_path(file)).create(name, rate, in_flight))
-    except KeysFileError as error:
-        raise UserError(str(error)) from None
+    with _keys_file(file) as keys_file:
+        print(keys_file.create(name, rate, in_flight))
 
 
 @keys.command("list")
 def list_keys(file: File = None, as_json: options.Json = False) -> None:
     """List the keys, by name: their limits and when they were made."""
-    from jobs.keys import KeysFile, KeysFileError
-
-    try:
-        found = KeysFile(_path(file)).read()
-    except KeysFileError as error:
-        raise UserError(str(error)) from None
+    with _keys_file(file) as keys_file:
+        found = keys_file.read()
     if as_json:
         print_json([key.model_dump(mode="json", exclude={"sha256"}) for key in found])
         return
@@ -50,17 +47,20 @@ def list_keys(file: File = None, as_json: options.Json = False) -> None:
 @keys.command()
 def revoke(name: Name, file: File = None) -> None:
     """Remove a key: who uses it is refused from now on. Its jobs stay."""
-    from jobs.keys import KeysFile, KeysFileError
-
-    try:
-        KeysFile(_path(file)).revoke(name)
-    except KeysFileError as error:
-        raise UserError(str(error)) from None
+    with _keys_file(file) as keys_file:
+        keys_file.revoke(name)
     print(name)
 
 
-def _path(file: Path | None) -> Path:
+@contextmanager
+def _keys_file(file: Path | None) -> Iterator["KeysFile"]:
+    """Give the file that the option or the setting names; what is wrong with it becomes the user's error."""
+    from jobs.keys import KeysFile, KeysFileError
+
     path = file or load_settings().api_keys_file
     if path is None:
         raise UserError("name the keys file: --file, or ZIMAGE_API_KEYS_FILE, which the API reads too", ExitCode.USAGE)
-    return path
+    try:
+        yield KeysFile(path)
+    except KeysFileError as error:
+        raise UserError(str(error)) from None

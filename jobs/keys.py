@@ -23,10 +23,6 @@ KEY_PREFIX = "zimage_"  # so that scanners for leaked secrets know one
 MODE = 0o600
 RESERVED = "anonymous"  # owner of the jobs of a service without keys
 
-KeyName = Field(
-    pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="owner of the jobs; shown in metrics and logs"
-)
-
 
 class KeysFileError(ValueError):
     """The keys file can't be used; one line that names it and says why."""
@@ -37,7 +33,7 @@ class ApiKey(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = KeyName
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="owner of the jobs; shown in metrics")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     rate: int | None = Field(None, ge=1, description="submits per minute; null: any number")
     in_flight: int | None = Field(None, ge=1, description="jobs queued or running at once; null: any number")

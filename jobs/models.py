@@ -23,6 +23,7 @@ SCHEMA_VERSION = 2  # of the record in Redis; a worker leaves records of a newer
 MAX_SEED = 2**53 - 8  # exact in JSON and JavaScript, also with the index of one of 8 images added
 METADATA_BYTES = 4096
 TINY = "tiny"  # the bundled model's name
+TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # width, height; what it draws at others, training/README.md says
 
 
 class JobStatus(StrEnum):

@@ -4,13 +4,11 @@ from pathlib import Path
 
 import torch
 
-from jobs.models import TINY
+from jobs.models import TINY, TINY_SIZES
 from jobs.s3_client import connect
 from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
 from pipeline.sources import S3_SCHEME, locate
-
-TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # width, height; what it draws at others, training/README.md says
 
 
 def choose_device(setting: str) -> torch.device:

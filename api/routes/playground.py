@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from api.deps import Services, ServicesDep
 from api.served_model import served_model
-from jobs.models import TINY, size_limits
+from jobs.models import TINY, TINY_SIZES, size_limits
 
 router = APIRouter(include_in_schema=False)
 
@@ -22,7 +22,6 @@ SIZES = (
     *((1024, 1024), (1152, 896), (1248, 832), (1280, 720), (1344, 576), (896, 1152), (832, 1248), (720, 1280)),
     *((576, 1344), (512, 512), (768, 768), (1280, 1280), (1536, 1536)),
 )
-TINY_SIZES = ((128, 128), (96, 128), (128, 96), (256, 256))
 
 
 @router.get("/", response_class=HTMLResponse)
