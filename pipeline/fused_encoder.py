@@ -1,8 +1,7 @@
-"""The text encoder for CUDA: replayed from CUDA graphs, its norms one kernel each, with fp8 weights where asked for."""
+"""The text encoder for CUDA: replayed from CUDA graphs, with fp8 weights where asked for."""
 
 import torch
 from torch import Tensor, nn
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from pipeline.cuda_graphs import Graphs
 from pipeline.kernels.rows import quantize_rows
@@ -26,14 +25,12 @@ class Fp8Linear(nn.Module):
 
 
 def fuse(encoder: TextEncoder, device: torch.device, *, quantize: bool) -> None:
-    """Bring the encoder to `device`, its norms as torch has them, and have it run from CUDA graphs.
+    """Bring the encoder to `device` and have it run from CUDA graphs.
 
     Its weights in fp8 stay so; with `quantize` the others that take it become so.
     """
     for name, module in list(encoder.model.named_modules()):
-        if isinstance(module, Qwen3RMSNorm):
-            encoder.model.set_submodule(name, _norm(module))
-        elif isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear):
             module.to(device)
             if quantize:
                 quantize_(module, name)
@@ -48,10 +45,3 @@ def fuse(encoder: TextEncoder, device: torch.device, *, quantize: bool) -> None:
         return graphs(nn.functional.pad(tokens, (0, -count % TOKEN_MULTIPLE)))[:, :count]
 
     encoder.run = run
-
-
-def _norm(plain: Qwen3RMSNorm) -> nn.RMSNorm:
-    """The same norm as torch has it, which is one kernel where the other is eight."""
-    norm = nn.RMSNorm(plain.weight.shape, eps=plain.variance_epsilon, device="meta")
-    norm.weight = plain.weight
-    return norm

@@ -315,7 +315,7 @@ def _check_widths(
     root: Path, vae: Path, text_encoder: TextEncoder, transformer: Transformer, autoencoder: Autoencoder
 ) -> None:
     """Refuse components that do not fit together."""
-    hidden, width = text_encoder.model.config.hidden_size, transformer.params.caption_dim
+    hidden, width = text_encoder.model.params.hidden_size, transformer.params.caption_dim
     if hidden != width:
         raise CheckpointError(f"{root / 'text_encoder/config.json'}: hidden_size is {hidden}, expected {width}")
     latent, channels = autoencoder.params.latent_channels, transformer.params.in_channels

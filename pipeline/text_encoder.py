@@ -5,15 +5,16 @@ The features are the input of Qwen3's last layer, so that layer and the final no
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qwen3Model
+from torch import Tensor
+from transformers import Qwen2Tokenizer
 
 from pipeline.checkpoint import CheckpointError, Config, Weights, examine, weight_files
+from pipeline.qwen3 import Qwen3, Qwen3Params
 
 MAX_TOKENS = 512  # what the transformer was trained to read
 KEPT_PROMPTS = 64  # at Turbo's width 5 KB a token: 20 MB for usual prompts, 168 MB at most
@@ -37,10 +38,10 @@ class TextFeatures:
 class TextEncoder:
     """Tokenizer, chat template and Qwen3 without its last layer."""
 
-    def __init__(self, model: Qwen3Model, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: Qwen3, tokenizer: Qwen2Tokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.run: Callable[[Tensor], Tensor] = self._run  # token ids [1, tokens] to features [1, tokens, hidden]
+        self.run: Callable[[Tensor], Tensor] = model  # token ids [1, tokens] to features [1, tokens, hidden]
         self._kept = lru_cache(KEPT_PROMPTS)(self._encode)
 
     @classmethod
@@ -55,10 +56,7 @@ class TextEncoder:
         vocab_size = config.integer("vocab_size")
         if vocab_size < len(tokenizer):
             raise CheckpointError(f"{config.path}: vocab_size is {vocab_size}, expected {len(tokenizer)} or more")
-        model = text_encoder_weights(folder).load(device, dtype, keep_fp8=keep_fp8)
-        # Its tables are no weights: neither stored nor alive on the meta device.
-        model.rotary_emb = type(model.rotary_emb)(config=model.config).to(device)
-        return cls(model, tokenizer)
+        return cls(text_encoder_weights(folder).load(device, dtype, keep_fp8=keep_fp8), tokenizer)
 
     @property
     def reused(self) -> int:
@@ -77,48 +75,30 @@ class TextEncoder:
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=True
         )
         ids = self.tokenizer(text, verbose=False)["input_ids"]
-        tokens = torch.tensor([ids[:MAX_TOKENS]], device=self.model.device)
+        tokens = torch.tensor([ids[:MAX_TOKENS]], device=self.model.embed_tokens.weight.device)
         return TextFeatures(self.run(tokens)[0], len(ids))
 
-    def _run(self, tokens: Tensor) -> Tensor:
-        features: Tensor = self.model(input_ids=tokens, use_cache=False).last_hidden_state
-        return features
 
-
-def text_encoder_weights(folder: Path) -> Weights[Qwen3Model]:
+def text_encoder_weights(folder: Path) -> Weights[Qwen3]:
     """Examine the text encoder's folder of a checkpoint; raises CheckpointError."""
-    config = Config(folder / "config.json")
-    last = config.integer("num_hidden_layers") - 1
+    params = Qwen3Params.from_config(Config(folder / "config.json"))
+    last = params.num_layers - 1
     files = weight_files(folder)
     prefix = "model." if any(name.startswith("model.") for name in files.tensors) else ""
     unused = re.compile(rf"(?:model\.)?(?:norm\.|layers\.{last}\.)|lm_head\.")
     return examine(
         files,
-        lambda: _build(config),
+        lambda: Qwen3(replace(params, num_layers=last)),
         stored_as=lambda key: prefix + key,
         ignore=lambda name: unused.match(name) is not None,
     )
 
 
-def _build(config: Config) -> Qwen3Model:
-    """Qwen3 with one layer fewer than its config says and without the final norm."""
-    config.expect("architectures", ["Qwen3Model"], ["Qwen3ForCausalLM"])
-    config.expect("attention_bias", False, default=False)
-    for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
-        config.integer(key)
-    values = dict(config.values, num_hidden_layers=config.integer("num_hidden_layers") - 1)
-    if values.get("layer_types"):
-        values["layer_types"] = values["layer_types"][:-1]
-    model = Qwen3Model(Qwen3Config.from_dict(values))
-    model.register_module("norm", nn.Identity())
-    return model
-
-
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def _load_tokenizer(folder: Path) -> Qwen2Tokenizer:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise CheckpointError(f"{folder / 'tokenizer.json'}: missing file")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: Qwen2Tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder}: no tokenizer that transformers can load: {str(error).splitlines()[0]}"

@@ -1,6 +1,8 @@
 """The fused paths against the plain ones: the same weights, and errors no larger than bfloat16's own."""
 
 import copy
+import itertools
+import statistics
 
 import pytest
 import torch
@@ -120,17 +122,20 @@ def test_the_fused_decoder_is_as_exact_as_the_plain_one(channels: tuple[int, ...
 PROMPTS = ("a red circle on a blue background", "left of a green square is a yellow star, white background")
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_the_bundled_model_draws_the_picture_of_the_plain_path(prompt: str) -> None:
+def test_the_bundled_model_draws_the_pictures_of_the_plain_path() -> None:
     exact = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device="cuda", dtype=torch.float32)
     plain = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device="cpu", dtype=torch.bfloat16)
     fused = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device="cuda", dtype=torch.bfloat16)
     fp8 = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device="cuda", quantization="fp8")
-    expected = exact(prompt, height=128, width=128, seed=3)
-    decibels = [psnr(pipe(prompt, height=128, width=128, seed=3), expected) for pipe in (plain, fused, fp8)]
-    print("PSNR of plain bfloat16, fused bfloat16, fp8:", decibels)
-    assert decibels[1] > decibels[0] - 2
-    assert decibels[2] > 18
+    decibels = []
+    for prompt, seed in itertools.product(PROMPTS, range(6)):  # rounding decides some decibels of one picture
+        expected = exact(prompt, height=128, width=128, seed=seed)
+        found = [pipe(prompt, height=128, width=128, seed=seed) for pipe in (plain, fused, fp8)]
+        decibels.append([psnr(picture, expected) for picture in found])
+    of_plain, of_fused, of_fp8 = map(statistics.median, zip(*decibels, strict=True))
+    print("PSNR of plain bfloat16, fused bfloat16, fp8:", of_plain, of_fused, of_fp8, decibels)
+    assert of_fused > of_plain - 2
+    assert of_fp8 > 18
 
 
 def psnr(found: Tensor, expected: Tensor) -> float:

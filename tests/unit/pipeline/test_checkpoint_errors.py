@@ -154,6 +154,26 @@ CASES: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
         edit("text_encoder/config.json", architectures=["LlamaModel"]),
         ["text_encoder/config.json: architectures is ['LlamaModel'], expected ['Qwen3Model']"],
     ),
+    "text encoder for longer texts": (
+        "small",
+        edit("text_encoder/config.json", rope_scaling={"rope_type": "yarn", "factor": 4.0}),
+        ["text_encoder/config.json: rope_scaling is", "expected None"],
+    ),
+    "text encoder for longer texts, as transformers 5 has it": (
+        "small",
+        edit("text_encoder/config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e6}),
+        ["text_encoder/config.json: rope_type is 'yarn', expected 'default'"],
+    ),
+    "text encoder without an angle": (
+        "small",
+        edit("text_encoder/config.json", rope_parameters={}),
+        ["text_encoder/config.json: missing field 'rope_theta'"],
+    ),
+    "heads that can't be shared": (
+        "small",
+        edit("text_encoder/config.json", num_key_value_heads=3),
+        ["text_encoder/config.json: num_key_value_heads is 3, expected a divisor of 4"],
+    ),
     "text config without a width": (
         "small",
         edit("text_encoder/config.json", hidden_size=...),

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,14 @@ def test_features_of_the_last_prompts_are_kept(checkpoints: dict[str, Path]) -> 
     again = encoder.encode("first")
     assert encoder.reused == 1
     assert torch.equal(again.features, first.features)
+
+
+def test_loading_and_drawing_import_no_compiler() -> None:
+    """torch._dynamo and sympy take seconds of each start of a worker, and one careless call imports them."""
+    draw = (
+        "import sys; from pipeline import TINY_CHECKPOINT, ZImagePipeline\n"
+        "ZImagePipeline.from_pretrained(TINY_CHECKPOINT, 'cpu')('x', height=64, width=64, num_inference_steps=1)\n"
+        "print({'torch._dynamo', 'sympy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", draw], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("set()\n", 0), done.stderr
