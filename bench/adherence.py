@@ -11,8 +11,6 @@ what it should see rather than what is there would score more than that.
 
 import argparse
 import json
-import os
-import platform
 import random
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.reading import Object, Reading, read
+from bench.setting import describe
 from pipeline import CheckpointError
 from training.drawing import draw
 from training.scenes import Kind, Language, Scene, caption, held_out, sample_scene
@@ -215,9 +214,7 @@ def main() -> None:
     prompts = sample_prompts(arguments.prompts, arguments.seed, languages)
     width, height = arguments.size
     result: dict[str, Any] = {
-        "command": "python -m " + " ".join(["bench.adherence", *sys.argv[1:]]),
-        "device": f"CPU, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        **describe("bench.adherence", "torch", "numpy"),
         "model": None if arguments.ground_truth else arguments.model,
         "size": {"width": width, "height": height},
         "seed": arguments.seed,

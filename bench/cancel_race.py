@@ -10,8 +10,6 @@ to a tie. The run fails when the sides are told different things, and is void wh
 import argparse
 import asyncio
 import json
-import os
-import platform
 import random
 import secrets
 import sys
@@ -26,6 +24,7 @@ from typing import Any
 
 import redis
 
+from bench.setting import describe
 from cli.stack import Stack
 from jobs.client_store import ClientStore
 from jobs.models import ImageRecord, JobInput
@@ -64,14 +63,10 @@ def main() -> None:
         start = time.monotonic()
         tries = race(stack.redis_url, arguments.tries)
         seconds = time.monotonic() - start
+    setting = describe("bench.cancel_race", "redis")
+    setting["versions"]["valkey"] = server.get("valkey_version", server["redis_version"])
     result = {
-        "command": "python -m " + " ".join(["bench.cancel_race", *sys.argv[1:]]),
-        "device": f"CPU, {os.cpu_count()} cores",
-        "versions": {
-            "python": platform.python_version(),
-            "redis-py": redis.__version__,
-            "valkey": server.get("valkey_version", server["redis_version"]),
-        },
+        **setting,
         "seconds": round(seconds, 1),
         **summary(tries),
     }

@@ -19,7 +19,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bench.pipeline import describe, free
+from bench.pipeline import free
+from bench.setting import describe
 from pipeline import ZImagePipeline
 from pipeline.fused_transformer import FusedBlock, FusedTransformer
 from pipeline.quantization import Fp8Matrix, Matrix, quantize_weight
@@ -46,7 +47,8 @@ def main() -> None:
         if checkpoint is None:
             checkpoint = Path(scratch) / "turbo"
             write_random_checkpoint(checkpoint, size="turbo", device="cuda")
-        result = {**describe("bench.fidelity", "cuda"), "size": arguments.size, **compare(checkpoint, arguments.size)}
+        setting = describe("bench.fidelity", "torch", "triton", "diffusers", device=torch.cuda.get_device_name())
+        result = {**setting, "size": arguments.size, **compare(checkpoint, arguments.size)}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

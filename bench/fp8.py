@@ -11,11 +11,8 @@ follow their prompts, as `bench.adherence` scores it.
 import argparse
 import copy
 import json
-import os
-import platform
 import re
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from torch import Tensor, nn
 
 from bench.adherence import Pixels, Prompt, print_table, sample_prompts, summarise
 from bench.reading import read
+from bench.setting import describe
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
 from pipeline.quantization import quantize_weight
 
@@ -56,9 +54,7 @@ def main() -> None:
     exact = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, "cpu", torch.float32)
     prompts = sample_prompts(arguments.prompts, seed=0)
     result: dict[str, Any] = {
-        "command": "python -m " + " ".join(["bench.fp8", *sys.argv[1:]]),
-        "device": f"CPU, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **describe("bench.fp8", "torch"),
         "psnr_db_median": {},
     }
 

@@ -1,25 +1,22 @@
 """Time and memory of the pipeline, stage by stage; by default at full size with random weights.
 
     python -m bench.pipeline [--checkpoint DIR] [--device cuda|cpu] [--quantizations none fp8] [--sizes N …]
-                             [--repeats N] [--diffusers] [--out FILE]
+                             [--repeats N] [--no-diffusers] [--out FILE]
 
 Random weights measure speed and memory exactly: neither depends on their values. Without `--checkpoint` a random one of
 full size is written to a temporary directory first (about 20 GB). Weights are bfloat16 on a GPU and float32 on a CPU,
 as in the service. Each figure is the median of the repeats, after a warm-up and several seconds of load, so that the
-chip's power cap is in it; `cool_…` is one picture after three idle seconds. On a GPU there are also: jobs of four
-images, what a size costs the first time, and the ceiling of the first size: the matrix products and the attention of
-its eight forwards alone. fp8 is measured with PyTorch held to 15 GiB, what a card of 16 GB leaves beside CUDA's own.
-`--diffusers` measures diffusers at the first size in the same run, with its blocks compiled.
+chip's power cap is in it; `cool_…` is the median of five pictures, three idle seconds before each. On a GPU there are
+also: jobs of four images, what a size costs the first time, and the ceiling of the first size: the matrix products and
+the attention of its eight forwards alone. fp8 is measured with PyTorch held to 15 GiB, what a card of 16 GB leaves
+beside CUDA's own. Without `--no-diffusers` a GPU measures diffusers too in the same run, with its blocks compiled.
 """
 
 import argparse
 import gc
 import itertools
 import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,14 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
+from bench.setting import describe
 from pipeline import ZImagePipeline
+from pipeline.quantization import QuantizationError, check_quantization
 from pipeline.random_checkpoint import write_random_checkpoint
 
 STEPS = 8
 LOAD_SECONDS = 10.0
 IDLE_SECONDS = 3.0
+COOL_REPEATS = 5
 SMALL_CARD_BYTES = 15 * 2**30
 BATCH = 4
 BATCH_REPEATS = 5
@@ -52,44 +51,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--checkpoint", type=Path, help="default: a random one of full size")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--quantizations", choices=("none", "fp8"), nargs="+", default=["none"])
+    parser.add_argument(
+        "--quantizations", choices=("none", "fp8"), nargs="+", help="default: both on a GPU, none on a CPU"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 512], help="sides of square pictures, pixels")
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--diffusers", action="store_true", help="measure diffusers too; it must be installed")
+    parser.add_argument("--no-diffusers", dest="diffusers", action="store_false", help="measure ours alone")
     parser.add_argument("--out", type=Path, default=Path("bench/results/pipeline.json"))
     arguments = parser.parse_args()
+    on_gpu = arguments.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        parser.error("there is no CUDA device: --device cpu measures the CPU")
+    quantizations = arguments.quantizations or (["none", "fp8"] if on_gpu else ["none"])
+    if "fp8" in quantizations:
+        try:
+            check_quantization("fp8", torch.device(arguments.device), torch.bfloat16)
+        except QuantizationError as error:
+            parser.error(str(error))
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = arguments.checkpoint
         if checkpoint is None:
             checkpoint = Path(scratch) / "turbo"
             write_random_checkpoint(checkpoint, size="turbo", device=arguments.device)
-        result = describe("bench.pipeline", arguments.device)
+        device = torch.cuda.get_device_name() if on_gpu else None
+        result = describe("bench.pipeline", "torch", "transformers", device=device)
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             quantization: partial(
                 measure, checkpoint, arguments.device, quantization, arguments.sizes, arguments.repeats
             )
-            for quantization in arguments.quantizations
+            for quantization in quantizations
         }
-        if arguments.diffusers:
-            parts["diffusers"] = partial(measure_diffusers, checkpoint, arguments.sizes[:1], arguments.repeats)
+        if on_gpu and arguments.diffusers:
+            parts["diffusers"] = partial(measure_diffusers, checkpoint, arguments.sizes, arguments.repeats)
         for name, run in parts.items():
             result[name] = run()
             print_table(name, result[name])
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def describe(benchmark: str, device: str) -> dict[str, Any]:
-    """What the figures of a benchmark were measured with."""
-    return {
-        "command": "python -m " + " ".join([benchmark, *sys.argv[1:]]),
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {os.cpu_count()} cores",
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
 
 
 def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[int], repeats: int) -> dict[str, Any]:
@@ -213,15 +211,21 @@ def measure_size(draw: Callable[[], tuple[dict[str, float], int]], repeats: int)
 
     first, _ = timed()
     timed()
-    time.sleep(IDLE_SECONDS)
-    cool, _ = timed()
+    cool = []
+    for _ in range(COOL_REPEATS):
+        time.sleep(IDLE_SECONDS)
+        cool.append(timed()[0])
     warm = time.monotonic() + LOAD_SECONDS
     while time.monotonic() < warm:
         timed()
     runs = [timed() for _ in range(repeats)]
     return {
         **{f"{stage}_ms": statistics.median(run[stage] * 1000 for run, _ in runs) for stage in runs[0][0]},
-        **{f"cool_{stage}_ms": cool[stage] * 1000 for stage in ("denoise", "total") if stage in cool},
+        **{
+            f"cool_{stage}_ms": statistics.median(run[stage] * 1000 for run in cool)
+            for stage in ("denoise", "total")
+            if stage in cool[0]
+        },
         "first_total_ms": first["total"] * 1000,
         "peak_mib": max(peak for _, peak in runs) / 2**20,
     }

@@ -8,20 +8,17 @@ The picture is photo-like: smooth noise of all scales under a little grain.
 import argparse
 import io
 import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.setting import describe
 from worker.png import encode_png
 
 
@@ -39,9 +36,7 @@ def main() -> None:
         "pillow default": lambda: _pillow(image, 6),
     }
     result: dict[str, Any] = {
-        "command": "python -m " + " ".join(["bench.png", *sys.argv[1:]]),
-        "device": f"CPU, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), "pillow": PIL.__version__, "numpy": np.__version__},
+        **describe("bench.png", "pillow", "numpy", "isal"),
         "size": arguments.size,
     }
     for name, write in writers.items():

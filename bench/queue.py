@@ -9,10 +9,7 @@ told when it is accepted into a queue that is kept filled; they are compared wit
 import argparse
 import itertools
 import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from datetime import datetime
@@ -21,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from bench.setting import describe
 from cli.stack import Stack
 
 IDLE_JOBS = 20
@@ -45,9 +43,7 @@ def main() -> None:
         while http.get("/v1/queue").json()["workers"] < arguments.workers:
             time.sleep(0.1)
         result = {
-            "command": "python -m " + " ".join(["bench.queue", *sys.argv[1:]]),
-            "device": f"{os.cpu_count()} CPU cores",
-            "versions": {"python": platform.python_version()},
+            **describe("bench.queue", "torch"),
             "idle": measure_idle(http),
             "steady": measure_steady(http, arguments.jobs),
         }

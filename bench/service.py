@@ -6,16 +6,16 @@ python -m bench.service [--model DIR] [--jobs N] [--size N] [--workers N] [--out
 import argparse
 import itertools
 import json
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 
+from bench.setting import describe
 from cli.stack import Stack
 
 STEPS = 8
@@ -44,9 +44,9 @@ def main() -> None:
         one = run(http, 5, arguments.size, at_once=False)
         many = run(http, arguments.jobs, arguments.size, at_once=True)
         exposed = http.get(stack.worker_metrics_urls[0]).text.split("\n")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     result = {
-        "command": "python -m " + " ".join(["bench.service", *sys.argv[1:]]),
-        "python": platform.python_version(),
+        **describe("bench.service", "torch", device=device),
         "worker": next(line for line in exposed if line.startswith("zimage_worker_info{")),
         "ready_seconds": ready_seconds,
         "one_at_a_time": one,

@@ -8,13 +8,14 @@ about unit variance, as the transformer sees them.
 # ruff: noqa: D102, RET504 - a class says what its forward does; assigned to x, a module's answer has a type for mypy
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from pipeline.checkpoint import Config
+from pipeline.checkpoint import CheckpointError, Config, Weights, examine, weight_files
 
 NORM_EPS = 1e-6
 
@@ -41,13 +42,16 @@ class AutoencoderParams:
         config.expect("act_fn", "silu", default="silu")
         in_channels = config.integer("in_channels")
         config.expect("out_channels", in_channels)
+        channels, groups = config.integers("block_out_channels"), config.integer("norm_num_groups")
+        if any(count % groups for count in channels):
+            raise CheckpointError(f"{config.path}: norm_num_groups is {groups}, expected a divisor of {list(channels)}")
         return cls(
             in_channels=in_channels,
             latent_channels=config.integer("latent_channels"),
-            block_channels=config.integers("block_out_channels"),
+            block_channels=channels,
             layers_per_block=config.integer("layers_per_block"),
-            norm_groups=config.integer("norm_num_groups"),
-            scaling_factor=config.number("scaling_factor"),
+            norm_groups=groups,
+            scaling_factor=config.positive("scaling_factor"),
             shift_factor=config.number("shift_factor"),
         )
 
@@ -77,6 +81,12 @@ class Autoencoder(nn.Module):
         raw = latents.float() / self.params.scaling_factor + self.params.shift_factor
         images: Tensor = self.decoder(raw.to(next(self.decoder.parameters()).dtype))
         return images
+
+
+def autoencoder_weights(folder: Path) -> "Weights[Autoencoder]":
+    """Examine the autoencoder's folder of a checkpoint; raises CheckpointError."""
+    config = Config(folder / "config.json")
+    return examine(weight_files(folder), lambda: Autoencoder(AutoencoderParams.from_config(config)))
 
 
 class Encoder(nn.Module):

@@ -5,7 +5,9 @@ A checkpoint is a directory in diffusers' layout: `model_index.json` and the fol
 in fp8, with its scales `[rows, 1]` as `X_scale` beside it.
 """
 
+import copy
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -60,13 +62,25 @@ class Config:
 
     def number(self, key: str) -> float:
         """The finite number at `key`."""
-        return float(self._typed(key, "a number", lambda value: isinstance(value, int | float)))
+        return float(self._typed(key, "a finite number", _is_finite))
+
+    def positive(self, key: str) -> float:
+        """The finite number > 0 at `key`."""
+        return float(self._typed(key, "a finite number > 0", lambda value: _is_finite(value) and value > 0))
 
     def integers(self, key: str) -> tuple[int, ...]:
-        """The whole numbers > 0 at `key`."""
-        return tuple(
-            self._typed(key, "a list of whole numbers > 0", lambda v: isinstance(v, list) and all(map(_is_count, v)))
-        )
+        """The whole numbers > 0, one or more, at `key`."""
+
+        def valid(value: Any) -> bool:
+            return isinstance(value, list) and len(value) > 0 and all(map(_is_count, value))
+
+        return tuple(self._typed(key, "a list of whole numbers > 0", valid))
+
+    def section(self, key: str) -> "Config":
+        """The object at `key`; its complaints name the same file."""
+        section = copy.copy(self)
+        section.values = self._typed(key, "an object", lambda value: isinstance(value, dict))
+        return section
 
     def expect(self, key: str, *allowed: Any, default: Any = None) -> None:
         """Refuse the file unless `key`, or `default` where it is absent, holds one of `allowed`."""
@@ -115,7 +129,14 @@ class Weights(Generic[ModuleT]):
     files: WeightFiles
     holds: dict[str, list[str]]  # for each stored tensor the module's tensors that it is, one below the other
 
-    def load(self, device: torch.device, dtype: torch.dtype, *, keep_fp8: bool = False) -> ModuleT:
+    def load(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        keep_fp8: bool = False,
+        convert_on: torch.device | None = None,
+    ) -> ModuleT:
         """Give the module its weights, each straight from its file: there is never a second copy of the model in RAM.
 
         On the CPU a tensor that is stored as `dtype` stays in the file's pages.
@@ -125,7 +146,9 @@ class Weights(Generic[ModuleT]):
             dtype: what floating-point type they become.
             keep_fp8: leave those in fp8 that `takes_fp8` names: the layer then has `weight_scale` too, and its forward
                 does not work.
+            convert_on: where those go instead that are stored as another type than they become; None: `device` too.
         """
+        convert_on = convert_on or device
         shapes = {key: tensor.shape for key, tensor in self.module.state_dict().items()}
         state: dict[str, Tensor] = {}
         quantized: dict[str, Rows] = {}
@@ -134,15 +157,17 @@ class Weights(Generic[ModuleT]):
                 rows = [shapes[key][0] for key in keys]
                 parts = zip(keys, torch.split(read(name), rows), strict=True)
                 if self.files.tensors[name].dtype != FP8_DTYPE:
-                    state |= {key: part.to(device, dtype) for key, part in parts}
+                    for key, part in parts:
+                        state[key] = part.to(device if part.dtype == dtype else convert_on).to(dtype)
                     continue
                 scales = torch.split(read(f"{name}_scale"), rows)
                 for (key, part), scale in zip(parts, scales, strict=True):
-                    weight = Rows(part.to(device), scale.to(device, torch.float32))
-                    if keep_fp8 and takes_fp8(key, shapes[key]):
-                        state[key], quantized[key] = weight.values, weight
-                    else:
-                        state[key] = dequantize(weight, dtype)
+                    kept = keep_fp8 and takes_fp8(key, shapes[key])
+                    place = device if kept else convert_on
+                    weight = Rows(part.to(place), scale.to(place, torch.float32))
+                    state[key] = weight.values if kept else dequantize(weight, dtype)
+                    if kept:
+                        quantized[key] = weight
         self.module.load_state_dict(state, assign=True)
         for key, weight in quantized.items():
             set_fp8_weight(cast("nn.Linear", self.module.get_submodule(key.removesuffix(".weight"))), weight)
@@ -260,6 +285,11 @@ def one_line(error: Exception) -> str:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_finite(value: Any) -> bool:
+    # Python's JSON knows NaN and Infinity, and whole numbers beyond any float.
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -41,7 +41,7 @@ class Graph:
 
     def __init__(self, run: Callable[..., Tensor], inputs: tuple[Tensor | None, ...], pool: Any) -> None:
         self.inputs = [None if x is None else x.clone() for x in inputs]
-        stream = _stream()
+        stream = _stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # kernels are compiled and workspaces made before the recording
             run(*self.inputs)
@@ -60,6 +60,6 @@ class Graph:
 
 
 @cache
-def _stream() -> torch.cuda.Stream:
-    """The stream of all recordings: cuBLAS keeps 64 MiB for each stream that it has seen."""
-    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+def _stream(device: int) -> torch.cuda.Stream:
+    """The stream of all recordings on a device: cuBLAS keeps 64 MiB for each stream that it has seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -10,8 +10,8 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from pipeline.autoencoder import Autoencoder, AutoencoderParams, Decoder, to_uint8
-from pipeline.checkpoint import CheckpointError, Config, examine, weight_files
+from pipeline.autoencoder import Autoencoder, Decoder, autoencoder_weights, to_uint8
+from pipeline.checkpoint import CheckpointError, Config
 from pipeline.quantization import Fp8Matrix, check_quantization, supports_fp8
 from pipeline.scheduler import Schedule, euler_step, sigmas
 from pipeline.sources import locate
@@ -81,6 +81,18 @@ class ZImagePipeline:
             QuantizationError: a quantization that is unknown or that the device cannot run.
         """
         device = torch.device(device)
+        with torch.accelerator.device_index(device.index):  # Triton launches on the current device
+            return cls._load(path_or_id, device, dtype, vae_path, quantization)
+
+    @classmethod
+    def _load(
+        cls,
+        path_or_id: str | Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        vae_path: str | Path | None,
+        quantization: str | None,
+    ) -> Self:
         check_quantization(quantization, device, dtype)
         root = locate(path_or_id)
         index = Config(root / "model_index.json")
@@ -94,23 +106,27 @@ class ZImagePipeline:
             vae = vae / "vae" if (vae / "vae").is_dir() else vae
 
         schedule = Schedule.from_config(Config(root / "scheduler" / "scheduler_config.json"))
-        vae_config = Config(vae / "config.json")
-        vae_weights = examine(weight_files(vae), lambda: Autoencoder(AutoencoderParams.from_config(vae_config)))
-        autoencoder = vae_weights.load(device, dtype)
-        # On the CPU the weights stay in the files' pages until they are fused, and perhaps quantised, on the GPU.
+        autoencoder = autoencoder_weights(vae).load(device, dtype)
+        stored_transformer = transformer_weights(root / "transformer")
+        _check_channels(vae, autoencoder, stored_transformer.module)
         fused = device.type == "cuda" and dtype == torch.bfloat16
-        source = torch.device("cpu") if fused else device
-        keep_fp8 = fused and supports_fp8(device)
-        text_encoder = TextEncoder.load(root, source, dtype, keep_fp8=keep_fp8)
-        transformer = transformer_weights(root / "transformer").load(source, dtype, keep_fp8=keep_fp8)
-        _check_widths(root, vae, text_encoder, transformer, autoencoder)
-        if fused:
-            # They need Triton, which comes with torch's CUDA builds only.
-            from pipeline import fused_decoder, fused_encoder, fused_transformer
+        if not fused:
+            text_encoder = TextEncoder.load(root, device, dtype)
+            _check_width(root, text_encoder, stored_transformer.module)
+            return cls(text_encoder, stored_transformer.load(device, dtype), autoencoder, schedule, device)
 
-            transformer = fused_transformer.FusedTransformer(transformer, device, quantize=quantization == "fp8")
-            fused_encoder.fuse(text_encoder, device, quantize=quantization == "fp8")
-            autoencoder.decoder = fused_decoder.FusedDecoder(cast("Decoder", autoencoder.decoder))
+        # They need Triton, which comes with torch's CUDA builds only.
+        from pipeline import fused_decoder, fused_encoder, fused_transformer
+
+        # On the CPU weights stay in the files' pages until they are fused, and perhaps quantised, on the GPU. Those in
+        # float32 are converted on the GPU: on the CPU that would make a copy.
+        cpu, quantize, keep_fp8 = torch.device("cpu"), quantization == "fp8", supports_fp8(device)
+        text_encoder = TextEncoder.load(root, cpu, dtype, keep_fp8=keep_fp8, convert_on=device)
+        _check_width(root, text_encoder, stored_transformer.module)
+        fused_encoder.fuse(text_encoder, device, quantize=quantize)
+        plain = stored_transformer.load(cpu, dtype, keep_fp8=keep_fp8, convert_on=device)
+        transformer = fused_transformer.FusedTransformer(plain, device, quantize=quantize)
+        autoencoder.decoder = fused_decoder.FusedDecoder(cast("Decoder", autoencoder.decoder))
         return cls(text_encoder, transformer, autoencoder, schedule, device)
 
     @property
@@ -196,45 +212,46 @@ class ZImagePipeline:
         self._check_arguments(prompt, height, width, num_inference_steps, guidance_scale, num_images, output_type)
         if latents is not None and latents.shape != shape:
             raise ValueError(f"latents have shape {list(latents.shape)}, expected {list(shape)}")
-        cuda = self.device.type == "cuda"
-        if cuda:
-            torch.cuda.reset_peak_memory_stats(self.device)
-        stages = Stages(self.device)
+        with torch.accelerator.device_index(self.device.index):
+            cuda = self.device.type == "cuda"
+            if cuda:
+                torch.cuda.reset_peak_memory_stats(self.device)
+            stages = Stages(self.device)
 
-        reused = self.text_encoder.reused
-        text = self.text_encoder.encode(prompt)
-        captions, warnings = [text.features], text.warnings
-        if guidance_scale > 0:
-            negative = self.text_encoder.encode(negative_prompt or "")
-            captions.append(negative.features)
-            warnings += [f"negative {warning}" for warning in negative.warnings]
-        if latents is None:
-            latents = _noise(shape, seed)  # while the device encodes
-        stages.end("text_encode")
+            reused = self.text_encoder.reused
+            text = self.text_encoder.encode(prompt)
+            captions, warnings = [text.features], text.warnings
+            if guidance_scale > 0:
+                negative = self.text_encoder.encode(negative_prompt or "")
+                captions.append(negative.features)
+                warnings += [f"negative {warning}" for warning in negative.warnings]
+            if latents is None:
+                latents = _noise(shape, seed)  # while the device encodes
+            stages.end("text_encode")
 
-        x = self._denoise(
-            latents.to(self.device, torch.float32),
-            captions,
-            sigmas(num_inference_steps, self.schedule.shift),
-            guidance_scale,
-            float(cfg_normalization),
-            cfg_truncation,
-            on_step,
-        )
-        stages.end("denoise")
+            x = self._denoise(
+                latents.to(self.device, torch.float32),
+                captions,
+                sigmas(num_inference_steps, self.schedule.shift),
+                guidance_scale,
+                float(cfg_normalization),
+                cfg_truncation,
+                on_step,
+            )
+            stages.end("denoise")
 
-        if output_type == "uint8":
-            # One at a time: the decoder's activations, not its weights, are what fills the memory.
-            x = torch.cat([to_uint8(self.autoencoder.decode(latent[None])) for latent in x]).cpu()
-            stages.end("decode")
-        return Generation(
-            images=x.cpu(),
-            timings=stages.seconds(),
-            peak_vram_bytes=torch.cuda.max_memory_allocated(self.device) if cuda else 0,
-            warnings=warnings,
-            prompts=len(captions),
-            prompts_reused=self.text_encoder.reused - reused,
-        )
+            if output_type == "uint8":
+                # One at a time: the decoder's activations, not its weights, are what fills the memory.
+                x = torch.cat([to_uint8(self.autoencoder.decode(latent[None])) for latent in x]).cpu()
+                stages.end("decode")
+            return Generation(
+                images=x.cpu(),
+                timings=stages.seconds(),
+                peak_vram_bytes=torch.cuda.max_memory_allocated(self.device) if cuda else 0,
+                warnings=warnings,
+                prompts=len(captions),
+                prompts_reused=self.text_encoder.reused - reused,
+            )
 
     def _denoise(
         self,
@@ -311,13 +328,13 @@ def _noise(shape: tuple[int, int, int, int], seed: int) -> Tensor:
     return torch.stack([torch.randn(rest, generator=torch.Generator().manual_seed(seed + i)) for i in range(images)])
 
 
-def _check_widths(
-    root: Path, vae: Path, text_encoder: TextEncoder, transformer: Transformer, autoencoder: Autoencoder
-) -> None:
-    """Refuse components that do not fit together."""
-    hidden, width = text_encoder.model.params.hidden_size, transformer.params.caption_dim
-    if hidden != width:
-        raise CheckpointError(f"{root / 'text_encoder/config.json'}: hidden_size is {hidden}, expected {width}")
+def _check_channels(vae: Path, autoencoder: Autoencoder, transformer: Transformer) -> None:
     latent, channels = autoencoder.params.latent_channels, transformer.params.in_channels
     if latent != channels:
         raise CheckpointError(f"{vae / 'config.json'}: latent_channels is {latent}, expected {channels}")
+
+
+def _check_width(root: Path, text_encoder: TextEncoder, transformer: Transformer) -> None:
+    hidden, width = text_encoder.model.params.hidden_size, transformer.params.caption_dim
+    if hidden != width:
+        raise CheckpointError(f"{root / 'text_encoder/config.json'}: hidden_size is {hidden}, expected {width}")

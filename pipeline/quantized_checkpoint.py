@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pipeline.autoencoder import autoencoder_weights
 from pipeline.checkpoint import FP8_DTYPE, CheckpointError, Config, Weights
 from pipeline.checkpoint_writer import new_directory, write_json, write_weights
 from pipeline.quantization import quantize_weight, takes_fp8
-from pipeline.text_encoder import text_encoder_weights
+from pipeline.scheduler import Schedule
+from pipeline.text_encoder import load_tokenizer, text_encoder_weights
 from pipeline.transformer_weights import transformer_weights
 
 SHARD_BYTES = 3_000_000_000
@@ -25,16 +27,21 @@ def write_quantized_checkpoint(source: Path, target: Path) -> None:
     It appears whole or not at all. RAM holds one shard of 3 GB at a time.
 
     Raises:
-        CheckpointError: `source` is no checkpoint that can be loaded, or is in fp8 already.
+        CheckpointError: `source` is no checkpoint that can be loaded, or is in fp8 already; or `target` is within it.
         FileExistsError: `target` exists and is not empty.
         OSError: a file can't be read or written.
     """
+    Config(source / "model_index.json")
+    Schedule.from_config(Config(source / "scheduler" / "scheduler_config.json"))
+    load_tokenizer(source / "tokenizer")
+    autoencoder_weights(source / "vae")
+    components: dict[str, Weights[Any]] = {
+        "transformer": transformer_weights(source / "transformer"),
+        "text_encoder": text_encoder_weights(source / "text_encoder"),
+    }
+    if target.resolve().is_relative_to(source.resolve()):
+        raise CheckpointError(f"{target}: is within {source}, expected another place")
     with new_directory(target) as draft:
-        Config(source / "model_index.json")
-        components: dict[str, Weights[Any]] = {
-            "transformer": transformer_weights(source / "transformer"),
-            "text_encoder": text_encoder_weights(source / "text_encoder"),
-        }
         for path in source.iterdir():
             if path.is_file():
                 shutil.copyfile(path, draft / path.name)

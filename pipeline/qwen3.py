@@ -38,14 +38,17 @@ class Qwen3Params:
         config.expect("attention_bias", False, default=False)
         config.expect("use_sliding_window", False, default=False)
         config.expect("rope_scaling", None)
-        rope = config.values.get("rope_parameters") or {}  # since transformers 5
-        if rope.get("rope_type", "default") != "default":
-            raise CheckpointError(f"{config.path}: rope_type is {rope['rope_type']!r}, expected 'default'")
+        # transformers 5 writes it so; the released checkpoint has the older form.
+        rope = config.section("rope_parameters") if config.values.get("rope_parameters") else config
+        rope.expect("rope_type", "default", default="default")
         num_heads, num_kv_heads = config.integer("num_attention_heads"), config.integer("num_key_value_heads")
         if num_heads % num_kv_heads:
             raise CheckpointError(
                 f"{config.path}: num_key_value_heads is {num_kv_heads}, expected a divisor of {num_heads}"
             )
+        head_dim = config.integer("head_dim")
+        if head_dim % 2:
+            raise CheckpointError(f"{config.path}: head_dim is {head_dim}, expected an even number")
         return cls(
             vocab_size=config.integer("vocab_size"),
             hidden_size=config.integer("hidden_size"),
@@ -53,9 +56,9 @@ class Qwen3Params:
             num_layers=config.integer("num_hidden_layers"),
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
-            head_dim=config.integer("head_dim"),
-            norm_eps=config.number("rms_norm_eps"),
-            rope_theta=float(rope["rope_theta"]) if "rope_theta" in rope else config.number("rope_theta"),
+            head_dim=head_dim,
+            norm_eps=config.positive("rms_norm_eps"),
+            rope_theta=rope.positive("rope_theta"),
         )
 
 

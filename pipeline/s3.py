@@ -72,10 +72,15 @@ def _list(client: Any, bucket: str, start: str) -> Objects:
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start):
         for item in page.get("Contents", []):
             name = item["Key"].removeprefix(start)
-            is_file = not name.endswith("/") and ".." not in PurePosixPath(name).parts
-            if is_file and any(fnmatch(name, pattern) for pattern in CHECKPOINT_FILES):
+            if _stays_below(name) and any(fnmatch(name, pattern) for pattern in CHECKPOINT_FILES):
                 found[name] = {"etag": item["ETag"], "bytes": item["Size"]}
     return found
+
+
+def _stays_below(name: str) -> bool:
+    """Whether a key's rest is a plain path of a file below a directory: no folder, nothing absolute, no `..`."""
+    path = PurePosixPath(name)
+    return str(path) == name and not path.is_absolute() and ".." not in path.parts
 
 
 def _tidy(folder: Path, record: Path, objects: Objects) -> Objects:
@@ -84,7 +89,7 @@ def _tidy(folder: Path, record: Path, objects: Objects) -> Objects:
     Returns:
         What is left, in the record too.
     """
-    recorded: Objects = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    recorded = _read(record)
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     here = {
         name: objects[name]
@@ -95,6 +100,15 @@ def _tidy(folder: Path, record: Path, objects: Objects) -> Objects:
     for name in files.keys() - here.keys():
         files[name].unlink()
     return here
+
+
+def _read(record: Path) -> Objects:
+    """What a record says; nothing if there is none, or a power cut left half of one."""
+    try:
+        recorded: Objects = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return recorded
 
 
 def _write(record: Path, objects: Objects) -> None:

@@ -36,7 +36,7 @@ class Schedule:
         config.expect("_class_name", "FlowMatchEulerDiscreteScheduler")
         for option, off in UNSUPPORTED.items():
             config.expect(option, off, default=off)
-        return cls(shift=config.number("shift"), train_steps=config.integer("num_train_timesteps"))
+        return cls(shift=config.positive("shift"), train_steps=config.integer("num_train_timesteps"))
 
     def timesteps(self, sigmas: Tensor) -> Tensor:
         """What the transformer is told at each of sigmas `[N]`: 0 for pure noise, 1 for a finished image."""

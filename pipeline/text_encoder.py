@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from pipeline.checkpoint import CheckpointError, Config, Weights, examine, weight_files
+from pipeline.checkpoint import CheckpointError, Config, Weights, examine, one_line, weight_files
 from pipeline.qwen3 import Qwen3, Qwen3Params
 
 MAX_TOKENS = 512  # what the transformer was trained to read
@@ -45,18 +47,24 @@ class TextEncoder:
         self._kept = lru_cache(KEPT_PROMPTS)(self._encode)
 
     @classmethod
-    def load(cls, root: Path, device: torch.device, dtype: torch.dtype, *, keep_fp8: bool = False) -> "TextEncoder":
-        """Load `text_encoder/` and `tokenizer/` of the checkpoint `root`; raises CheckpointError.
-
-        With `keep_fp8` layers whose weights are stored in fp8 keep them so, and have to be replaced before they run.
-        """
-        tokenizer = _load_tokenizer(root / "tokenizer")
+    def load(
+        cls,
+        root: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        keep_fp8: bool = False,
+        convert_on: torch.device | None = None,
+    ) -> "TextEncoder":
+        """Load `text_encoder/` and `tokenizer/` of the checkpoint `root`, as `Weights.load`; raises CheckpointError."""
+        tokenizer = load_tokenizer(root / "tokenizer")
         folder = root / "text_encoder"
         config = Config(folder / "config.json")
         vocab_size = config.integer("vocab_size")
         if vocab_size < len(tokenizer):
             raise CheckpointError(f"{config.path}: vocab_size is {vocab_size}, expected {len(tokenizer)} or more")
-        return cls(text_encoder_weights(folder).load(device, dtype, keep_fp8=keep_fp8), tokenizer)
+        weights = text_encoder_weights(folder)
+        return cls(weights.load(device, dtype, keep_fp8=keep_fp8, convert_on=convert_on), tokenizer)
 
     @property
     def reused(self) -> int:
@@ -71,10 +79,7 @@ class TextEncoder:
         return self._kept(prompt)
 
     def _encode(self, prompt: str) -> TextFeatures:
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=True
-        )
-        ids = self.tokenizer(text, verbose=False)["input_ids"]
+        ids = self.tokenizer(_chat(self.tokenizer, prompt), verbose=False)["input_ids"]
         tokens = torch.tensor([ids[:MAX_TOKENS]], device=self.model.embed_tokens.weight.device)
         return TextFeatures(self.run(tokens)[0], len(ids))
 
@@ -94,7 +99,8 @@ def text_encoder_weights(folder: Path) -> Weights[Qwen3]:
     )
 
 
-def _load_tokenizer(folder: Path) -> Qwen2Tokenizer:
+def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
+    """Load the tokenizer's folder of a checkpoint; raises CheckpointError."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise CheckpointError(f"{folder / 'tokenizer.json'}: missing file")
     try:
@@ -105,4 +111,15 @@ def _load_tokenizer(folder: Path) -> Qwen2Tokenizer:
         ) from error
     if not tokenizer.chat_template:
         raise CheckpointError(f"{folder / 'tokenizer_config.json'}: missing field 'chat_template'")
+    try:
+        _chat(tokenizer, "x")
+    except TemplateError as error:
+        raise CheckpointError(f"{folder}: its chat template can't be rendered: {one_line(error)}") from error
     return tokenizer
+
+
+def _chat(tokenizer: Qwen2Tokenizer, prompt: str) -> str:
+    """The prompt as a chat's text."""
+    turns = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    return cast("str", text)

@@ -54,14 +54,15 @@ class TransformerParams:
             num_heads=num_heads,
             num_layers=config.integer("n_layers"),
             num_refiner_layers=config.integer("n_refiner_layers"),
-            norm_eps=config.number("norm_eps"),
-            rope_theta=config.number("rope_theta"),
+            norm_eps=config.positive("norm_eps"),
+            rope_theta=config.positive("rope_theta"),
             rope_axes=config.integers("axes_dims"),
-            time_scale=config.number("t_scale"),
+            time_scale=config.positive("t_scale"),
         )
-        if len(params.rope_axes) != 3 or sum(params.rope_axes) * num_heads != params.dim:
+        axes = params.rope_axes
+        if len(axes) != 3 or any(channels % 2 for channels in axes) or sum(axes) * num_heads != params.dim:
             raise CheckpointError(
-                f"{config.path}: axes_dims is {list(params.rope_axes)}, expected 3 numbers that add up to dim / n_heads"
+                f"{config.path}: axes_dims is {list(axes)}, expected 3 even numbers that add up to dim / n_heads"
             )
         return params
 

@@ -1,5 +1,6 @@
 """Which model on which device: from the settings to a loaded pipeline."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -67,5 +68,14 @@ def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     quantization = None if settings.quantization == "none" else settings.quantization
     loaded = ZImagePipeline.from_pretrained(root, device, dtype, vae, quantization)
-    is_path = settings.model.startswith(S3_SCHEME) or Path(settings.model).is_dir()
-    return loaded, Path(settings.model).name if is_path else settings.model
+    return loaded, served_name(settings.model)
+
+
+def served_name(model: str) -> str:
+    """The name under which `ZIMAGE_MODEL` is served: a path's last part, a hub id as it is."""
+    remote = model.startswith(S3_SCHEME)
+    if model == TINY or not (remote or Path(model).is_dir()):
+        return model
+    path = Path(model.removeprefix(S3_SCHEME)) if remote else Path(os.path.abspath(model))
+    # The bundled model's name alone would tell clients that model's sizes.
+    return path.name if path.name != TINY else f"{path.parent.name}/{TINY}"

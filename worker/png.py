@@ -21,7 +21,7 @@ COMPRESS_LEVEL = 1
 def encode_png(image: NDArray[np.uint8], parameters: dict[str, Any]) -> bytes:
     """Return an image as PNG, with its parameters as JSON in an iTXt chunk named `parameters`.
 
-    JSON escapes control characters, NUL included, which the PNG specification (section 11.3.3.4) keeps out of text.
+    JSON escapes NUL, which the PNG specification (section 11.3.3.4) keeps out of text.
 
     Args:
         image: `[height, width, 3]`, sRGB.

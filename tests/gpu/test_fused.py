@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
 from pipeline.autoencoder import Autoencoder, AutoencoderParams
+from pipeline.quantization import Fp8Matrix
+from pipeline.text_encoder import TextEncoder
 from pipeline.transformer import Transformer, TransformerParams
 
 PARAMS = TransformerParams(
@@ -89,6 +91,7 @@ def test_fp8_stays_near(captions: list[int], height: int, width: int) -> None:
     exact, plain = transformers()
     expected = evaluate(exact, captions, height, width)
     fused = FusedTransformer(plain, CUDA, quantize=True)
+    assert any(isinstance(module, Fp8Matrix) for module in fused.modules())
     assert error(evaluate(fused, captions, height, width), expected) < 0.12
 
 
@@ -117,6 +120,32 @@ def test_the_fused_decoder_is_as_exact_as_the_plain_one(channels: tuple[int, ...
     plain_error = error(plain.decode(latents), expected)
     plain.decoder = FusedDecoder(plain.decoder)
     assert error(plain.decode(latents), expected) <= 1.1 * plain_error
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+def test_text_features_are_those_of_the_plain_encoder(quantize: bool) -> None:
+    from pipeline.fused_encoder import fuse
+
+    exact = TextEncoder.load(TINY_CHECKPOINT, CUDA, torch.float32)
+    plain = TextEncoder.load(TINY_CHECKPOINT, CUDA, torch.bfloat16)
+    fused = TextEncoder.load(TINY_CHECKPOINT, torch.device("cpu"), torch.bfloat16)
+    fuse(fused, CUDA, quantize=quantize)
+    assert any(isinstance(module, Fp8Matrix) for module in fused.model.modules()) == quantize
+    for length in (31, 32, 33, 512, 20):  # 20 replays what 31 recorded
+        tokens = torch.randint(0, 1024, (1, length), device=CUDA)
+        expected = exact.run(tokens)
+        bound = 0.15 if quantize else 1.2 * error(plain.run(tokens), expected)
+        assert error(fused.run(tokens), expected) <= bound
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("quantization", [None, "fp8"])
+def test_every_gpu_draws_the_same_picture(quantization: str | None) -> None:
+    pictures = []
+    for device in ("cuda:0", "cuda:1"):
+        pipe = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device=device, quantization=quantization)
+        pictures.append(pipe("a red circle on a blue background", height=128, width=128, seed=3))
+    assert torch.equal(*pictures)
 
 
 PROMPTS = ("a red circle on a blue background", "left of a green square is a yellow star, white background")

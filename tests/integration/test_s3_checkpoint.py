@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -81,7 +82,7 @@ def test_it_draws_the_picture_that_the_directory_draws(
     from_s3, from_directory = draw(f"s3://{bucket}/models/tiny"), draw(str(TINY_CHECKPOINT))
 
     assert from_s3["images"][0]["sha256"] == from_directory["images"][0]["sha256"]
-    assert from_s3["model"] == from_directory["model"] == "tiny"
+    assert from_s3["model"] == from_directory["model"] == "models/tiny"
     assert any((tmp_path / "cache/s3").iterdir())
 
 
@@ -138,6 +139,37 @@ def test_a_download_that_broke_off_goes_on(s3: Any, bucket: str, tmp_path: Path)
 
     assert files(folder) == files(TINY_CHECKPOINT)
     assert stamps(folder)[sorted(first)[1]] == first[sorted(first)[1]]
+
+
+def test_a_key_can_not_lead_out_of_the_cache(s3: Any, bucket: str, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.json"
+
+    class Hostile:
+        """A bucket with keys that the S3 server of this test would not take."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(s3, name)
+
+        def get_paginator(self, name: str) -> Any:
+            pages = list(s3.get_paginator(name).paginate(Bucket=bucket, Prefix="models/tiny/"))
+            keys = (f"models/tiny/{outside}", "models/tiny/../outside.json", "models/tiny/./config.json")
+            evil = {"Contents": [{"Key": key, "ETag": "1", "Size": 9} for key in keys]}
+            return SimpleNamespace(paginate=lambda **_: [*pages, evil])
+
+    folder = download(f"s3://{bucket}/models/tiny", tmp_path / "cache", Hostile)
+
+    assert files(folder) == files(TINY_CHECKPOINT)
+    assert not outside.exists()
+
+
+@pytest.mark.parametrize("half", ["", '{"vae/config.json": {"et'])
+def test_half_a_record_is_none(s3: Any, bucket: str, tmp_path: Path, half: str) -> None:
+    folder = download(f"s3://{bucket}/models/tiny", tmp_path, lambda: s3)
+    (record,) = tmp_path.glob("*.json")
+    record.write_text(half)
+
+    assert files(download(f"s3://{bucket}/models/tiny", tmp_path, lambda: s3)) == files(TINY_CHECKPOINT)
+    assert folder.name in record.name
 
 
 def test_errors_say_what_is_wrong(servers: Stack, s3: Any, bucket: str, tmp_path: Path) -> None:

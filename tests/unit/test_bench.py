@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+import torch
 
 from bench import adherence, gallery, pipeline, queue
 from pipeline import ZImagePipeline
@@ -26,7 +27,7 @@ def test_no_prompt_is_drawn_twice_whose_features_would_be_kept(monkeypatch: pyte
     drawing = cast("ZImagePipeline", SimpleNamespace(generate=generate))
     for size in (128, 256):
         pipeline.measure_size(partial(pipeline.draw, drawing, size), repeats=3)
-    assert len(set(prompts)) == len(prompts) == 12
+    assert len(set(prompts)) == len(prompts) == 20
 
 
 def test_the_queue_is_filled_with_different_prompts() -> None:
@@ -58,6 +59,20 @@ def test_a_model_that_is_not_there_is_told_in_a_line(ended: Callable[..., object
         message
         == "--model: /nope: no such directory, expected a checkpoint directory, a hub id org/name or s3://bucket/prefix"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--device", "cpu", "--quantizations", "fp8"], "compute capability 8.9"),
+        pytest.param([], "--device cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")),
+    ],
+)
+def test_what_the_device_cannot_is_told_in_a_line(
+    ended: Callable[..., object], capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert ended(pipeline.main, *words) == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_asking_the_gallery_for_help_draws_nothing(ended: Callable[..., object], tmp_path: Path) -> None:

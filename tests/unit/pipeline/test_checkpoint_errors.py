@@ -1,6 +1,7 @@
 """A broken checkpoint is refused with one line that names file, key and what was expected."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import CheckpointError, ZImagePipeline
+from pipeline.autoencoder import autoencoder_weights
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 TEXT_INDEX = "text_encoder/model.safetensors.index.json"
@@ -93,7 +95,11 @@ CASES: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
     "missing field": ("small", edit("transformer/config.json", dim=...), ["transformer/config.json", "field 'dim'"]),
     "mistyped field": ("small", edit("transformer/config.json", dim="64"), ["dim is '64', expected a whole number"]),
     "fractional field": ("small", edit("vae/config.json", norm_num_groups=0.5), ["norm_num_groups is 0.5"]),
-    "mistyped number": ("small", edit("vae/config.json", shift_factor=None), ["shift_factor is None", "a number"]),
+    "mistyped number": (
+        "small",
+        edit("vae/config.json", shift_factor=None),
+        ["shift_factor is None", "a finite number"],
+    ),
     "mistyped list": (
         "small",
         edit("vae/config.json", block_out_channels=[8, "x"]),
@@ -107,7 +113,47 @@ CASES: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
     "heads and axes that disagree": (
         "small",
         edit("transformer/config.json", axes_dims=[8, 8, 8]),
-        ["axes_dims is [8, 8, 8], expected 3 numbers that add up to dim / n_heads"],
+        ["axes_dims is [8, 8, 8], expected 3 even numbers that add up to dim / n_heads"],
+    ),
+    "axes without pairs": ("small", edit("transformer/config.json", axes_dims=[7, 13, 12]), ["3 even numbers"]),
+    "no patch size": (
+        "small",
+        edit("transformer/config.json", all_patch_size=[]),
+        ["all_patch_size is [], expected a list of whole numbers > 0"],
+    ),
+    "groups that leave a rest": (
+        "small",
+        edit("vae/config.json", norm_num_groups=7),
+        ["vae/config.json: norm_num_groups is 7, expected a divisor of [8, 16, 16, 24]"],
+    ),
+    "NaN": ("small", edit("transformer/config.json", t_scale=math.nan), ["t_scale is nan, expected a finite number"]),
+    "infinity": ("small", edit("vae/config.json", shift_factor=math.inf), ["shift_factor is inf, expected a finite"]),
+    "a number beyond floats": ("small", edit("vae/config.json", shift_factor=10**400), ["expected a finite number"]),
+    "a scale of nothing": ("small", edit("vae/config.json", scaling_factor=0), ["expected a finite number > 0"]),
+    "a schedule of nothing": (
+        "small",
+        edit("scheduler/scheduler_config.json", shift=0),
+        ["scheduler_config.json: shift is 0, expected a finite number > 0"],
+    ),
+    "mistyped section": (
+        "small",
+        edit("text_encoder/config.json", rope_parameters=[1]),
+        ["text_encoder/config.json: rope_parameters is [1], expected an object"],
+    ),
+    "mistyped number in a section": (
+        "small",
+        edit("text_encoder/config.json", rope_parameters={"rope_theta": "big"}),
+        ["text_encoder/config.json: rope_theta is 'big', expected a finite number > 0"],
+    ),
+    "half a head": (
+        "small",
+        edit("text_encoder/config.json", head_dim=15),
+        ["head_dim is 15, expected an even number"],
+    ),
+    "broken chat template": (
+        "small",
+        both(drop_chat_template, write("tokenizer/chat_template.jinja", "{% for %}")),
+        ["tokenizer: its chat template can't be rendered"],
     ),
     "Omni transformer": ("small", edit("transformer/config.json", siglip_feat_dim=64), ["siglip_feat_dim is 64"]),
     "grouped heads": ("small", edit("transformer/config.json", n_kv_heads=1), ["n_kv_heads is 1, expected 2"]),
@@ -314,6 +360,21 @@ def test_another_vae_can_be_given(checkpoints: dict[str, Path], tmp_path: Path, 
     )
 
     assert (pipe("a cat", height=64, width=64) == 255).all()
+
+
+def test_weights_of_another_type_are_converted_where_told(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """On the way to a GPU float32 files must not become a second copy in RAM; "meta" stands for the GPU."""
+    shutil.copytree(checkpoints["small"] / "vae", tmp_path / "vae")
+    half = torch.zeros(3, dtype=torch.bfloat16)
+    tensors("vae/diffusion_pytorch_model.safetensors", decoder__conv_out__bias=half)(tmp_path)
+
+    loaded = autoencoder_weights(tmp_path / "vae").load(
+        torch.device("cpu"), torch.bfloat16, convert_on=torch.device("meta")
+    )
+
+    on_cpu = {name for name, weight in loaded.named_parameters() if weight.device.type == "cpu"}
+    assert on_cpu == {"decoder.conv_out.bias"}
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.bfloat16}
 
 
 def test_weights_take_the_type_asked_for(checkpoints: dict[str, Path]) -> None:

@@ -217,7 +217,17 @@ def test_what_can_not_be_quantised_leaves_nothing(original: Path, quantized: Pat
     with pytest.raises(CheckpointError, match="truncated"):
         write_quantized_checkpoint(broken, tmp_path / "target")
 
+    (broken / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match=r"vae/.* truncated or not safetensors"):
+        write_quantized_checkpoint(broken, tmp_path / "target")
+    shutil.rmtree(broken / "scheduler")
+    with pytest.raises(CheckpointError, match=r"scheduler_config.json: missing file"):
+        write_quantized_checkpoint(broken, tmp_path / "target")
+    with pytest.raises(CheckpointError, match=r"is within .*, expected another place"):
+        write_quantized_checkpoint(original, original / "fp8")
+
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+    assert not (original / "fp8").exists()
 
 
 def test_everyone_can_read_it(quantized: Path) -> None:
