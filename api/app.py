@@ -12,12 +12,14 @@ from api.addresses import Addresses, PinnedTransport
 from api.auth import Authentication
 from api.bell import Bell
 from api.deps import Services
+from api.document import KEYED, UNKEYED, openapi
 from api.middleware import BodyGuard, LoopbackOnly, RequestId
-from api.openai_errors import NO_KEY, openai_error_responses
-from api.problems import install_problem_handlers, problem_responses
+from api.openai_errors import OpenAIErrorBody, openai_error_responses
+from api.problems import Problem, install_problem_handlers, problem_responses
 from api.routes import health, images, jobs, models, playground, queue
+from api.routes.jobs import JobPage
 from api.tasks import end
-from api.webhooks import Deliverer
+from api.webhooks import Deliverer, JobEvent
 from jobs import __version__
 from jobs.client_store import ClientStore
 from jobs.doorbell import celery_app
@@ -66,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="Self-hosted, queue-backed image service for Z-Image-Turbo.",
         lifespan=lifespan,
         webhooks=webhooks.documented,
+        generate_unique_id_function=lambda route: route.name,
     )
     # The last one added is the outermost.
     app.add_middleware(BodyGuard)
@@ -78,9 +81,10 @@ def create_app(settings: Settings) -> FastAPI:
     # It only says so in the OpenAPI document: `Authentication` is what looks at the key.
     bearer = Depends(HTTPBearer(auto_error=False, description="an API key, where the service has any"))
     for module in (jobs, queue):
-        app.include_router(module.router, dependencies=[bearer], responses=problem_responses(401))
+        app.include_router(module.router, dependencies=[bearer], responses=problem_responses(*KEYED))
     for module in (images, models):
-        app.include_router(module.router, dependencies=[bearer], responses=openai_error_responses(NO_KEY))
+        app.include_router(module.router, dependencies=[bearer], responses=openai_error_responses(*KEYED))
     for module in (health, playground):
-        app.include_router(module.router)
+        app.include_router(module.router, responses=problem_responses(*UNKEYED))
+    app.openapi = lambda: openapi(app, [Problem, OpenAIErrorBody, JobPage, JobEvent])  # type: ignore[method-assign]
     return app

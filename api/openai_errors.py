@@ -1,13 +1,10 @@
 """Errors in OpenAI's shape, for the routes of its clients: they read `error.code`, `error.param` and so on."""
 
-from typing import Any
-
 from pydantic import BaseModel, Field
 
-_PARAMETERS = {"width": "size", "height": "size"}  # a job's field by the name that OpenAI's request has for it
+from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, SHOULD_RETRY, Error, Responses, error_responses
 
-# For the OpenAPI document, of every route that wants a key: status, code and message.
-NO_KEY = (401, "invalid_api_key", "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one")
+_PARAMETERS = {"width": "size", "height": "size"}  # a job's field by the name that OpenAI's request has for it
 
 
 class OpenAIError(BaseModel):
@@ -52,17 +49,17 @@ def error_body(status: int, code: str, detail: str, pointer: str | None) -> Open
     )
 
 
-def openai_error_responses(*errors: tuple[int, str, str]) -> dict[int | str, dict[str, Any]]:
+_HEADERS = {
+    401: CHALLENGE,
+    409: SHOULD_RETRY,
+    429: {**RETRY_AFTER, **RATE_LIMIT},
+    500: SHOULD_RETRY,
+    503: {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}, **SHOULD_RETRY},
+    504: SHOULD_RETRY,
+}
+
+
+def openai_error_responses(*errors: Error) -> Responses:
     """Return the OpenAPI entries of the errors that a route answers with, given as status, code and message."""
-    responses: dict[int | str, dict[str, Any]] = {
-        "default": {"model": OpenAIErrorBody, "description": "Any other error"}
-    }
-    for status, code, message in errors:
-        entry = responses.setdefault(
-            status, {"model": OpenAIErrorBody, "content": {"application/json": {"examples": {}}}}
-        )
-        if status in (429, 503):
-            entry["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
-        example = {"value": error_body(status, code, message, None).model_dump()}
-        entry["content"]["application/json"]["examples"][code] = example
-    return responses
+    examples = [(*error[:2], error_body(*error, pointer=None).model_dump()) for error in errors]
+    return error_responses("application/json", OpenAIErrorBody, examples, _HEADERS)

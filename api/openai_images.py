@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi.exceptions import RequestValidationError
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -35,6 +36,20 @@ def _or(advice: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+def _boolean(wanted: bool) -> BeforeValidator:
+    """Keep JSON's false and 0 apart, which are equal in Python: `Literal` would take either for the other."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, bool) != wanted:
+            raise ValueError
+        return value
+
+    return BeforeValidator(check)
+
+
+SIZE = Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$", json_schema_extra={"format": "image-size"})
+
+
 class ImagesRequest(JobOptions):
     """OpenAI's request for images, and what a job may say besides.
 
@@ -46,7 +61,7 @@ class ImagesRequest(JobOptions):
     model: str | None = Field(None, description="The served model, as `/v1/models` names it; null: that one.")
     n: NumImages | None = Field(1, description="Number of images.")
     size: Annotated[
-        Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None,
+        Annotated[str, SIZE] | None,
         _or("say WIDTHxHEIGHT in pixels, such as 1024x1024, or auto"),
     ] = Field("auto", description="`WxH` in pixels, multiples of 16; `auto`: the square that suits the served model.")
     response_format: Literal["b64_json", "url"] | None = Field(
@@ -65,9 +80,12 @@ class ImagesRequest(JobOptions):
     output_format: Annotated[Literal["png"] | None, _or("images are PNG: convert them yourself")] = None
     output_compression: Annotated[None, _or("PNG loses nothing, so there is nothing to choose: leave it out")] = None
     stream: Annotated[
-        Literal[False] | None, _or("only whole images are sent: follow a job's steps at /v1/jobs/{id}/events")
+        Annotated[Literal[False], _boolean(True)] | None,
+        _or("only whole images are sent: follow a job's steps at /v1/jobs/{id}/events"),
     ] = None
-    partial_images: Annotated[Literal[0] | None, _or("only whole images are sent: 0, or leave it out")] = None
+    partial_images: Annotated[
+        Annotated[Literal[0], _boolean(False)] | None, _or("only whole images are sent: 0, or leave it out")
+    ] = None
 
     @model_validator(mode="after")
     def _one_user(self) -> "ImagesRequest":

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,9 +12,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Scope
 
 from api import openai_errors
+from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, Error, Responses, error_responses
 from jobs.client_store import JobGoneError, JobUnknownError
 
 log = logging.getLogger(__name__)
@@ -77,17 +79,21 @@ def error_response(scope: Scope, error: ProblemError) -> JSONResponse:
         place = error.errors[0] if error.errors else None
         body = openai_errors.error_body(error.status, error.code, error.detail, place.pointer if place else None)
         return JSONResponse(body.model_dump(), error.status, headers=error.headers)
-    problem = Problem(
+    problem = _problem(error, scope["state"]["request_id"])
+    return JSONResponse(
+        problem.model_dump(exclude_none=True), error.status, media_type=MEDIA_TYPE, headers=error.headers
+    )
+
+
+def _problem(error: ProblemError, request_id: str) -> Problem:
+    return Problem(
         type=f"urn:zimage:problem:{error.code}",
         title=HTTPStatus(error.status).phrase,
         status=error.status,
         detail=error.detail,
         code=error.code,
-        request_id=scope["state"]["request_id"],
+        request_id=request_id,
         errors=error.errors,
-    )
-    return JSONResponse(
-        problem.model_dump(exclude_none=True), error.status, media_type=MEDIA_TYPE, headers=error.headers
     )
 
 
@@ -96,9 +102,17 @@ def unavailable(code: str, detail: str, seconds: float = RETRY_SECONDS) -> Probl
     return ProblemError(503, code, detail, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI entries of the problems that a route answers with."""
-    return {status: {"model": Problem, "content": {MEDIA_TYPE: {}}} for status in statuses}
+_HEADERS = {401: CHALLENGE, 429: {**RETRY_AFTER, **RATE_LIMIT}, 503: RETRY_AFTER}
+
+
+def problem_responses(*errors: Error) -> Responses:
+    """Return the OpenAPI entries of the problems that a route answers with, given as status, code and detail."""
+
+    def example(error: ProblemError) -> dict[str, Any]:
+        return _problem(error, request_id="3f9c1e8a4b7d42d0a1c5e6f7").model_dump(exclude_none=True)
+
+    examples = [(status, code, example(ProblemError(status, code, detail))) for status, code, detail in errors]
+    return error_responses(MEDIA_TYPE, Problem, examples, _HEADERS)
 
 
 def _pointer(location: tuple[Any, ...]) -> str:
@@ -135,6 +149,16 @@ def _from_http(error: HTTPException) -> ProblemError:
     return ProblemError(error.status_code, code, str(error.detail), headers=error.headers)
 
 
+def _allowed_methods(request: Request) -> list[str]:
+    """All of a path's methods: Starlette itself names those of the first route there alone."""
+
+    def served(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in HTTPMethod if served(method)]
+
+
 def install_problem_handlers(app: FastAPI) -> None:
     """Let every error that leaves the app be a problem."""
 
@@ -151,6 +175,8 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            error.headers = {"Allow": ", ".join(_allowed_methods(request))}
         return answer(request, _from_http(error))
 
     @app.exception_handler(JobUnknownError)

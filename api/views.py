@@ -6,12 +6,53 @@ import time
 from datetime import datetime
 
 from fastapi import Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from jobs.client_store import Found
 from jobs.images import ImageStore
-from jobs.models import JobError, JobInput, JobStatus
+from jobs.models import INPUT_EXAMPLE, JobError, JobInput, JobStatus
 from jobs.settings import Settings
+
+EXAMPLE: dict[str, JsonValue] = {
+    "id": "job_3f9c1e8a4b7d42d0a1c5e6f708192a3b",
+    "status": "succeeded",
+    "created_at": "2026-01-05T12:00:00.000000Z",
+    "started_at": "2026-01-05T12:00:00.004000Z",
+    "finished_at": "2026-01-05T12:00:00.710000Z",
+    "attempt": 1,
+    "queue": None,
+    "progress": {"step": 8, "total": 8},
+    "input": {**INPUT_EXAMPLE, "seed": 7},
+    "images": [
+        {
+            "index": 0,
+            "seed": 7,
+            "width": 1024,
+            "height": 1024,
+            "bytes": 1400123,
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "url": "https://s3.example/zimage/jobs/job_3f9c1e8a4b7d42d0a1c5e6f708192a3b/1/0.png?X-Amz-Signature=5d41",
+        }
+    ],
+    "timings": {
+        "queue": 0.004,
+        "text_encode": 0.008,
+        "denoise": 0.61,
+        "decode": 0.04,
+        "png": 0.015,
+        "upload": 0.02,
+        "total": 0.71,
+    },
+    "peak_vram_bytes": 22116564992,
+    "warnings": [],
+    "error": None,
+    "worker": "gpu-1-4242-9f86d0",
+}
+URLS_EXAMPLE: dict[str, JsonValue] = {
+    "self": "http://127.0.0.1:8000/v1/jobs/job_3f9c1e8a4b7d42d0a1c5e6f708192a3b",
+    "cancel": "http://127.0.0.1:8000/v1/jobs/job_3f9c1e8a4b7d42d0a1c5e6f708192a3b/cancel",
+    "events": "http://127.0.0.1:8000/v1/jobs/job_3f9c1e8a4b7d42d0a1c5e6f708192a3b/events",
+}
 
 
 class QueueView(BaseModel):
@@ -53,6 +94,8 @@ class UrlsView(BaseModel):
 class JobBody(BaseModel):
     """A job, without the addresses that depend on how the API is reached."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
     id: str
     status: JobStatus
     created_at: datetime
@@ -72,6 +115,8 @@ class JobBody(BaseModel):
 
 class JobView(JobBody):
     """A job."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE, "urls": URLS_EXAMPLE}]})
 
     urls: UrlsView
 

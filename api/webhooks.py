@@ -14,13 +14,13 @@ from typing import Annotated
 
 import httpx
 from fastapi import APIRouter, Header
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from api import metrics
 from api.addresses import PinnedTransport
-from api.views import JobBody, job_body
+from api.views import EXAMPLE, JobBody, job_body
 from jobs import __version__
 from jobs.client_store import Found
 from jobs.images import ImageStore
@@ -42,6 +42,12 @@ documented = APIRouter()
 
 class JobEvent(BaseModel):
     """What a webhook is told: a job has ended."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"type": "job.succeeded", "timestamp": EXAMPLE["finished_at"], "data": EXAMPLE}]
+        }
+    )
 
     type: str = Field(examples=["job.succeeded", "job.failed", "job.canceled", "job.expired"])
     timestamp: datetime = Field(description="When the job ended; `webhook-timestamp` is when this try was made.")

@@ -16,11 +16,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     StringConstraints,
 )
 
 SCHEMA_VERSION = 2  # of the record in Redis; a worker leaves records of a newer schema alone
-MAX_SEED = 2**53 - 8  # exact in JSON and JavaScript, also with the index of one of 8 images added
+MAX_IMAGES = 8  # of one job
+MAX_SEED = 2**53 - MAX_IMAGES  # exact in JSON and JavaScript, also with the index of an image added
 METADATA_BYTES = 4096
 TINY = "tiny"  # the bundled model's name
 TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # width, height; what it draws at others, training/README.md says
@@ -77,11 +79,24 @@ def _integral_float_is_int(value: Any) -> Any:
 
 _Number = BeforeValidator(_integral_float_is_int)
 Int = Annotated[int, _Number]
-NumImages = Annotated[int, Field(ge=1, le=8), _Number]  # bounds first, or the JSON schema of `… | None` has none
+NumImages = Annotated[
+    int, Field(ge=1, le=MAX_IMAGES), _Number
+]  # bounds first, or the JSON schema of `… | None` has none
 WebhookUrl = Annotated[
-    str, StringConstraints(max_length=2048), AfterValidator(_webhook_url), Field(json_schema_extra={"format": "uri"})
+    str,
+    StringConstraints(max_length=2048),
+    AfterValidator(_webhook_url),
+    Field(
+        json_schema_extra={
+            "format": "uri",
+        }
+    ),
 ]
-Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+Prompt = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
+    Field(json_schema_extra={"pattern": r"\S"}),
+]
 
 
 class JobOptions(BaseModel):
@@ -107,15 +122,34 @@ class JobOptions(BaseModel):
     )
 
 
+INPUT_EXAMPLE: dict[str, JsonValue] = {
+    "prompt": "a red circle on white",
+    "negative_prompt": None,
+    "width": 1024,
+    "height": 1024,
+    "num_inference_steps": 8,
+    "guidance_scale": 0.0,
+    "seed": None,
+    "num_images": 1,
+    "priority": "normal",
+    "timeout_seconds": None,
+    "webhook_url": None,
+    "metadata": {"project": "shapes"},
+}
+
+
 class JobInput(JobOptions):
     """A request for images, checked; `POST /v1/jobs` takes it and the worker draws it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "a red circle on white"}, INPUT_EXAMPLE]})
 
     width: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
     height: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
     num_images: NumImages = 1
     webhook_url: WebhookUrl | None = Field(
         None,
-        description="Told when the job has ended (see the webhook `job.ended`); must resolve to public addresses.",
+        description="Told when the job has ended (see the webhook `job.ended`); http or https, "
+        "port 80, 443 or one from 1024 on, public addresses only.",
         examples=[None],
     )
 

@@ -3,16 +3,18 @@
 import asyncio
 import math
 from collections.abc import Awaitable
+from typing import Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 
 from api import metrics
 from api.deps import ServicesDep
-from api.problems import unavailable
+from api.problems import problem_responses, unavailable
 
 router = APIRouter(tags=["health"])
 
@@ -22,7 +24,7 @@ CHECK_SECONDS = 3.0
 class Health(BaseModel):
     """All is well."""
 
-    status: str = "ok"
+    status: Literal["ok"] = Field("ok", examples=["ok"])
 
 
 @router.get("/livez")
@@ -31,7 +33,7 @@ async def livez() -> Health:
     return Health()
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=problem_responses((503, "not_ready", "Redis (ZIMAGE_REDIS_URL) does not answer")))
 async def readyz(services: ServicesDep) -> Health:
     """Tell whether jobs can be taken; 503 names what is missing."""
     settings = services.settings
@@ -57,7 +59,11 @@ async def _missing(name: str, check: Awaitable[object]) -> str | None:
     return None
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {"example": 'zimage_jobs{status="queued"} 3.0\n'}}}},
+)
 async def get_metrics(services: ServicesDep) -> Response:
     """Prometheus metrics of this process, and of the queue when Redis answers."""
     try:

@@ -7,6 +7,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import APIRouter, Request, Response
 
 from api.deps import KeyDep, OwnerDep, ServicesDep
+from api.document import FAULT, RATE_LIMIT, REPLAYED, SUBMITTED
 from api.openai_errors import openai_error_responses
 from api.openai_images import ImageData, ImagesRequest, ImagesResponse
 from api.problems import ProblemError
@@ -22,34 +23,22 @@ FINAL = {"X-Should-Retry": "false"}  # OpenAI's clients heed it: they retry 409 
 CLIENT_LEFT = 499  # nginx's status for it; nobody reads the answer, but the metrics tell
 
 ERRORS = openai_error_responses(
-    (400, "malformed_json", "the body is not valid JSON: Expecting value"),
-    (403, "forbidden_host", "without API keys only loopback addresses are served"),
+    *SUBMITTED,
     (404, "model_not_found", "there is no model other: /v1/models lists what is served"),
-    (408, "body_timeout", "the body did not come within 20 s: send again"),
     (409, "job_canceled", "job job_… was canceled"),
-    (410, "job_gone", "the job was deleted or is past its retention"),
-    (413, "body_too_large", "the body may have at most 65536 bytes"),
-    (415, "unsupported_media_type", "send JSON with Content-Type: application/json"),
     (422, "invalid_request", "/quality: there is one quality: leave it out"),
-    (422, "idempotency_key_reused", "this Idempotency-Key came with another body before: take a new key for a new job"),
-    (429, "rate_limited", "key mine may submit 60 jobs a minute: send it again after Retry-After"),
-    (429, "too_many_jobs", "key mine may have 8 jobs queued or running: wait for one to end, or cancel one"),
+    FAULT,
     (500, "out_of_memory", "job job_… failed: the GPU has too little memory for this job: ask for a smaller size"),
-    (503, "queue_full", "10000 jobs are waiting already: send it again later"),
-    (503, "queue_unavailable", "the queue can't be reached: send the request again"),
     (503, "storage_unavailable", "job job_… is done, but its images can't be read now: fetch them at /v1/jobs/job_…"),
     (504, "job_expired", "job job_… was not started in time"),
     (504, "deadline_exceeded", "job job_… failed: timeout_seconds passed before the job was done"),
 )
 
 
-REPLAYED = {"description": "`true`: an earlier request's job", "schema": {"const": "true"}}
-
-
 @router.post(
     "/generations",
     response_model=ImagesResponse,
-    responses={200: {"headers": {"Idempotent-Replayed": REPLAYED}}, **ERRORS},
+    responses={200: {"headers": {**REPLAYED, **RATE_LIMIT}}, **ERRORS},
 )
 async def generate_images(
     body: ImagesRequest,

@@ -1,23 +1,39 @@
 """`/v1/jobs`: submit, read, wait, list, cancel, delete, fetch images, follow."""
 
 import asyncio
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from typing import Annotated
 
 from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.deps import KeyDep, OwnerDep, Services, ServicesDep
+from api.document import (
+    AWAY,
+    CACHE_CONTROL,
+    ETAG,
+    IMAGE_LINKS,
+    IMAGE_LOCATION,
+    JOB_LINKS,
+    LOCATION,
+    PENDING,
+    PREFERENCE_APPLIED,
+    RATE_LIMIT,
+    REPLAYED,
+    STREAMED,
+    SUBMITTED,
+    Error,
+)
 from api.problems import FieldError, ProblemError, problem_responses, unavailable
 from api.submission import IdempotencyKey, submit
-from api.views import JobView, etag, etag_matches, job_view, pending_headers
+from api.views import EXAMPLE, URLS_EXAMPLE, JobView, etag, etag_matches, job_view, pending_headers
 from api.waiting import follow, wait_preference
 from jobs.client_store import BadCursorError, Found, JobUnknownError
 from jobs.images import StillThereError
-from jobs.models import JobInput, JobStatus
+from jobs.models import MAX_IMAGES, JobInput, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -26,11 +42,38 @@ FOLLOW_SECONDS = 3600.0
 JobId = Annotated[str, Path(max_length=64, examples=["job_3f9c1e8a4b7d42d0a1c5e6f708192a3b"])]
 
 
+ImageIndex = Annotated[int, Path(ge=0, lt=MAX_IMAGES, description="0 is the first.")]
+Cursor = Annotated[str, Field(json_schema_extra={"format": "cursor"})]
+
+READ = {**ETAG, **CACHE_CONTROL, **PENDING, **PREFERENCE_APPLIED}
+EVENTS_EXAMPLE = """\
+event: status
+id: 3
+data: {"id": "job_3f9c1e8a4b7d42d0a1c5e6f708192a3b", "status": "running", …}
+
+event: progress
+id: 4
+data: {"id": "job_3f9c1e8a4b7d42d0a1c5e6f708192a3b", "status": "running", …}
+
+"""
+BY_ID: Sequence[Error] = [
+    (404, "job_not_found", "there is no job of this id"),
+    (410, "job_gone", "the job was deleted or is past its retention"),
+    (422, "invalid_request", "job_id: String should have at most 64 characters"),
+]
+
+
 class JobPage(BaseModel):
     """A page of jobs, newest first; `next_cursor` is null on the last."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"jobs": [{**EXAMPLE, "urls": URLS_EXAMPLE}], "next_cursor": "MTc2NzYxNDQwMDAwMDAwMA"}]
+        }
+    )
+
     jobs: list[JobView]
-    next_cursor: str | None
+    next_cursor: Cursor | None
 
 
 async def _view(services: Services, found: Found, request: Request) -> JobView:
@@ -43,8 +86,14 @@ async def _view(services: Services, found: Found, request: Request) -> JobView:
     status_code=202,
     response_model=JobView,
     responses={
-        200: {"model": JobView, "description": "Replayed"},
-        **problem_responses(400, 408, 410, 413, 415, 422, 429, 503),
+        202: {"headers": {**LOCATION, **PENDING, **RATE_LIMIT}, "links": JOB_LINKS},
+        200: {
+            "model": JobView,
+            "description": "Replayed",
+            "headers": {**LOCATION, **PENDING, **RATE_LIMIT, **REPLAYED},
+            "links": JOB_LINKS,
+        },
+        **problem_responses(*SUBMITTED),
     },
 )
 async def submit_job(
@@ -70,14 +119,18 @@ async def submit_job(
     return await _view(services, found, request)
 
 
-@router.get("", response_model=JobPage, responses=problem_responses(422, 503))
+@router.get(
+    "",
+    response_model=JobPage,
+    responses=problem_responses((422, "invalid_request", "cursor: take it unchanged from next_cursor")),
+)
 async def list_jobs(
     request: Request,
     services: ServicesDep,
     owner: OwnerDep,
     status: JobStatus | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: str | None = None,
+    cursor: Annotated[Cursor | None, Query(description="`next_cursor` of the page before.")] = None,
 ) -> JobPage:
     """List jobs, newest first."""
     try:
@@ -88,7 +141,15 @@ async def list_jobs(
     return JobPage(jobs=[await _view(services, found, request) for found in page], next_cursor=next_cursor)
 
 
-@router.get("/{job_id}", response_model=JobView, responses={304: {}, **problem_responses(404, 410, 503)})
+@router.get(
+    "/{job_id}",
+    response_model=JobView,
+    responses={
+        200: {"headers": READ, "links": IMAGE_LINKS},
+        304: {"headers": READ},
+        **problem_responses(*BY_ID),
+    },
+)
 async def get_job(
     job_id: JobId,
     request: Request,
@@ -96,7 +157,7 @@ async def get_job(
     services: ServicesDep,
     owner: OwnerDep,
     prefer: Annotated[str | None, Header(description="`wait=N` holds the answer until the job ends, N ≤ 60 s.")] = None,
-    if_none_match: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[str | None, Header(description="An `ETag`: 304 as long as nothing has changed.")] = None,
 ) -> JobView | Response:
     """Read a job in any state."""
     found = await services.store.get(job_id, owner)
@@ -119,7 +180,7 @@ async def get_job(
     response_model=JobView,
     responses={
         202: {"model": JobView, "description": "Running: stops before its next step"},
-        **problem_responses(404, 409, 410, 503),
+        **problem_responses(*BY_ID, (409, "job_ended", "the job has ended already: succeeded")),
     },
 )
 async def cancel_job(
@@ -137,7 +198,17 @@ async def cancel_job(
     return await _view(services, await services.store.get(job_id, owner), request)
 
 
-@router.delete("/{job_id}", status_code=204, response_class=Response, responses=problem_responses(404, 409, 410, 503))
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    response_class=Response,
+    responses=problem_responses(
+        *BY_ID,
+        (409, "job_active", "the job is running: cancel it first, then delete it"),
+        AWAY,
+        (503, "storage_unavailable", "the images can't be removed now, so the job was kept: send the request again"),
+    ),
+)
 async def delete_job(job_id: JobId, services: ServicesDep, owner: OwnerDep) -> None:
     """Delete an ended job and its images."""
     found = await services.store.get(job_id, owner)
@@ -152,8 +223,16 @@ async def delete_job(job_id: JobId, services: ServicesDep, owner: OwnerDep) -> N
     await services.store.delete(job_id, owner)
 
 
-@router.get("/{job_id}/images/{index}", status_code=307, responses=problem_responses(404, 410, 503))
-async def get_image(job_id: JobId, index: int, services: ServicesDep, owner: OwnerDep) -> RedirectResponse:
+@router.get(
+    "/{job_id}/images/{index}",
+    status_code=307,
+    response_class=RedirectResponse,
+    responses={
+        307: {"headers": {**IMAGE_LOCATION, **CACHE_CONTROL}},
+        **problem_responses(*BY_ID, (404, "image_not_found", "the job is running and has 0 images")),
+    },
+)
+async def get_image(job_id: JobId, index: ImageIndex, services: ServicesDep, owner: OwnerDep) -> RedirectResponse:
     """Redirect to an image's presigned URL."""
     job = (await services.store.get(job_id, owner)).job
     for image in job.images:
@@ -174,14 +253,17 @@ async def _existing(job_id: JobId, services: ServicesDep, owner: OwnerDep) -> No
     name="job_events",
     dependencies=[Depends(_existing)],
     response_class=EventSourceResponse,
-    responses=problem_responses(404, 410, 503),
+    responses={
+        200: {"headers": STREAMED, "content": {"text/event-stream": {"example": EVENTS_EXAMPLE}}},
+        **problem_responses(*BY_ID),
+    },
 )
 async def job_events(
     job_id: JobId,
     request: Request,
     services: ServicesDep,
     owner: OwnerDep,
-    last_event_id: Annotated[str | None, Header()] = None,
+    last_event_id: Annotated[str | None, Header(description="The last event that was seen: goes on after it.")] = None,
 ) -> AsyncIterable[ServerSentEvent]:
     """Follow a job as server-sent events: `status` and `progress` while it is active, its final status last.
 

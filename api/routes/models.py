@@ -3,15 +3,13 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.deps import ServicesDep
 from api.openai_errors import openai_error_responses
 from api.served_model import served_model
 
 router = APIRouter(prefix="/v1/models", tags=["openai"])
-
-AWAY = (503, "queue_unavailable", "the queue can't be reached: send the request again")
 
 
 class ModelView(BaseModel):
@@ -26,11 +24,25 @@ class ModelView(BaseModel):
 class ModelPage(BaseModel):
     """The model's own name, then its aliases."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "list",
+                    "data": [
+                        {"id": name, "object": "model", "created": 0, "owned_by": "zimage-service"}
+                        for name in ("tiny", "Tongyi-MAI/Z-Image-Turbo")
+                    ],
+                }
+            ]
+        }
+    )
+
     object: Literal["list"] = "list"
     data: list[ModelView]
 
 
-@router.get("", response_model=ModelPage, responses=openai_error_responses(AWAY))
+@router.get("", response_model=ModelPage)
 async def list_models(services: ServicesDep) -> ModelPage:
     """List the names that `POST /v1/images/generations` takes as `model`."""
     return ModelPage(data=[ModelView(id=name) for name in (await served_model(services)).names])
@@ -40,7 +52,7 @@ async def list_models(services: ServicesDep) -> ModelPage:
     "/{model:path}",
     response_model=ModelView,
     responses=openai_error_responses(
-        (404, "model_not_found", "there is no model other: /v1/models lists what is served"), AWAY
+        (404, "model_not_found", "there is no model other: /v1/models lists what is served")
     ),
 )
 async def get_model(

@@ -201,7 +201,9 @@ def test_values_that_change_nothing_are_taken(client: OpenAI) -> None:
         ("output_format", "webp"),
         ("output_compression", 80),
         ("stream", True),
+        ("stream", 0),  # Python takes it for False
         ("partial_images", 2),
+        ("partial_images", False),
         ("user", 7),
         ("frame_count", 3),
         ("colour", "red"),
