@@ -14,5 +14,9 @@ webhook_deliveries_total = Counter(
     ["outcome"],
 )
 webhooks_pending = Gauge("zimage_webhooks_pending", "Webhooks that wait for delivery or for another try.")
+workers = Gauge("zimage_workers", "Workers alive.")
+dead_letters = Gauge(
+    "zimage_dead_letters", "Jobs that lost worker after worker, until an operator retries or drops them."
+)
 jobs = Gauge("zimage_jobs", "Jobs in Redis by status.", ["status"])
 oldest_queued_seconds = Gauge("zimage_oldest_queued_seconds", "Age of the oldest queued job; 0 when none waits.")

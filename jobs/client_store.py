@@ -59,6 +59,7 @@ class Overview:
     """The queue as a whole."""
 
     workers: int
+    dead_letters: int
     oldest_queued_seconds: float
     counts: dict[JobStatus, int]
 
@@ -206,9 +207,9 @@ class ClientStore:
 
     async def overview(self) -> Overview:
         """Return counts and the age of the oldest queued job."""
-        workers, oldest, *counts = await self._run("overview")
+        workers, dead_letters, oldest, *counts = await self._run("overview")
         pairs = zip(counts[::2], counts[1::2], strict=True)
-        return Overview(workers, float(oldest), {JobStatus(status): count for status, count in pairs})
+        return Overview(workers, dead_letters, float(oldest), {JobStatus(status): count for status, count in pairs})
 
     async def last_card(self) -> ModelCard | None:
         """Return the card of the worker heard last, None if there never was one."""

@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from jobs.images import ImageStore, StillThereError, told
 from jobs.models import ImageRecord, Job
 from pipeline import Generation
+from worker import metrics
 from worker.parameters import image_parameters
 from worker.patience import patiently
 from worker.png import encode_png
@@ -45,6 +46,7 @@ class Delivery:
             try:
                 self._images.check()
             except _STORAGE_ERRORS as error:
+                metrics.server_errors_total.labels("s3").inc()
                 log.warning("no job is claimed while S3 is away: %s", told(error))
                 return False
             self._in_doubt = False
@@ -98,7 +100,7 @@ class Delivery:
                 raise
 
         try:
-            patiently(_STORAGE_ERRORS, self._seconds)(put_unless_skewed)
+            patiently("s3", _STORAGE_ERRORS, self._seconds)(put_unless_skewed)
         except (*_STORAGE_ERRORS, ClockSkewError):
             self._in_doubt = True
             raise

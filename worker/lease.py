@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from jobs.models import ModelCard
 from jobs.worker_store import Claim, Verdict, WorkerStore
+from worker import metrics
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ class Leases:
             try:
                 self._renew()
             except RedisError as error:
+                metrics.server_errors_total.labels("redis").inc()
                 log.warning("could not renew leases (%s); trying again in %.0f s", error, self._interval)
 
     def _renew(self) -> None:

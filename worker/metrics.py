@@ -14,7 +14,17 @@ key_pixels_total = Counter("zimage_key_pixels_total", "Pixels of images committe
 key_gpu_seconds_total = Counter("zimage_key_gpu_seconds_total", "Time on the GPU of images committed.", ["key"])
 vram_peak_bytes = Gauge("zimage_vram_peak_bytes", "Most GPU memory allocated during the last job; 0 on a CPU.")
 vram_reserved_bytes = Gauge("zimage_vram_reserved_bytes", "GPU memory held by the allocator; 0 on a CPU.")
+vram_total_bytes = Gauge("zimage_vram_total_bytes", "GPU memory of the worker's device; 0 on a CPU.")
+server_errors_total = Counter(
+    "zimage_server_errors_total", "Calls that a server (redis, s3) did not answer.", ["server"]
+)
 gpu_busy_seconds_total = Counter("zimage_gpu_busy_seconds_total", "Time that the GPU thread worked on jobs.")
 model_load_seconds = Gauge("zimage_model_load_seconds", "Time from start to a loaded and warm model.")
 job_attempts_total = Counter("zimage_job_attempts_total", "Attempts at jobs by how they ended.", ["outcome"])
 worker_info = Gauge("zimage_worker_info", "1; what this worker serves.", ["model", "device", "quantization"])
+
+# Series exist from the start, or the first failure would be no increase.
+for _outcome in ("succeeded", "failed", "canceled", "expired"):
+    job_seconds.labels(_outcome)
+for _server in ("redis", "s3"):
+    server_errors_total.labels(_server)

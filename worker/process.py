@@ -113,6 +113,7 @@ def _tell_metrics(settings: Settings, pipeline: ZImagePipeline, card: ModelCard)
     metrics.model_load_seconds.set(card.load_seconds)
     metrics.worker_info.labels(card.name, str(pipeline.device), card.quantization or "none").set(1)
     if pipeline.device.type == "cuda":
+        metrics.vram_total_bytes.set(torch.cuda.get_device_properties(pipeline.device).total_memory)
         metrics.vram_reserved_bytes.set_function(lambda: torch.cuda.memory_reserved(pipeline.device))
     server, _ = start_http_server(settings.metrics_port, settings.metrics_host)
     log.info("metrics at http://%s:%d/metrics", settings.metrics_host, server.server_port)

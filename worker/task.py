@@ -62,7 +62,7 @@ class JobRunner:
         self._departure = departure
         self._worker = worker
         self._model = model
-        self._until_redis_answers = patiently(RedisError, hold_seconds)
+        self._until_redis_answers = patiently("redis", RedisError, hold_seconds)
         self._claiming = threading.Lock()
         self._claims = 0
 

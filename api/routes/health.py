@@ -71,10 +71,13 @@ async def get_metrics(services: ServicesDep) -> Response:
         metrics.webhooks_pending.set(await services.outbox.pending())
     except RedisError:
         metrics.jobs.clear()  # rather nothing than numbers from before
-        metrics.oldest_queued_seconds.set(math.nan)
-        metrics.webhooks_pending.set(math.nan)
+        gauges = (metrics.workers, metrics.dead_letters, metrics.oldest_queued_seconds, metrics.webhooks_pending)
+        for gauge in gauges:
+            gauge.set(math.nan)
     else:
         for status, count in overview.counts.items():
             metrics.jobs.labels(status.value).set(count)
+        metrics.workers.set(overview.workers)
+        metrics.dead_letters.set(overview.dead_letters)
         metrics.oldest_queued_seconds.set(overview.oldest_queued_seconds)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

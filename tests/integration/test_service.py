@@ -181,7 +181,7 @@ def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
     on_gpu = sum(job["timings"][stage] for stage in ("text_encode", "denoise", "decode"))
     assert grown("zimage_gpu_busy_seconds_total") >= on_gpu
     assert worker["zimage_vram_peak_bytes", frozenset()] == job["peak_vram_bytes"] == 0
-    assert worker["zimage_vram_reserved_bytes", frozenset()] == 0
+    assert worker["zimage_vram_reserved_bytes", frozenset()] == worker["zimage_vram_total_bytes", frozenset()] == 0
     assert worker["zimage_model_load_seconds", frozenset()] > 0
     info = {"model": "tiny", "device": "cpu", "quantization": "none"}
     assert worker["zimage_worker_info", frozenset(info.items())] == 1
@@ -192,6 +192,8 @@ def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
     assert grown("zimage_jobs", status="succeeded") == 1
     assert api["zimage_jobs", frozenset({("status", "queued")})] == 0
     assert api["zimage_oldest_queued_seconds", frozenset()] == 0
+    assert api["zimage_workers", frozenset()] == 1
+    assert api["zimage_dead_letters", frozenset()] == 0
 
 
 def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
