@@ -274,7 +274,8 @@ def _check(tensor: StoredTensor, expected: tuple[int, ...], files: WeightFiles) 
         raise CheckpointError(f"{start} has shape {_shape(tensor.shape)}, expected {_shape(expected)}")
     scale = f"{tensor.name}_scale"
     if tensor.dtype not in DTYPES and not (tensor.dtype == FP8_DTYPE and scale in files.tensors):
-        choice = f"{' or '.join(DTYPES)}, or {FP8_DTYPE} with its scales as {scale!r} beside it"
+        own = f"{FP8_DTYPE} with its scales as {scale!r} beside it, as `zimage checkpoint quantize` makes it"
+        choice = f"{' or '.join(DTYPES)}, or {own}"
         raise CheckpointError(f"{start} is stored as {tensor.dtype}, expected {choice}")
 
 
