@@ -135,11 +135,15 @@ class Load:
         ids = self.accepted if ids is None else ids
         jobs = dict(zip(ids, self._pool.map(self.read, ids), strict=True))
         damaged = [job["id"] for job in jobs.values() if job and not self._sound(job)]
+        return Account(jobs, damaged, self.winners())
+
+    def winners(self) -> dict[str, set[int]]:
+        """Return the attempts whose commit was acknowledged so far, by job."""
         winners: dict[str, set[int]] = {}
         for commit in self.notes("commits.jsonl"):
             if commit["outcome"] == "succeeded":
                 winners.setdefault(commit["job"], set()).add(commit["attempt"])
-        return Account(jobs, damaged, winners)
+        return winners
 
     def _sound(self, job: Job) -> bool:
         """Tell whether a job that succeeded has its image, and any other has none."""

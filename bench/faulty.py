@@ -138,13 +138,14 @@ def spoil_delivery() -> None:
     Notes every commit and hand-back.
     """
     from worker.delivery import Delivery
+    from worker.lease import HeldJob
 
     deliver, put_png, commit, requeue = Delivery.deliver, ImageStore.put_png, WorkerStore.commit, WorkerStore.requeue
     current = threading.local()
 
-    def deliver_noting_job(self: Any, job: Job, generation: Any) -> Any:
-        current.job = job
-        return deliver(self, job, generation)
+    def deliver_noting_job(self: Any, held: HeldJob, generation: Any) -> Any:
+        current.job = held.claim.job
+        return deliver(self, held, generation)
 
     def put_or_die(self: Any, key: str, png: bytes) -> None:
         if asked(current.job) == "kill-upload":

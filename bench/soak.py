@@ -185,22 +185,28 @@ class Account:
         self._load = load
         self._counts: Counter[str] = Counter()
         self._troubled: list[str] = []
+        self._ids: list[str] = []
         self._pool = ThreadPoolExecutor(1)
         self._followed: list[Future[None]] = []
 
     def expect(self, ids: Sequence[str]) -> None:
         """Follow these too."""
+        self._ids += ids
         self._followed.append(self._pool.submit(self._follow, ids))
 
     def close(self) -> None:
-        """Return when all jobs are accounted for."""
+        """Return when all jobs are accounted for: doubled ones too, now that no second commit can come."""
         for followed in self._followed:
             followed.result()
         self._pool.shutdown()
+        winners = self._load.winners()
+        doubled = [job_id for job_id in self._ids if len(winners.get(job_id, ())) > 1]
+        self._counts["doubled"] = len(doubled)
+        self._troubled += [f"doubled: {job_id}" for job_id in doubled]
 
     def counts(self) -> dict[str, Any]:
         """Return how many were accepted, ended in each state, were lost, doubled or damaged; and which these are."""
-        names = ("accepted", "succeeded", "canceled", "failed", "deleted", "lost", "doubled", "damaged")
+        names = ("accepted", "succeeded", "canceled", "expired", "failed", "deleted", "lost", "doubled", "damaged")
         return {**{name: self._counts[name] for name in names}, "troubled": self._troubled}
 
     def _follow(self, ids: Sequence[str]) -> None:
@@ -218,11 +224,14 @@ class Account:
         account = self._load.account(ids)
         self._counts["accepted"] += len(ids)
         self._counts.update(job["status"] for job in account.jobs.values() if job)
-        for word, troubled in (("lost", account.lost), ("doubled", account.doubled), ("damaged", account.damaged)):
+        for word, troubled in (("lost", account.lost), ("damaged", account.damaged)):
             self._counts[word] += len(troubled)
             self._troubled += [f"{word}: {job_id}" for job_id in troubled]
         for job_id, job in account.jobs.items():
-            if job and job["input"]["metadata"]["then"] == "delete":
+            then = job["input"]["metadata"]["then"] if job else None
+            if job and job["status"] not in ("succeeded", *(["canceled"] if then == "cancel" else [])):
+                self._troubled.append(f"{job['status']}: {job_id}, {job['error']}")
+            if then == "delete":
                 self._load.delete(job_id)
                 self._counts["deleted"] += 1
 
@@ -273,9 +282,9 @@ def memory_when_expired(scene: Scene) -> dict[str, Any]:
 
 def problems(result: Mapping[str, Any]) -> list[str]:
     """Return what speaks against the run."""
-    found = [*result["troubled"]]
-    if result["failed"]:
-        found.append(f"{result['failed']} jobs failed")
+    found = [*result["troubled"], *(f"not struck: {name}" for name in result["faults_not_struck"])]
+    if not result["accepted"]:
+        found.append("no job was accepted")
     for name, things in result["growth"].items():
         if things["rss_bytes"]["ratio"] >= GROWTH:
             found.append(f"{name}: memory grew by {things['rss_bytes']['ratio'] - 1:.1%}")

@@ -28,7 +28,7 @@ def examine(client: redis.Redis) -> list[Finding]:
     except redis.ResponseError as error:
         return [Finding("warn", f"INFO is refused ({error}): see to appendonly yes, noeviction and a primary yourself")]
     try:
-        config = client.config_get("appendfsync", "save")
+        config = client.config_get("appendfsync", "save", "no-appendfsync-on-rewrite")
     except redis.ResponseError:
         config = {}
     return list(judge(info, config))
@@ -39,7 +39,7 @@ def judge(info: Mapping[str, Any], config: Mapping[Any, Any]) -> Iterator[Findin
 
     Args:
         info: its INFO, as redis-py parses it.
-        config: its `appendfsync` and `save`; empty where it doesn't tell.
+        config: its `appendfsync`, `save` and `no-appendfsync-on-rewrite`; empty where it doesn't tell.
     """
     # Valkey tells here which Redis it is compatible with.
     if int(str(info["redis_version"]).split(".")[0]) < OLDEST_MAJOR:
@@ -61,6 +61,12 @@ def _persistence(info: Mapping[str, Any], config: Mapping[Any, Any]) -> Finding:
         if config.get("save"):
             return Finding("warn", f"snapshots only (save {config['save']}): set appendonly yes, or lose jobs")
         return Finding("warn", "no append-only file: set appendonly yes, or a restart loses jobs")
+    if info.get("aof_last_write_status", "ok") != "ok":
+        return Finding("fail", "its last write to the append-only file failed: look at its disk")
+    if config.get("no-appendfsync-on-rewrite") == "yes":
+        return Finding(
+            "warn", "no-appendfsync-on-rewrite yes: while the file is rewritten nothing is synced, set it to no"
+        )
     match config.get("appendfsync"):
         case "always":
             return Finding("ok", "appendonly yes, appendfsync always: a power cut loses nothing")

@@ -15,7 +15,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from jobs.s3_client import connect
+from jobs.s3_client import ATTEMPTS, connect
 from jobs.settings import Settings
 
 MOST_KEYS = 1000  # that S3 lists or removes in one request
@@ -39,9 +39,9 @@ class ImageStore:
     refuses.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, attempts: int = ATTEMPTS) -> None:
         self._settings = settings
-        self._client = connect(settings, settings.s3_endpoint)
+        self._client = connect(settings, settings.s3_endpoint, attempts)
         # A signature covers the host's name, so URLs for clients are signed for the name that clients use.
         public = settings.s3_public_endpoint
         self._presigner = connect(settings, public) if public else self._client

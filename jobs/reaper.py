@@ -6,6 +6,7 @@ when the last worker dies.
 
 import logging
 import threading
+from collections.abc import Sequence
 
 import redis
 from botocore.exceptions import BotoCoreError, ClientError
@@ -46,6 +47,7 @@ class Reaper:
         self._lock_key = f"{settings.redis_prefix}reaper"
         self._interval = settings.lease_seconds / 6
         self._stop = threading.Event()
+        self._forgetting = threading.Thread()  # none yet
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
     def start(self) -> None:
@@ -88,18 +90,22 @@ class Reaper:
         expired, old = self._store.expire()
         for job_id in expired:
             log.info("job %s expired in the queue", job_id)
-        for job_id in old:
-            self._forget(job_id)
         self._ring_for_forgotten()
+        # On a thread of its own: with an S3 that hangs each takes a minute, and leases end meanwhile.
+        if old and not self._forgetting.is_alive():
+            self._forgetting = threading.Thread(target=self._forget, args=(old,), name="retention", daemon=True)
+            self._forgetting.start()
 
-    def _forget(self, job_id: str) -> None:
-        """Remove a job that is past its retention: its images, then its record."""
-        try:
-            self._images.delete_job(job_id)
-        except (BotoCoreError, ClientError, StillThereError) as error:
-            log.warning("reaper: images of job %s can't be removed now: %s", job_id, error)
-        else:
-            self._store.delete(job_id)
+    def _forget(self, job_ids: Sequence[str]) -> None:
+        """Remove jobs that are past their retention: a job's images, then its record."""
+        for job_id in job_ids:
+            try:
+                self._images.delete_job(job_id)
+                self._store.delete(job_id)
+            except (BotoCoreError, ClientError, StillThereError) as error:
+                log.warning("reaper: images of job %s can't be removed now: %s", job_id, error)
+            except RedisError as error:
+                log.warning("reaper: job %s can't be removed now: %s", job_id, error)
 
     def _ring_for_forgotten(self) -> None:
         # A few rings too many do no harm: whoever hears one and finds nothing returns at once.

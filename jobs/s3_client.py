@@ -7,8 +7,10 @@ from botocore.config import Config
 
 from jobs.settings import Settings
 
+ATTEMPTS = 5  # at a request, unless the caller tries again by itself
 
-def connect(settings: Settings, endpoint: str | None) -> Any:
+
+def connect(settings: Settings, endpoint: str | None, attempts: int = ATTEMPTS) -> Any:
     """Return a client for the S3 at `endpoint`, None for AWS; it connects at its first request.
 
     Its type is Any, since the typed client comes from stubs that only the checks install.
@@ -23,7 +25,7 @@ def connect(settings: Settings, endpoint: str | None) -> Any:
             connect_timeout=3,
             read_timeout=10,
             max_pool_connections=32,
-            retries={"mode": "standard", "total_max_attempts": 5},
+            retries={"mode": "standard", "total_max_attempts": attempts},
             # Stores other than AWS don't all know the newer default checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

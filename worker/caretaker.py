@@ -16,7 +16,10 @@ def look_for_work(leases: Leases, runner: JobRunner) -> None:
         while True:
             leases.wait_until_work_is_missed()
             # Once a bell was heard, the task threads go on.
-            while not leases.held() and runner.run():
-                pass
+            try:
+                while not leases.held() and runner.run():
+                    pass
+            except Exception:
+                log.exception("a job was given up; this thread goes on, since no bell may ever be heard")
 
     threading.Thread(target=look, name="caretaker", daemon=True).start()

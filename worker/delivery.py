@@ -12,6 +12,7 @@ from jobs.images import ImageStore, StillThereError, told
 from jobs.models import ImageRecord, Job
 from pipeline import Generation
 from worker import metrics
+from worker.lease import HeldJob, StopJobError
 from worker.parameters import image_parameters
 from worker.patience import patiently
 from worker.png import encode_png
@@ -31,7 +32,7 @@ class Delivery:
     Args:
         images: the bucket.
         model: name of the model, told in every PNG.
-        seconds: how long an image is held for an S3 that is away.
+        seconds: how long a job's images are held for an S3 that is away.
     """
 
     def __init__(self, images: ImageStore, model: str, seconds: float) -> None:
@@ -52,13 +53,16 @@ class Delivery:
             self._in_doubt = False
         return True
 
-    def deliver(self, job: Job, generation: Generation) -> tuple[list[ImageRecord], dict[str, float]]:
+    def deliver(self, held: HeldJob, generation: Generation) -> tuple[list[ImageRecord], dict[str, float]]:
         """Upload the job's images and `job.json`; return what the record says of them, and the seconds by stage.
 
         Raises:
+            StopJobError: S3 is away, and meanwhile there is no use in going on.
             ClockSkewError: S3 refuses the signature's time.
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError: S3 was away for too long.
         """
+        job = held.claim.job
+        deadline = time.monotonic() + self._seconds
         records: list[ImageRecord] = []
         png_seconds = upload_seconds = 0.0
         for index, pixels in enumerate(generation.images):
@@ -67,7 +71,7 @@ class Delivery:
             png = encode_png(pixels.numpy(), parameters)
             encoded = time.monotonic()
             key = self._images.key(job.id, job.attempt, index)
-            self._upload(partial(self._images.put_png, key, png))
+            self._upload(partial(self._images.put_png, key, png), held, deadline)
             png_seconds += encoded - start
             upload_seconds += time.monotonic() - encoded
             records.append(
@@ -87,10 +91,10 @@ class Delivery:
             "model": self._model,
             "drawn_at": datetime.now(UTC).isoformat(),
         }
-        self._upload(partial(self._images.put_parameters, job.id, job.attempt, parameters))
+        self._upload(partial(self._images.put_parameters, job.id, job.attempt, parameters), held, deadline)
         return records, {"png": png_seconds, "upload": upload_seconds}
 
-    def _upload(self, put: "partial[None]") -> None:
+    def _upload(self, put: "partial[None]", held: HeldJob, deadline: float) -> None:
         def put_unless_skewed() -> None:
             try:
                 put()
@@ -100,8 +104,8 @@ class Delivery:
                 raise
 
         try:
-            patiently("s3", _STORAGE_ERRORS, self._seconds)(put_unless_skewed)
-        except (*_STORAGE_ERRORS, ClockSkewError):
+            patiently("s3", _STORAGE_ERRORS, deadline - time.monotonic(), held.check)(put_unless_skewed)
+        except (*_STORAGE_ERRORS, ClockSkewError, StopJobError):
             self._in_doubt = True
             raise
 

@@ -1,21 +1,11 @@
 """Draws a job's images on the GPU thread: tells the steps, heeds cancel and deadline, makes do with little memory."""
 
-from typing import Literal
-
 import torch
 
 from pipeline import Generation, ZImagePipeline
 from worker.gpu_thread import GpuThread
 from worker.lease import HeldJob
 from worker.progress import ProgressReporter
-
-
-class StopDrawingError(Exception):
-    """Raised between denoising steps; the argument says why."""
-
-    def __init__(self, reason: Literal["cancel", "lost", "deadline"]) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class Artist:
@@ -36,7 +26,7 @@ class Artist:
         """Wait for the device and draw the job's images.
 
         Raises:
-            StopDrawingError: there is no use in going on.
+            StopJobError: there is no use in going on.
             torch.OutOfMemoryError: not even one image at a time fits into the device's memory.
             Exception: whatever else the pipeline raises.
         """
@@ -82,11 +72,8 @@ class Artist:
         )
 
     def _report(self, held: HeldJob, step: int) -> None:
-        if held.seconds_left() <= 0:
-            raise StopDrawingError("deadline")
         self._progress.report(held, step)
-        if held.verdict != "ok":
-            raise StopDrawingError(held.verdict)
+        held.check()
 
 
 def _together(parts: list[Generation]) -> Generation:

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from redis.exceptions import RedisError
 
@@ -13,6 +14,14 @@ from jobs.worker_store import Claim, Verdict, WorkerStore
 from worker import metrics
 
 log = logging.getLogger(__name__)
+
+
+class StopJobError(Exception):
+    """There is no use in going on with a job; the argument says why."""
+
+    def __init__(self, reason: Literal["cancel", "lost", "deadline"]) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class HeldJob:
@@ -35,6 +44,13 @@ class HeldJob:
         """Return the seconds until the job's `timeout_seconds` have passed."""
         timeout = self.claim.job.input.timeout_seconds
         return math.inf if timeout is None else timeout - self.age()
+
+    def check(self) -> None:
+        """Raise StopJobError when there is no use in going on."""
+        if self.seconds_left() <= 0:
+            raise StopJobError("deadline")
+        if self.verdict != "ok":
+            raise StopJobError(self.verdict)
 
 
 class Leases:

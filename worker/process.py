@@ -39,6 +39,7 @@ from worker.task import JobRunner
 log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 2
+S3_ATTEMPTS = 2  # at a request, 10 s each: the worker tries again by itself, and looks at cancel and deadline between
 
 
 def run(settings: Settings) -> int:
@@ -46,7 +47,7 @@ def run(settings: Settings) -> int:
     configure_logging()
     started = time.monotonic()
     gpu = GpuThread()
-    images = ImageStore(settings)
+    images = ImageStore(settings, S3_ATTEMPTS)
     client = connect(settings)
     try:
         wait_for_redis(client, settings)

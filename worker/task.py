@@ -14,9 +14,9 @@ from jobs.worker_store import AloneError, Claim, WorkerStore
 from pipeline import Generation
 from worker import metrics
 from worker.delivery import ClockSkewError, Delivery
-from worker.drawing import Artist, StopDrawingError, breaks_device
+from worker.drawing import Artist, breaks_device
 from worker.gpu_thread import GpuThread
-from worker.lease import HeldJob, Leases
+from worker.lease import HeldJob, Leases, StopJobError
 from worker.leaving import BROKEN, Departure
 from worker.model import size_warnings
 from worker.patience import patiently
@@ -94,20 +94,19 @@ class JobRunner:
     def _claim(self) -> HeldJob | None:
         with self._claiming:  # one at a time, so that a job which wants the worker for itself gets it
             self._leases.wait_until(lambda jobs: not any(held.claim.job.losses for held in jobs))
-            # Waits here rather than leave: a worker that can't deliver must not use up the bells of those that can.
-            while not self._delivery.ready() and not self.stop_claiming.wait(STORAGE_PAUSE):
-                pass
-            if self.stop_claiming.is_set():
-                return None
-            try:
+            while True:
+                # Waits here rather than leave: a worker that can't deliver must not use up the bells of those that can.
+                while not self._delivery.ready() and not self.stop_claiming.wait(STORAGE_PAUSE):
+                    pass
+                if self.stop_claiming.is_set():
+                    return None
                 try:
                     return self._claim_now(alone=not self._leases.held())
                 except AloneError:
                     self._leases.wait_until(lambda jobs: not jobs)
-                    return self._claim_now(alone=True)
-            except RedisError as error:
-                log.warning("could not claim a job: %s", error)
-                return None
+                except RedisError as error:
+                    log.warning("could not claim a job: %s", error)
+                    return None
 
     def _claim_now(self, alone: bool) -> HeldJob | None:
         with self._departure.put_off():
@@ -123,17 +122,17 @@ class JobRunner:
         try:
             generation = self._artist.draw(held)
             end_turn()  # the device goes on with the next job while this one is delivered
-            return self._deliver(claim, generation)
-        except StopDrawingError as stop:
+            return self._deliver(held, generation)
+        except StopJobError as stop:
             if stop.reason == "lost":
                 return "lost"
             if stop.reason == "cancel":
-                return self._until_redis_answers(self._store.requeue, claim)
+                return self._end(self._store.requeue, claim)
             message = "timeout_seconds passed before the job was done"
             error = JobError(code="deadline_exceeded", message=message, retryable=True)
         except ClockSkewError as skew:
             log.error("S3 refuses the time of this machine's clock (%s): set it right; jobs are handed back", skew)
-            return self._until_redis_answers(self._store.requeue, claim)
+            return self._end(self._store.requeue, claim)
         except RedisError:
             log.exception("job %s: Redis was away for too long; the job goes to another worker", claim.job.id)
             return "lost"
@@ -144,12 +143,21 @@ class JobRunner:
                 self._departure.leave(BROKEN, held, error)
             unexpected = exception if error.code == "internal_error" else None
             log.error("job %s failed: %s", claim.job.id, error.message, exc_info=unexpected)
-        return self._until_redis_answers(self._store.fail, claim, error)
+        return self._end(self._store.fail, claim, error)
 
-    def _deliver(self, claim: Claim, generation: Generation) -> str:
+    def _end(self, script: Callable[..., str], claim: Claim, *arguments: JobError) -> str:
+        """End an attempt without a result; return the job's state, or `lost` when Redis stays away."""
+        try:
+            outcome: str = self._until_redis_answers(script, claim, *arguments)
+        except RedisError as error:
+            log.warning("job %s: Redis was away for too long (%s); its lease will end", claim.job.id, error)
+            return "lost"
+        return outcome
+
+    def _deliver(self, held: HeldJob, generation: Generation) -> str:
         """Upload the images and commit; return the job's state, or `refused` when another attempt has it."""
-        job = claim.job
-        records, seconds = self._delivery.deliver(job, generation)
+        claim, job = held.claim, held.claim.job
+        records, seconds = self._delivery.deliver(held, generation)
         stages = {**generation.timings, **seconds}
         for stage, spent in stages.items():
             metrics.stage_seconds.labels(stage).observe(spent)

@@ -9,8 +9,9 @@ local time = now()
 local last = tonumber(redis.call('GET', key('reaper:last')) or time)
 redis.call('SET', key('reaper:last'), integer(time))
 
--- Nobody looked for longer than a lease: Redis was away, and no worker could renew. Each gets one more lease.
-if time - last > tonumber(lease) then
+-- Nobody looked for half a lease, where somebody looks six times in one: Redis was away, and no worker could renew. Each
+-- gets one more lease; as leases are renewed six times too, none had less than a third of one left.
+if time - last > lease / 2 then
   for _, id in ipairs(redis.call('ZRANGE', key('running'), 0, -1)) do
     redis.call('ZADD', key('running'), integer(time + lease), id)
   end

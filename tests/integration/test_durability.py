@@ -17,7 +17,7 @@ from jobs.durability import Finding, examine, judge
 from jobs.redis_client import connect
 from jobs.settings import Settings
 
-KEPT_SETTINGS = ("appendonly", "appendfsync", "save", "maxmemory-policy")
+KEPT_SETTINGS = ("appendonly", "appendfsync", "save", "maxmemory-policy", "no-appendfsync-on-rewrite")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,7 @@ def test_the_embedded_server_gives_no_cause_for_complaint(server: redis.Redis) -
         ({"appendonly": "no"}, "no append-only file"),
         ({"appendonly": "no", "save": "3600 1"}, "snapshots only (save 3600 1)"),
         ({"appendfsync": "no"}, "appendfsync no"),
+        ({"no-appendfsync-on-rewrite": "yes"}, "no-appendfsync-on-rewrite yes"),
         ({"maxmemory-policy": "allkeys-lru"}, "maxmemory-policy allkeys-lru drops jobs"),
         ({"maxmemory-policy": "volatile-ttl"}, "maxmemory-policy volatile-ttl drops Idempotency-Keys"),
     ],

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -523,5 +524,31 @@ async def test_a_full_redis_still_lets_go_of_what_is_old(
     await asyncio.sleep(1.1)
     small_redis.config_set("maxmemory", 1)
     Reaper(queue.redis, ImageStore(settings), celery_app(settings), settings).tick()
+
+    async def until_gone() -> None:
+        while await queue.job("job_1"):
+            await asyncio.sleep(0.1)
+
     with pytest.raises(JobGoneError):
-        await queue.job("job_1")
+        await asyncio.wait_for(until_gone(), 30)
+
+
+@pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
+async def test_an_s3_that_hangs_keeps_no_lease_waiting(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps credentials
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections, and says nothing
+        endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        settings = Settings(**queue.settings.model_dump() | {"s3_endpoint": endpoint})
+        reaper = Reaper(queue.redis, ImageStore(settings), celery_app(settings), settings)
+        await queue.submit("job_1")
+        queue.commit(queue.claim())
+        await asyncio.sleep(1.1)
+        reaper.tick()  # job_1 is past its retention
+        await queue.submit("job_2")
+        queue.claim()
+        queue.end_leases()
+        reaper.tick()
+    assert (await queue.job("job_1")).status == JobStatus.SUCCEEDED
+    assert (await queue.job("job_2")).status == JobStatus.QUEUED
