@@ -1,5 +1,6 @@
 """The API process: decides whether it may listen where it is told to, waits for its servers, serves."""
 
+import resource
 import sys
 
 import uvicorn
@@ -14,6 +15,7 @@ from jobs.settings import Settings
 from jobs.startup import UnreachableError, wait_for_redis, wait_for_s3
 
 GRACE_SECONDS = 5
+OPEN_FILES = 16_384  # each open stream or wait is one
 
 
 def serve(settings: Settings) -> None:
@@ -37,6 +39,7 @@ def serve(settings: Settings) -> None:
         wait_for_s3(ImageStore(settings), settings)
     except (UnreachableError, KeysFileError) as error:
         sys.exit(f"zimage api: {error}")
+    _allow_many_connections()
     uvicorn.run(
         app,
         host=settings.host,
@@ -45,3 +48,11 @@ def serve(settings: Settings) -> None:
         log_config=None,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+
+
+def _allow_many_connections() -> None:
+    # The usual soft limit of 1,024 is there for programs that use select(): others may go up to the hard one.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

@@ -16,7 +16,7 @@ from api.deps import Services
 from jobs.client_store import Found
 
 MAX_WAIT = 60.0
-_LOOK_AGAIN = 5.0  # a change can be missed while Redis restarts
+_LOOK_AGAIN = 60.0  # should a change ever be missed, nobody waits for ever
 _OUTAGES = 30  # failed attempts, a second apart, for which an answer is held while Redis is away
 
 T = TypeVar("T")

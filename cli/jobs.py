@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.client import ACTIVE, Job
+from cli.contract import ACTIVE, Job
 from cli.images import ended_badly, finish, print_json, print_timings
 from cli.progress import follow
 from cli.table import local_time, print_table, printable

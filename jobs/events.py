@@ -1,7 +1,7 @@
 """Waiting for changes of jobs: one subscription a process, however many wait.
 
-The scripts publish `<id> <version> <status>` on one channel at every change. A message can be missed (Redis restarts),
-so whoever waits looks at the record again from time to time.
+The scripts publish `<id> <version> <status>` on one channel at every change. A change can be missed only while the
+subscription is lost, so whenever there is a new one everybody who waits is woken to look.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ from jobs.settings import Settings
 log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 1.0
+SILENCE_SECONDS = 5.0  # after which Redis is asked whether it is still there
+ANSWER_SECONDS = 5.0
 
 
 class EventHub:
@@ -32,16 +34,25 @@ class EventHub:
         """Listen until canceled; reconnects by itself."""
         while True:
             try:
-                async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                async with self._redis.pubsub() as pubsub:
                     await pubsub.subscribe(self._channel)
-                    self._wake_all()  # something may have happened while nobody listened
                     while True:
-                        message = await pubsub.get_message(timeout=None)
-                        if message is not None:
-                            self._wake(message["data"].split(" ", 1)[0])
+                        await self._hear(pubsub)
             except (RedisError, OSError) as error:
                 log.warning("events: Redis is away (%s); subscribing again", error)
                 await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _hear(self, pubsub: redis.asyncio.client.PubSub) -> None:
+        message = await pubsub.get_message(timeout=SILENCE_SECONDS)
+        if message is None:  # nothing happened, or the connection is half-open
+            await pubsub.ping()
+            message = await pubsub.get_message(timeout=ANSWER_SECONDS)
+            if message is None:
+                raise TimeoutError(f"no answer within {ANSWER_SECONDS:.0f} s")
+        if message["type"] == "message":
+            self._wake(message["data"].split(" ", 1)[0])
+        elif message["type"] == "subscribe":  # at first, and after each reconnect that redis-py makes by itself
+            self._wake_all()
 
     def _wake(self, job_id: str) -> None:
         for event in self._waiting.get(job_id, ()):

@@ -11,6 +11,8 @@ from redis.retry import Retry
 from jobs.settings import Settings
 
 RETRIES = 2
+CONNECTIONS = 16  # of an asyncio client
+TURN_SECONDS = 20  # that a command waits for one of them; clients wait 30 for an answer
 SOCKET_OPTIONS: dict[str, Any] = {
     "socket_timeout": 5,
     "socket_connect_timeout": 3,
@@ -36,6 +38,12 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 def connect_async(settings: Settings) -> redis.asyncio.Redis:
-    """Return an asyncio client; it connects at its first command."""
+    """Return an asyncio client; it connects at its first command.
+
+    However many commands are under way at once, it has few connections; the others wait for their turn.
+    """
     retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), RETRIES)
-    return redis.asyncio.Redis.from_url(settings.redis_url, retry=retry, **_options())
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        settings.redis_url, max_connections=CONNECTIONS, timeout=TURN_SECONDS, retry=retry, **_options()
+    )
+    return redis.asyncio.Redis.from_pool(pool)

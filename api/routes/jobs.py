@@ -77,6 +77,8 @@ class JobPage(BaseModel):
 
 
 async def _view(services: Services, found: Found, request: Request) -> JobView:
+    if not found.job.images:
+        return job_view(found, services.images, request)
     # Signing is arithmetic, but credentials may have to be fetched first: not on the event loop.
     return await asyncio.to_thread(job_view, found, services.images, request)
 

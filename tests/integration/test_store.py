@@ -87,6 +87,13 @@ async def queue(servers: Stack, overrides: dict[str, Any]) -> AsyncIterator[Queu
     await asynchronous.aclose()
 
 
+async def test_however_many_ask_at_once_each_is_answered_over_few_connections(queue: Queue) -> None:
+    await queue.submit("job_1")
+    found = await asyncio.gather(*(queue.client.get("job_1", OWNER) for _ in range(300)))
+    assert {each.job.id for each in found} == {"job_1"}
+    assert len(queue.redis.client_list()) < 100
+
+
 async def test_a_job_goes_from_queued_to_succeeded(queue: Queue) -> None:
     await queue.submit("job_1")
     queued = await queue.client.get("job_1", OWNER)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import torch
 
-from bench import adherence, gallery, pipeline, queue
+from bench import adherence, events, gallery, pipeline, queue
 from pipeline import ZImagePipeline
 
 
@@ -37,6 +37,12 @@ def test_the_queue_is_filled_with_different_prompts() -> None:
     with httpx.Client(base_url="http://service", transport=httpx.MockTransport(accept)) as http:
         prompts = {queue.submit(http)[0]["prompt"] for _ in range(3)}
     assert len(prompts) == 3
+
+
+def test_a_change_that_a_stream_passed_over_is_as_late_as_the_next_event() -> None:
+    changes = {1: 10.0, 2: 11.0, 3: 12.0, 4: 13.0}
+    seen = [(1, 10.5), (2, 11.25), (4, 13.5)]
+    assert events.delays(changes, seen) == [0.25, 1.5, 0.5]
 
 
 @pytest.fixture

@@ -1,17 +1,18 @@
-"""The client's patience and its errors, against a small HTTP server that answers what a test tells it to."""
+"""Both clients' patience and their errors, against a small HTTP server that answers what a test tells it to."""
 
+import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-from cli import client as client_module
-from cli.client import Image, ServiceError, ZImageClient
+from cli import calls
+from cli.client import AsyncZImageClient, Image, ServiceError, ZImageClient
 
 QUEUED = {"id": "job_1", "status": "queued"}
 
@@ -72,16 +73,51 @@ def script() -> Iterator[Script]:
         thread.join()
 
 
+class Driven:
+    """`AsyncZImageClient`, with its methods as `ZImageClient` has them."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self._client = AsyncZImageClient(url, key)
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        self._runner.run(self._client.__aenter__())
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._runner.run(self._client.__aexit__(*raised))
+        self._runner.close()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def method(*args: Any, **kwargs: Any) -> Any:
+            answer = getattr(self._client, name)(*args, **kwargs)
+            return self._runner.run(collected(answer) if isinstance(answer, AsyncIterator) else answer)
+
+        return method
+
+
+async def collected(items: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in items]
+
+
+Client = ZImageClient | Driven
+Connect = Callable[..., Client]
+
+
+@pytest.fixture(params=[ZImageClient, Driven], ids=["sync", "async"])
+def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Connect:
+    monkeypatch.setattr(calls, "FIRST_DELAY", 0.001)
+    chosen: Connect = request.param
+    return chosen
+
+
 @pytest.fixture
-def client(script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[ZImageClient]:
-    monkeypatch.setattr(client_module, "FIRST_DELAY", 0.001)
-    with ZImageClient(script.url, key="secret") as running:
+def client(script: Script, connect: Connect) -> Iterator[Client]:
+    with connect(script.url, key="secret") as running:
         yield running
 
 
-def test_submit_survives_lost_connections_and_a_busy_service_under_one_key(
-    script: Script, client: ZImageClient
-) -> None:
+def test_submit_survives_lost_connections_and_a_busy_service_under_one_key(script: Script, client: Client) -> None:
     script.answers = [
         Answer(0, hang_up=True),
         Answer(503, {}, {"Retry-After": "0"}),
@@ -95,7 +131,7 @@ def test_submit_survives_lost_connections_and_a_busy_service_under_one_key(
     assert script.requests[0][2]["authorization"] == "Bearer secret"
 
 
-def test_each_submit_has_its_own_key(script: Script, client: ZImageClient) -> None:
+def test_each_submit_has_its_own_key(script: Script, client: Client) -> None:
     script.answers = [Answer(202, QUEUED)] * 2
     client.submit({"prompt": "a cat"})
     client.submit({"prompt": "a cat"})
@@ -103,7 +139,7 @@ def test_each_submit_has_its_own_key(script: Script, client: ZImageClient) -> No
     assert first != second
 
 
-def test_a_refusal_carries_the_problem(script: Script, client: ZImageClient) -> None:
+def test_a_refusal_carries_the_problem(script: Script, client: Client) -> None:
     problem = {"code": "invalid_request", "detail": "/width: too wide", "status": 422, "request_id": "req_7"}
     script.answers = [Answer(422, problem)]
     with pytest.raises(ServiceError, match=r"/width: too wide \(request req_7\)") as caught:
@@ -113,29 +149,29 @@ def test_a_refusal_carries_the_problem(script: Script, client: ZImageClient) -> 
 
 
 @pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b"[]", b"{}"])
-def test_an_answer_that_is_no_problem_is_told_by_its_status(script: Script, client: ZImageClient, body: bytes) -> None:
+def test_an_answer_that_is_no_problem_is_told_by_its_status(script: Script, client: Client, body: bytes) -> None:
     script.answers = [Answer(502, body)]
     with pytest.raises(ServiceError, match="answered 502 Bad Gateway") as caught:
         client.get("job_1")
     assert caught.value.code == "unexpected_answer"
 
 
-def test_a_service_that_stays_busy_is_given_up(script: Script, client: ZImageClient) -> None:
+def test_a_service_that_stays_busy_is_given_up(script: Script, client: Client) -> None:
     busy = Answer(503, {"code": "queue_full", "detail": "full"}, {"Retry-After": "0"})
     script.answers = [busy] * 10
     with pytest.raises(ServiceError, match="full"):
         client.submit({"prompt": "a cat"})
-    assert len(script.requests) == client_module.ATTEMPTS
+    assert len(script.requests) == calls.ATTEMPTS
 
 
-def test_a_retry_after_beyond_patience_is_an_answer(script: Script, client: ZImageClient) -> None:
+def test_a_retry_after_beyond_patience_is_an_answer(script: Script, client: Client) -> None:
     script.answers = [Answer(429, {"code": "rate_limited", "detail": "later"}, {"Retry-After": "3600"})]
     with pytest.raises(ServiceError, match="later"):
         client.get("job_1")
     assert len(script.requests) == 1
 
 
-def test_a_delete_that_may_have_happened_is_not_sent_again(script: Script, client: ZImageClient) -> None:
+def test_a_delete_that_may_have_happened_is_not_sent_again(script: Script, client: Client) -> None:
     script.answers = [Answer(0, hang_up=True)]
     with pytest.raises(ServiceError) as caught:
         client.delete("job_1")
@@ -143,21 +179,26 @@ def test_a_delete_that_may_have_happened_is_not_sent_again(script: Script, clien
     assert len(script.requests) == 1
 
 
-def test_an_unreachable_service_is_named_with_what_to_do(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "FIRST_DELAY", 0.001)
-    with ZImageClient("http://127.0.0.1:1") as client, pytest.raises(ServiceError, match="zimage up") as caught:
+def test_a_delete_is_sent_again_to_a_busy_service(script: Script, client: Client) -> None:
+    script.answers = [Answer(503, {}, {"Retry-After": "0"}), Answer(204, b"")]
+    client.delete("job_1")
+    assert [(method, path) for method, path, _, _ in script.requests] == [("DELETE", "/v1/jobs/job_1")] * 2
+
+
+def test_an_unreachable_service_is_named_with_what_to_do(connect: Connect) -> None:
+    with connect("http://127.0.0.1:1") as client, pytest.raises(ServiceError, match="zimage up") as caught:
         client.get("job_1")
     assert "http://127.0.0.1:1 can't be reached" in str(caught.value)
     assert caught.value.status is None
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", ""])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with ZImageClient(url) as client, pytest.raises(ServiceError, match="not an http:// or https:// address"):
+def test_an_address_that_is_none_is_refused(connect: Connect, url: str) -> None:
+    with connect(url) as client, pytest.raises(ServiceError, match="not an http:// or https:// address"):
         client.get("job_1")
 
 
-def test_get_waits_as_long_as_the_service_allows(script: Script, client: ZImageClient) -> None:
+def test_get_waits_as_long_as_the_service_allows(script: Script, client: Client) -> None:
     script.answers = [Answer(200, QUEUED)] * 2
     client.get("job_1")
     client.get("job_1", wait=500)
@@ -165,13 +206,13 @@ def test_get_waits_as_long_as_the_service_allows(script: Script, client: ZImageC
     assert script.requests[1][2]["prefer"] == "wait=60"
 
 
-def test_progress_ends_with_the_ended_job(script: Script, client: ZImageClient) -> None:
+def test_progress_ends_with_the_ended_job(script: Script, client: Client) -> None:
     states = ["queued", "running", "running", "succeeded"]
     script.answers = [Answer(200, {"id": "job_1", "status": state}) for state in states]
     assert [job["status"] for job in client.progress("job_1", interval=0)] == states
 
 
-def test_list_follows_cursors(script: Script, client: ZImageClient) -> None:
+def test_list_follows_cursors(script: Script, client: Client) -> None:
     script.answers = [
         Answer(200, {"jobs": [{"id": "job_3"}, {"id": "job_2"}], "next_cursor": "c/1"}),
         Answer(200, {"jobs": [{"id": "job_1"}], "next_cursor": None}),
@@ -187,20 +228,20 @@ def image(script: Script, content: bytes) -> Image:
     return {"index": 0, "seed": 1, "width": 8, "height": 8, "bytes": len(content), "sha256": digest, "url": url}
 
 
-def test_downloads_never_show_the_key_to_the_storage(script: Script, client: ZImageClient) -> None:
+def test_downloads_never_show_the_key_to_the_storage(script: Script, client: Client) -> None:
     script.answers = [Answer(200, b"png")]
     assert client.download(image(script, b"png")) == b"png"
     assert "authorization" not in script.requests[0][2]
 
 
-def test_a_download_of_other_bytes_is_refused(script: Script, client: ZImageClient) -> None:
+def test_a_download_of_other_bytes_is_refused(script: Script, client: Client) -> None:
     script.answers = [Answer(200, b"pn")]
     with pytest.raises(ServiceError) as caught:
         client.download(image(script, b"png"))
     assert caught.value.code == "checksum_mismatch"
 
 
-def test_a_dead_url_is_told_without_its_signature(script: Script, client: ZImageClient) -> None:
+def test_a_dead_url_is_told_without_its_signature(script: Script, client: Client) -> None:
     script.answers = [Answer(403, b"<Error/>")]
     with pytest.raises(ServiceError, match="the storage answered 403") as caught:
         client.download(image(script, b"png"))

@@ -1,0 +1,170 @@
+"""The service's endpoints as descriptions, and when a request is sent again: what both clients have in common."""
+
+import hashlib
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, cast
+
+import httpx
+from tenacity import (
+    Future,
+    RetryCallState,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    retry_if_result,
+    stop_after_attempt,
+)
+
+from cli.contract import Image, Job, JobPage, JobRequest, ServiceError
+
+ATTEMPTS = 5
+FIRST_DELAY = 0.2
+LONGEST_DELAY = 30.0
+ANSWER_SECONDS = 30.0
+CONNECT_SECONDS = 5.0
+LONGEST_WAIT = 60  # seconds that the service holds an answer at most
+BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A request and how its answer is read.
+
+    Attributes:
+        method: of HTTP.
+        url: below the service's `/v1`, or a whole one.
+        read: returns what the answer says, or raises `ServiceError` when it is a refusal.
+        options: headers, params, json and timeout, as httpx takes them.
+    """
+
+    method: str
+    url: str
+    read: Callable[[httpx.Response], T]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def submit(request: JobRequest, idempotency_key: str | None) -> Call[Job]:
+    """Post a job; under a new key without one."""
+    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    return Call("POST", "/jobs", _json, {"json": request, "headers": headers})
+
+
+def get(job_id: str, wait: float) -> Call[Job]:
+    """Read a job, after it ended or `wait` seconds passed."""
+    wait = min(wait, LONGEST_WAIT)
+    headers = {"Prefer": f"wait={wait:.0f}"} if wait >= 1 else {}
+    return Call("GET", f"/jobs/{job_id}", _json, {"headers": headers, "timeout": timeout(wait)})
+
+
+def cancel(job_id: str) -> Call[Job]:
+    """Cancel a job."""
+    return Call("POST", f"/jobs/{job_id}/cancel", _json, {"headers": {"Idempotency-Key": str(uuid.uuid4())}})
+
+
+def delete(job_id: str) -> Call[None]:
+    """Delete an ended job and its images."""
+    return Call("DELETE", f"/jobs/{job_id}", _nothing)
+
+
+def page(status: str | None, limit: int, cursor: str | None) -> Call[JobPage]:
+    """Read one page of jobs."""
+    params = {"status": status, "limit": limit, "cursor": cursor}
+    return Call("GET", "/jobs", _json, {"params": {name: value for name, value in params.items() if value is not None}})
+
+
+def download(image: Image) -> Call[bytes]:
+    """Fetch an image's PNG from the storage, and check it."""
+
+    def checked(response: httpx.Response) -> bytes:
+        if not response.is_success:
+            where = f"image {image['index']} at {response.url.copy_with(query=None)}"
+            detail = (
+                f"{where}: the storage answered {response.status_code}; its URL may have ended: ask for the job again"
+            )
+            raise ServiceError(response.status_code, "download_failed", detail)
+        if hashlib.sha256(response.content).hexdigest() != image["sha256"]:
+            detail = f"image {image['index']}: {len(response.content)} bytes came whose SHA-256 is not the reported one"
+            raise ServiceError(response.status_code, "checksum_mismatch", detail)
+        return response.content
+
+    return Call("GET", image["url"], checked)
+
+
+def timeout(wait: float = 0) -> httpx.Timeout:
+    """Return the timeout of a request that the service may hold for `wait` seconds."""
+    return httpx.Timeout(ANSWER_SECONDS + wait, connect=CONNECT_SECONDS)
+
+
+def retry_rules(method: str) -> dict[str, Any]:
+    """Return what tenacity does about lost connections and a busy service; at the end the last outcome is given."""
+    # A DELETE that got lost on the way back would be answered 404 or 410 the second time.
+    lost = httpx.ConnectError if method == "DELETE" else httpx.TransportError
+    return {
+        "retry": (retry_if_exception_type(lost) & retry_if_not_exception_type(httpx.UnsupportedProtocol))
+        | retry_if_result(_busy),
+        "wait": _delay,
+        "stop": stop_after_attempt(ATTEMPTS),
+        "retry_error_callback": lambda state: _outcome(state).result(),
+    }
+
+
+@contextmanager
+def unreachable_told(request: httpx.Request) -> Iterator[None]:
+    """Turn a request's failure to be answered into a `ServiceError`."""
+    try:
+        yield
+    except httpx.UnsupportedProtocol:
+        raise ServiceError(None, "unreachable", f"{request.url}: not an http:// or https:// address") from None
+    except httpx.TransportError as error:
+        host = f"{request.url.scheme}://{request.url.netloc.decode()}"
+        detail = (
+            f"{host} can't be reached ({str(error) or type(error).__name__}): "
+            "start a service with `zimage up`, or name one with --url or ZIMAGE_URL"
+        )
+        raise ServiceError(None, "unreachable", detail) from error
+
+
+def _busy(response: httpx.Response) -> bool:
+    # One that asks for more patience than we have is an answer.
+    return response.status_code in BUSY and _retry_after(response) <= LONGEST_DELAY
+
+
+def _delay(state: RetryCallState) -> float:
+    outcome = _outcome(state)
+    asked = 0.0 if outcome.failed else _retry_after(outcome.result())
+    return max(FIRST_DELAY * 2.0 ** (state.attempt_number - 1), asked)
+
+
+def _outcome(state: RetryCallState) -> Future:
+    return cast("Future", state.outcome)  # None only before the first attempt, when nobody asks
+
+
+def _retry_after(response: httpx.Response) -> float:
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() else 0.0
+
+
+def _json(response: httpx.Response) -> Any:
+    _nothing(response)
+    return response.json()
+
+
+def _nothing(response: httpx.Response) -> None:
+    if not response.is_success:
+        raise _problem(response)
+
+
+def _problem(response: httpx.Response) -> ServiceError:
+    """Read problem details (RFC 9457); other bodies come from whatever stands before the service."""
+    request_id = response.headers.get("X-Request-ID")
+    try:
+        problem = response.json()
+        code, detail = problem["code"], problem["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = f"{response.url} answered {response.status_code} {response.reason_phrase}"
+        return ServiceError(response.status_code, "unexpected_answer", detail, request_id)
+    return ServiceError(response.status_code, code, detail, problem.get("request_id", request_id))
