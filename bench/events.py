@@ -14,11 +14,8 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
-import platform
 import re
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -33,6 +30,7 @@ import httpx
 import psutil
 import redis
 
+from bench.setting import describe
 from cli.stack import Stack
 from jobs.settings import Settings
 
@@ -55,9 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as data, Stack(data, workers=arguments.workers, env=ONE_THREAD) as stack:
         result = {
-            "command": "python -m " + " ".join(["bench.events", *sys.argv[1:]]),
-            "device": f"{os.cpu_count()} CPU cores",
-            "versions": {"python": platform.python_version()},
+            **describe("bench.events", "redis", "fastapi", "uvicorn"),
             **measure(stack, arguments.jobs, arguments.streams, arguments.workers),
         }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
