@@ -34,7 +34,6 @@ def hear_the_bell(settings: Settings, runner: JobRunner, name: str) -> None:
         for connection in left_open:
             with suppress(RedisError):
                 connection.close()
-        gc.collect()  # its epoll descriptors hang on cycles of garbage
         if not runner.stop_claiming.wait(RESTART_SECONDS):
             log.warning("Celery gave up and is started again")
 
@@ -49,6 +48,7 @@ def _build_worker(settings: Settings, runner: JobRunner, name: str, connection: 
     connect = app.connection_for_read
 
     def connect_and_keep(*args: Any, **options: Any) -> Connection:
+        gc.collect()  # the last connection's epoll descriptor hangs on a cycle of garbage
         connection[:] = [connect(*args, **options)]
         return connection[0]
 
