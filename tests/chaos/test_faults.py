@@ -38,6 +38,10 @@ def test_nothing_is_lost_or_done_twice(place: Place, name: str, monkeypatch: pyt
     assert run(name, place, JOBS, HITS)["problems"] == []
 
 
+def test_many_jobs_queued_at_once_all_end(place: Place) -> None:
+    assert run("queue-10000", place, JOBS // 6, HITS)["problems"] == []
+
+
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_or_done_twice_when_single_jobs_are_struck(
     place: Place, monkeypatch: pytest.MonkeyPatch
