@@ -79,18 +79,13 @@ def _integral_float_is_int(value: Any) -> Any:
 
 _Number = BeforeValidator(_integral_float_is_int)
 Int = Annotated[int, _Number]
-NumImages = Annotated[
-    int, Field(ge=1, le=MAX_IMAGES), _Number
-]  # bounds first, or the JSON schema of `… | None` has none
+# Bounds first, or the JSON schema of `… | None` has none.
+NumImages = Annotated[int, Field(ge=1, le=MAX_IMAGES), _Number]
 WebhookUrl = Annotated[
     str,
     StringConstraints(max_length=2048),
     AfterValidator(_webhook_url),
-    Field(
-        json_schema_extra={
-            "format": "uri",
-        }
-    ),
+    Field(json_schema_extra={"format": "uri"}),
 ]
 Prompt = Annotated[
     str,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,9 +80,12 @@ class ZImagePipeline:
         Raises:
             CheckpointError: something is missing, broken or not supported; one line names file, key and expectation.
             QuantizationError: a quantization that is unknown or that the device cannot run.
+            ValueError: `device` is a GPU, and there is none.
         """
         device = torch.device(device)
-        with torch.accelerator.device_index(device.index):  # Triton launches on the current device
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device is {device}, and this machine has no CUDA device; cpu works without one")
+        with _current(device):
             return cls._load(path_or_id, device, dtype, vae_path, quantization)
 
     @classmethod
@@ -212,7 +216,7 @@ class ZImagePipeline:
         self._check_arguments(prompt, height, width, num_inference_steps, guidance_scale, num_images, output_type)
         if latents is not None and latents.shape != shape:
             raise ValueError(f"latents have shape {list(latents.shape)}, expected {list(shape)}")
-        with torch.accelerator.device_index(self.device.index):
+        with _current(self.device):
             cuda = self.device.type == "cuda"
             if cuda:
                 torch.cuda.reset_peak_memory_stats(self.device)
@@ -320,6 +324,11 @@ class ZImagePipeline:
             raise ValueError(f"guidance_scale is {guidance_scale}, expected 0 or more")
         if output_type not in ("uint8", "latent"):
             raise ValueError(f"output_type is {output_type!r}, expected 'uint8' or 'latent'")
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one, where Triton launches, and streams, events and graphs are made."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _noise(shape: tuple[int, int, int, int], seed: int) -> Tensor:

@@ -349,6 +349,18 @@ def test_an_unsupported_quantization_is_refused(
         ZImagePipeline.from_pretrained(checkpoints["small"], device="cpu", quantization=quantization)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_gpu_that_is_not_there_is_told(checkpoints: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="device is cuda, and this machine has no CUDA device; cpu works without one"):
+        ZImagePipeline.from_pretrained(checkpoints["small"])
+
+
+def test_a_cpu_may_have_a_number(checkpoints: dict[str, Path]) -> None:
+    pipe = ZImagePipeline.from_pretrained(checkpoints["small"], device="cpu:0", dtype=torch.float32)
+
+    assert pipe("a cat", height=64, width=64).float().std() > 10
+
+
 @pytest.mark.parametrize("inner", ["", "vae"])
 def test_another_vae_can_be_given(checkpoints: dict[str, Path], tmp_path: Path, inner: str) -> None:
     shutil.copytree(checkpoints["small"] / "vae", tmp_path / "other" / inner, dirs_exist_ok=True)
