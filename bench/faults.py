@@ -267,19 +267,25 @@ def cut_connections(scene: Scene, target: int) -> None:
 def fill_valkey(scene: Scene, target: int) -> None:
     """Valkey at its maxmemory, noeviction: submits are refused, and what was accepted before still ends."""
     wait_for(lambda: scene.load.queue()["queued"] >= target, PATIENCE, "enough jobs in flight")
-    refused = sum(count for reason, count in scene.load.refusals.items() if reason.startswith("503"))
+    before = _refused(scene)
     with scene.redis as client:
         begin = time.time()
         client.config_set("maxmemory", 1_000_000)
         scene.strike([*client.zrange("zimage:running", 0, -1), *client.zrange("zimage:pending", 0, -1)])
         try:
-            wait_for(lambda: scene.load.queue()["demand"] == 0, 120, "the end of all jobs while Valkey is full")
+            wait_for(
+                lambda: scene.load.queue()["demand"] == 0 and _refused(scene) > before,
+                120,
+                "a refused submit and the end of all jobs while Valkey is full",
+            )
         finally:
             client.config_set("maxmemory", 0)
         scene.outages.append((begin, time.time()))
-    now = sum(count for reason, count in scene.load.refusals.items() if reason.startswith("503"))
-    scene.notes["submits_refused_503"] = now - refused
-    assert now > refused
+    scene.notes["submits_refused_503"] = _refused(scene) - before
+
+
+def _refused(scene: Scene) -> int:
+    return sum(count for reason, count in scene.load.refusals.items() if reason.startswith("503"))
 
 
 def truncate_aof(scene: Scene, target: int) -> None:
