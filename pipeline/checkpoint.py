@@ -129,26 +129,16 @@ class Weights(Generic[ModuleT]):
     files: WeightFiles
     holds: dict[str, list[str]]  # for each stored tensor the module's tensors that it is, one below the other
 
-    def load(
-        self,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        keep_fp8: bool = False,
-        convert_on: torch.device | None = None,
-    ) -> ModuleT:
+    def load(self, device: torch.device, dtype: torch.dtype | None) -> ModuleT:
         """Give the module its weights, each straight from its file: there is never a second copy of the model in RAM.
 
-        On the CPU a tensor that is stored as `dtype` stays in the file's pages.
+        On the CPU a tensor that is stored as `dtype`, or any without a `dtype`, stays in the file's pages.
 
         Args:
             device: where the parameters go.
-            dtype: what floating-point type they become.
-            keep_fp8: leave those in fp8 that `takes_fp8` names: the layer then has `weight_scale` too, and its forward
-                does not work.
-            convert_on: where those go instead that are stored as another type than they become; None: `device` too.
+            dtype: what floating-point type they become. None: they stay what they are, for `quantization.settle_`; a
+                layer in fp8 then has `weight_scale` too, and its forward does not work.
         """
-        convert_on = convert_on or device
         shapes = {key: tensor.shape for key, tensor in self.module.state_dict().items()}
         state: dict[str, Tensor] = {}
         quantized: dict[str, Rows] = {}
@@ -158,14 +148,13 @@ class Weights(Generic[ModuleT]):
                 parts = zip(keys, torch.split(read(name), rows), strict=True)
                 if self.files.tensors[name].dtype != FP8_DTYPE:
                     for key, part in parts:
-                        state[key] = part.to(device if part.dtype == dtype else convert_on).to(dtype)
+                        state[key] = part.to(device).to(dtype or part.dtype)
                     continue
                 scales = torch.split(read(f"{name}_scale"), rows)
                 for (key, part), scale in zip(parts, scales, strict=True):
-                    kept = keep_fp8 and takes_fp8(key, shapes[key])
-                    place = device if kept else convert_on
-                    weight = Rows(part.to(place), scale.to(place, torch.float32))
-                    state[key] = weight.values if kept else dequantize(weight, dtype)
+                    kept = dtype is None and takes_fp8(key, shapes[key])
+                    weight = Rows(part.to(device), scale.to(device, torch.float32))
+                    state[key] = weight.values if kept else dequantize(weight, dtype or torch.bfloat16)
                     if kept:
                         quantized[key] = weight
         self.module.load_state_dict(state, assign=True)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from pipeline.cuda_graphs import Graphs
 from pipeline.kernels.rows import quantize_rows
-from pipeline.quantization import is_fp8, matrix, quantize_
+from pipeline.quantization import is_fp8, matrix, quantize_, settle_
 from pipeline.text_encoder import TextEncoder
 
 TOKEN_MULTIPLE = 32  # lengths are filled up to one, so that few graphs serve all prompts
@@ -27,16 +27,16 @@ class Fp8Linear(nn.Module):
 def fuse(encoder: TextEncoder, device: torch.device, *, quantize: bool) -> None:
     """Bring the encoder to `device` and have it run from CUDA graphs.
 
-    Its weights in fp8 stay so; with `quantize` the others that take it become so.
+    Its weights become bfloat16 there. Those in fp8 stay so, and with `quantize` the others that take it become so.
     """
     for name, module in list(encoder.model.named_modules()):
         if isinstance(module, nn.Linear):
-            module.to(device)
+            settle_(module, device)
             if quantize:
                 quantize_(module, name)
             if is_fp8(module):
                 encoder.model.set_submodule(name, Fp8Linear(module))
-    nn.Module.to(encoder.model, device)
+    settle_(encoder.model, device)
     graphs = Graphs(encoder.run)
 
     def run(tokens: Tensor) -> Tensor:

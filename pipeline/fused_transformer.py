@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pipeline.cuda_graphs import Graphs
 from pipeline.kernels.rows import gate_, gate_norm, norm, quantize_rows, rotate_qk_, swiglu
 from pipeline.layers import ModulatedBlock, attend
-from pipeline.quantization import Rows, matrix, quantize_
+from pipeline.quantization import Rows, matrix, quantize_, settle_
 from pipeline.transformer import Conditioning, Tables, Transformer
 
 # cuDNN's is the quickest on Hopper: 0.5 ms for 4,160 tokens where flash takes 0.8; it has no plan for some masks.
@@ -34,7 +34,7 @@ GRAPH_TOKENS = 2048  # of a batch; for more, the GPU takes longer than Python, a
 class FusedTransformer(Transformer):
     """Takes over the weights of a `Transformer`, block by block to its own device: there is no second copy of them.
 
-    Those in fp8 stay so; with `quantize` the others that take it become so.
+    They become bfloat16 there. Those in fp8 stay so, and with `quantize` the others that take it become so.
     """
 
     def __init__(self, plain: Transformer, device: torch.device, *, quantize: bool) -> None:
@@ -42,9 +42,10 @@ class FusedTransformer(Transformer):
         self.params = plain.params
         for name, child in plain.named_children():
             if name not in ("noise_refiner", "layers"):
-                self.add_module(name, child.to(device))
+                settle_(child, device)
+                self.add_module(name, child)
         for name, parameter in plain.named_parameters(recurse=False):
-            self.register_parameter(name, nn.Parameter(parameter.to(device), requires_grad=False))
+            self.register_parameter(name, nn.Parameter(parameter.to(device).bfloat16(), requires_grad=False))
         self.fused_refiner = FusedStack("noise_refiner", plain.noise_refiner, device, quantize=quantize)
         self.fused_layers = FusedStack("layers", plain.layers, device, quantize=quantize)
         self.graphs = Graphs(self._run)
@@ -96,7 +97,7 @@ class FusedStack(nn.Module):
         super().__init__()
         fused, weights, biases = [], [], []
         for i, block in enumerate(cast("list[ModulatedBlock]", list(blocks))):
-            block.to(device)
+            settle_(block, device)
             if quantize:
                 quantize_(block, f"{name}.{i}")
             fused.append(FusedBlock(block))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.autoencoder import Autoencoder, Decoder, autoencoder_weights, to_uint8
 from pipeline.checkpoint import CheckpointError, Config
-from pipeline.quantization import Fp8Matrix, check_quantization, supports_fp8
+from pipeline.quantization import Fp8Matrix, check_quantization
 from pipeline.scheduler import Schedule, euler_step, sigmas
 from pipeline.sources import locate
 from pipeline.text_encoder import TextEncoder
@@ -122,13 +122,13 @@ class ZImagePipeline:
         # They need Triton, which comes with torch's CUDA builds only.
         from pipeline import fused_decoder, fused_encoder, fused_transformer
 
-        # On the CPU weights stay in the files' pages until they are fused, and perhaps quantised, on the GPU. Those in
-        # float32 are converted on the GPU: on the CPU that would make a copy.
-        cpu, quantize, keep_fp8 = torch.device("cpu"), quantization == "fp8", supports_fp8(device)
-        text_encoder = TextEncoder.load(root, cpu, dtype, keep_fp8=keep_fp8, convert_on=device)
+        # Weights stay in the files' pages until they are converted, fused and perhaps quantised on the GPU, layer by
+        # layer: neither RAM nor a small card's memory has room for the whole in float32, or bfloat16.
+        cpu, quantize = torch.device("cpu"), quantization == "fp8"
+        text_encoder = TextEncoder.load(root, cpu, dtype=None)
         _check_width(root, text_encoder, stored_transformer.module)
         fused_encoder.fuse(text_encoder, device, quantize=quantize)
-        plain = stored_transformer.load(cpu, dtype, keep_fp8=keep_fp8, convert_on=device)
+        plain = stored_transformer.load(cpu, dtype=None)
         transformer = fused_transformer.FusedTransformer(plain, device, quantize=quantize)
         autoencoder.decoder = fused_decoder.FusedDecoder(cast("Decoder", autoencoder.decoder))
         return cls(text_encoder, transformer, autoencoder, schedule, device)

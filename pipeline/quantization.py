@@ -92,6 +92,22 @@ def quantize_(module: nn.Module, name: str) -> None:
             set_fp8_weight(linear, quantize_weight(linear.weight))
 
 
+def settle_(module: nn.Module, device: torch.device) -> None:
+    """Move a part with its weights as stored to where they are used, one by one; all but fp8 become bfloat16 there.
+
+    Where `device` runs no fp8, that becomes bfloat16 too.
+    """
+    for linear in module.modules():
+        if isinstance(linear, nn.Linear) and is_fp8(linear) and not supports_fp8(device):
+            weight = Rows(*(tensor.to(device) for tensor in fp8_weight(linear)))
+            linear.weight = nn.Parameter(dequantize(weight, torch.bfloat16), requires_grad=False)
+            del linear.weight_scale
+    for parameter in module.parameters():
+        if parameter.dtype != FP8:
+            parameter.data = parameter.data.to(device).to(torch.bfloat16)
+    module.to(device)
+
+
 def is_fp8(linear: nn.Linear) -> bool:
     """Whether the layer's weight is in fp8."""
     return linear.weight.dtype == FP8

@@ -47,15 +47,7 @@ class TextEncoder:
         self._kept = lru_cache(KEPT_PROMPTS)(self._encode)
 
     @classmethod
-    def load(
-        cls,
-        root: Path,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        keep_fp8: bool = False,
-        convert_on: torch.device | None = None,
-    ) -> "TextEncoder":
+    def load(cls, root: Path, device: torch.device, dtype: torch.dtype | None) -> "TextEncoder":
         """Load `text_encoder/` and `tokenizer/` of the checkpoint `root`, as `Weights.load`; raises CheckpointError."""
         tokenizer = load_tokenizer(root / "tokenizer")
         folder = root / "text_encoder"
@@ -64,7 +56,7 @@ class TextEncoder:
         if vocab_size < len(tokenizer):
             raise CheckpointError(f"{config.path}: vocab_size is {vocab_size}, expected {len(tokenizer)} or more")
         weights = text_encoder_weights(folder)
-        return cls(weights.load(device, dtype, keep_fp8=keep_fp8, convert_on=convert_on), tokenizer)
+        return cls(weights.load(device, dtype), tokenizer)
 
     @property
     def reused(self) -> int:

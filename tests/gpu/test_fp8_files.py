@@ -1,5 +1,6 @@
 """Checkpoints in fp8 on a GPU that has it, and the caches of what is compiled there."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from bfloat16_checkpoint import write_bfloat16_checkpoint
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
 from pipeline.quantization import FP8_CAPABILITY, quantize_weight
 from pipeline.quantized_checkpoint import write_quantized_checkpoint
+from pipeline.random_checkpoint import write_random_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +65,24 @@ def test_files_in_fp8_are_what_quantising_at_load_makes(original: Path, quantize
 
 def test_files_in_fp8_are_taken_with_fp8_asked_for_too(quantized: Path) -> None:
     assert ZImagePipeline.from_pretrained(quantized, device="cuda", quantization="fp8").quantization == "fp8"
+
+
+@pytest.mark.parametrize("quantization", [None, "fp8"])
+def test_float32_files_take_no_more_memory_than_bfloat16_ones(
+    original: Path, tmp_path: Path, quantization: str | None
+) -> None:
+    """A tensor more at most: in float32 the whole would not fit on cards that its bfloat16 or fp8 is for."""
+    write_random_checkpoint(tmp_path / "float32")
+    peaks = []
+    for root in (original, tmp_path / "float32"):
+        gc.collect()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        pipe = ZImagePipeline.from_pretrained(root, device="cuda", quantization=quantization)
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+    largest = max(parameter.numel() for parameter in pipe.text_encoder.model.parameters())
+
+    assert peaks[1] <= peaks[0] + 4 * largest, peaks
 
 
 def test_without_bfloat16_there_is_no_fp8(original: Path, quantized: Path) -> None:

@@ -12,7 +12,17 @@ from test_comfyui import COMFYUI, comfyui
 from torch import Tensor, nn
 
 from pipeline import CheckpointError, ZImagePipeline, quantized_checkpoint
-from pipeline.quantization import FP8, Fp8Matrix, dequantize, fp8_weight, matrix, quantize_, quantize_weight, takes_fp8
+from pipeline.quantization import (
+    FP8,
+    Fp8Matrix,
+    dequantize,
+    fp8_weight,
+    matrix,
+    quantize_,
+    quantize_weight,
+    settle_,
+    takes_fp8,
+)
 from pipeline.quantized_checkpoint import write_quantized_checkpoint
 from pipeline.text_encoder import text_encoder_weights
 from pipeline.transformer_weights import transformer_weights
@@ -41,8 +51,8 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 def matrices(root: Path, *, quantize: bool) -> dict[str, nn.Module]:
     """The products that the fused paths make of a checkpoint, by name."""
-    transformer = transformer_weights(root / "transformer").load(CPU, torch.bfloat16, keep_fp8=True)
-    encoder = text_encoder_weights(root / "text_encoder").load(CPU, torch.bfloat16, keep_fp8=True)
+    transformer = transformer_weights(root / "transformer").load(CPU, dtype=None)
+    encoder = text_encoder_weights(root / "text_encoder").load(CPU, dtype=None)
     if quantize:
         quantize_(transformer, "")
         quantize_(encoder, "")
@@ -117,6 +127,16 @@ def test_what_is_small_or_sensitive_keeps_its_type(quantized: Path) -> None:
 )
 def test_what_is_one_product_has_one_type(stem: str, joined: tuple[str, ...]) -> None:
     assert len({takes_fp8(f"{stem}.{name}.weight", (3840, 3840)) for name in joined}) == 1
+
+
+def test_fp8_becomes_bfloat16_where_the_device_has_none(quantized: Path) -> None:
+    settled = transformer_weights(quantized / "transformer").load(CPU, dtype=None)
+    settle_(settled, CPU)
+
+    expected = transformer_weights(quantized / "transformer").load(CPU, torch.bfloat16).state_dict()
+    assert settled.state_dict().keys() == expected.keys()
+    for name, tensor in settled.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
