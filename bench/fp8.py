@@ -2,10 +2,10 @@
 
     python -m bench.fp8 [--prompts N] [--compared N] [--out FILE]
 
-Matrices of the bundled model have sizes that fp8 products on a GPU do not take, so the rounding is simulated: weights
-and activations go through e4m3 with the scales of `pipeline.quantization`, everything else is float32. First each kind
-of layer alone, and all that `quantization="fp8"` changes: the PSNR of the pictures to those without. Then how well both
-follow their prompts, as `bench.adherence` scores it.
+Most matrices of the bundled model (w1, w2, w3) have sizes that fp8 products on a GPU do not take, so the rounding is
+simulated: weights and activations go through e4m3 with the scales of `pipeline.quantization`, everything else is
+float32. First each kind of layer alone, and all that `quantization="fp8"` changes: the PSNR of the pictures to those
+without. Then how well both follow their prompts, as `bench.adherence` scores it.
 """
 
 import argparse

@@ -9,7 +9,8 @@ as in the service. Each figure is the median of the repeats, after a warm-up and
 chip's power cap is in it; `cool_…` is the median of five pictures, three idle seconds before each. On a GPU there are
 also: jobs of four images, what a size costs the first time, and the ceiling of the first size: the matrix products and
 the attention of its eight forwards alone. fp8 is measured with PyTorch held to 15 GiB, what a card of 16 GB leaves
-beside CUDA's own. Without `--no-diffusers` a GPU measures diffusers too in the same run, with its blocks compiled.
+beside CUDA's own; a peak is what tensors took, "reserved" what PyTorch held for them. Without `--no-diffusers` a GPU
+measures diffusers too in the same run, with its blocks compiled and to a PIL picture, ours to uint8 on the host.
 """
 
 import argparse
@@ -98,6 +99,7 @@ def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[in
         total = torch.cuda.get_device_properties(0).total_memory
         limit = SMALL_CARD_BYTES / total if quantization == "fp8" else 1.0
         torch.cuda.set_per_process_memory_fraction(limit)
+        held_to = limit * total / 2**20
         torch.cuda.reset_peak_memory_stats()
     start = time.monotonic()
     pipeline = ZImagePipeline.from_pretrained(
@@ -110,12 +112,14 @@ def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[in
         torch.cuda.synchronize()
     figures: dict[str, Any] = {"load_seconds": time.monotonic() - start}
     if on_gpu:
+        figures["held_to_mib"] = held_to
         figures["load_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
     figures["prompt_tokens"] = pipeline.text_encoder.encode(next_prompt()).tokens
     figures["sizes"] = {f"{size}": measure_size(partial(draw, pipeline, size), repeats) for size in sizes}
     if on_gpu:
         figures[f"images_per_second_of_{BATCH}"] = {f"{size}": throughput(pipeline, size) for size in sizes}
         figures["first_time_extra_ms"] = {f"{w}x{h}": first_time_extra(pipeline, w, h) for w, h in NEW_SIZES}
+        figures["reserved_mib"] = torch.cuda.max_memory_reserved() / 2**20
         del pipeline
         free()
         figures["sizes"][f"{sizes[0]}, ceiling"] = measure_ceiling(sizes[0], quantization, repeats)

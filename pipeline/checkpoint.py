@@ -262,10 +262,12 @@ def _check(tensor: StoredTensor, expected: tuple[int, ...], files: WeightFiles) 
     if tensor.shape != expected:
         raise CheckpointError(f"{start} has shape {_shape(tensor.shape)}, expected {_shape(expected)}")
     scale = f"{tensor.name}_scale"
-    if tensor.dtype not in DTYPES and not (tensor.dtype == FP8_DTYPE and scale in files.tensors):
-        own = f"{FP8_DTYPE} with its scales as {scale!r} beside it, as `zimage checkpoint quantize` makes it"
-        choice = f"{' or '.join(DTYPES)}, or {own}"
-        raise CheckpointError(f"{start} is stored as {tensor.dtype}, expected {choice}")
+    if tensor.dtype in DTYPES or (tensor.dtype == FP8_DTYPE and scale in files.tensors):
+        return
+    choice = " or ".join(DTYPES)
+    if not tensor.name.endswith("_scale"):
+        choice += f", or {FP8_DTYPE} with its scales as {scale!r} beside it, as `zimage checkpoint quantize` makes it"
+    raise CheckpointError(f"{start} is stored as {tensor.dtype}, expected {choice}")
 
 
 def one_line(error: Exception) -> str:

@@ -26,6 +26,7 @@ class Graphs:
         self.pool = torch.cuda.MemPool()  # one runs after the other, so they share their memory
         self.graphs: dict[tuple[torch.Size | None, ...], Graph] = {}
 
+    @torch.inference_mode()  # a recording is replayed in the mode that it was made in, whatever the caller's is
     def __call__(self, *inputs: Tensor | None) -> Tensor:
         """What `run` gives for `inputs`."""
         key = tuple(None if x is None else x.shape for x in inputs)
