@@ -160,7 +160,7 @@ def check_quantization(quantization: str | None, device: torch.device, dtype: to
     raise QuantizationError(
         f"quantization 'fp8' needs an NVIDIA GPU of compute capability 8.9 or newer (Ada, Hopper, Blackwell), and "
         f"{name} is none; without it (quantization=None, ZIMAGE_QUANTIZATION=none) the weights stay bfloat16, which "
-        "takes about 21 GB of a GPU's memory for Z-Image-Turbo"
+        "takes about 22 GB of a GPU's memory for Z-Image-Turbo"
     )
 
 
