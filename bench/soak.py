@@ -54,6 +54,9 @@ STRIKES = {
     "valkey-stop": stop_valkey(12),
     "s3-stop": stop_s3(6),
 }
+# These come first, the last one foremost: every thread has to wait with a connection to Valkey in hand, so that the
+# pools of connections are at the size that they keep before it is judged whether anything grows.
+WARMING = ("client-kill", "valkey-stop")
 HITS = 2
 BATCH = 10
 QUEUE_DEPTH = 20  # jobs that may wait
@@ -113,7 +116,7 @@ def soak(place: Place, seconds: float, seed: int) -> dict[str, Any]:
 
     def strike() -> None:
         dice = random.Random(seed)  # noqa: S311
-        names: list[str] = []
+        names = list(WARMING)
         began = time.monotonic()
         while not over.wait(max(0.0, began + FAULT_SECONDS - time.monotonic())):
             began = time.monotonic()
