@@ -7,20 +7,26 @@ Random weights measure speed and memory exactly: neither depends on their values
 full size is written to a temporary directory first (about 20 GB). Weights are bfloat16 on a GPU and float32 on a CPU,
 as in the service. Each figure is the median of the repeats, after a warm-up and several seconds of load, so that the
 chip's power cap is in it; `cool_…` is the median of five pictures, three idle seconds before each. On a GPU there are
-also: jobs of four images, what a size costs the first time, and the ceiling of the first size: the matrix products and
-the attention of its eight forwards alone. fp8 is measured with PyTorch held to 15 GiB, what a card of 16 GB leaves
-beside CUDA's own; a peak is what tensors took, "reserved" what PyTorch held for them. Without `--no-diffusers` a GPU
-measures diffusers too in the same run, with its blocks compiled and to a PIL picture, ours to uint8 on the host.
+also: jobs of four images, what other sizes cost the first time, and the ceiling of the first size: the matrix products
+and the attention of its eight forwards alone. fp8 is measured with PyTorch held to 15 GiB, what a card of 16 GB leaves
+beside CUDA's own; a peak is what tensors took, "reserved" what PyTorch held for them. Each quantization has a process
+and empty compile caches of its own.
+
+Without `--no-diffusers` a GPU measures diffusers too, its blocks compiled: in one process with ours, all drawing in
+turns under the same load, from the prompt to uint8 on the host.
 """
 
 import argparse
 import gc
 import itertools
 import json
+import multiprocessing
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +46,9 @@ SMALL_CARD_BYTES = 15 * 2**30
 BATCH = 4
 BATCH_REPEATS = 5
 NEW_SIZES = (  # width, height: those that Z-Image is used with, and some that nobody asks for
-    *((1152, 896), (1152, 864), (1248, 832), (1280, 720), (1344, 576), (768, 768), (1280, 1280), (1536, 1536)),
+    *((1152, 896), (1152, 864), (1248, 832), (1280, 720), (1344, 576)),
+    *((896, 1152), (864, 1152), (832, 1248), (720, 1280), (576, 1344)),
+    *((768, 768), (1280, 1280), (1536, 1536)),
     *((1040, 1072), (1008, 560), (272, 2032)),
 )
 numbers = itertools.count()
@@ -75,7 +83,8 @@ def main() -> None:
             checkpoint = Path(scratch) / "turbo"
             write_random_checkpoint(checkpoint, size="turbo", device=arguments.device)
         device = torch.cuda.get_device_name() if on_gpu else None
-        result = describe("bench.pipeline", "torch", "transformers", device=device)
+        packages = ("torch", "transformers", *(["triton"] if on_gpu else []))
+        result = describe("bench.pipeline", *packages, device=device)
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             quantization: partial(
                 measure, checkpoint, arguments.device, quantization, arguments.sizes, arguments.repeats
@@ -83,31 +92,34 @@ def main() -> None:
             for quantization in quantizations
         }
         if on_gpu and arguments.diffusers:
-            parts["diffusers"] = partial(measure_diffusers, checkpoint, arguments.sizes, arguments.repeats)
+            parts["in turns with diffusers"] = partial(
+                measure_in_turns, checkpoint, quantizations, arguments.sizes, arguments.repeats
+            )
         for name, run in parts.items():
-            result[name] = run()
+            result[name] = apart(run)
             print_table(name, result[name])
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
+def apart(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run in a process of its own, with nothing compiled yet."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.update(TRITON_CACHE_DIR=f"{cache}/triton", TORCHINDUCTOR_CACHE_DIR=f"{cache}/inductor")
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            return process.submit(run).result()
+
+
 def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[int], repeats: int) -> dict[str, Any]:
     """Load the checkpoint and draw; return the figures."""
-    free()
     on_gpu = device == "cuda"
     if on_gpu:
         total = torch.cuda.get_device_properties(0).total_memory
         limit = SMALL_CARD_BYTES / total if quantization == "fp8" else 1.0
         torch.cuda.set_per_process_memory_fraction(limit)
         held_to = limit * total / 2**20
-        torch.cuda.reset_peak_memory_stats()
     start = time.monotonic()
-    pipeline = ZImagePipeline.from_pretrained(
-        str(checkpoint),
-        device=device,
-        dtype=torch.bfloat16 if on_gpu else torch.float32,
-        quantization=None if quantization == "none" else quantization,
-    )
+    pipeline = load(checkpoint, device, quantization)
     if on_gpu:
         torch.cuda.synchronize()
     figures: dict[str, Any] = {"load_seconds": time.monotonic() - start}
@@ -118,12 +130,22 @@ def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[in
     figures["sizes"] = {f"{size}": measure_size(partial(draw, pipeline, size), repeats) for size in sizes}
     if on_gpu:
         figures[f"images_per_second_of_{BATCH}"] = {f"{size}": throughput(pipeline, size) for size in sizes}
-        figures["first_time_extra_ms"] = {f"{w}x{h}": first_time_extra(pipeline, w, h) for w, h in NEW_SIZES}
+        figures["other_sizes"] = {f"{w}x{h}": measure_new(pipeline, w, h) for w, h in NEW_SIZES}
         figures["reserved_mib"] = torch.cuda.max_memory_reserved() / 2**20
         del pipeline
         free()
         figures["sizes"][f"{sizes[0]}, ceiling"] = measure_ceiling(sizes[0], quantization, repeats)
     return figures
+
+
+def load(checkpoint: Path, device: str, quantization: str) -> ZImagePipeline:
+    """Load as the service does."""
+    return ZImagePipeline.from_pretrained(
+        checkpoint,
+        device=device,
+        dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+        quantization=None if quantization == "none" else quantization,
+    )
 
 
 def draw(pipeline: ZImagePipeline, size: int, num_images: int = 1) -> tuple[dict[str, float], int]:
@@ -142,14 +164,14 @@ def throughput(pipeline: ZImagePipeline, size: int) -> float:
     return BATCH / statistics.median(seconds)
 
 
-def first_time_extra(pipeline: ZImagePipeline, width: int, height: int) -> float:
-    """Milliseconds that the first picture of a size takes longer than the second."""
+def measure_new(pipeline: ZImagePipeline, width: int, height: int) -> dict[str, float]:
+    """By how much the first picture of a size takes longer than the second, and the second's peak memory."""
     seconds = []
     for _ in range(2):
         start = time.monotonic()
-        pipeline.generate(next_prompt(), height=height, width=width, num_inference_steps=1)
+        drawn = pipeline.generate(next_prompt(), height=height, width=width, num_inference_steps=1)
         seconds.append(time.monotonic() - start)
-    return (seconds[0] - seconds[1]) * 1000
+    return {"first_time_extra_ms": (seconds[0] - seconds[1]) * 1000, "peak_mib": drawn.peak_vram_bytes / 2**20}
 
 
 def measure_ceiling(size: int, quantization: str, repeats: int) -> dict[str, float]:
@@ -170,34 +192,61 @@ def next_prompt() -> str:
     return f"{PROMPT} {next(numbers):04}"
 
 
-def measure_diffusers(checkpoint: Path, sizes: Sequence[int], repeats: int) -> dict[str, Any]:
-    """Draw with diffusers, its transformer blocks compiled; return the figures."""
+def measure_in_turns(
+    checkpoint: Path, quantizations: Sequence[str], sizes: Sequence[int], repeats: int
+) -> dict[str, Any]:
+    """Draw with diffusers and with ours, one after the other again and again; return the figures."""
     import diffusers
 
-    free()
-    torch.cuda.set_per_process_memory_fraction(1.0)
     diffusers.utils.logging.disable_progress_bar()
     pipeline: Any = diffusers.ZImagePipeline
     pipeline = pipeline.from_pretrained(checkpoint, torch_dtype=torch.bfloat16).to("cuda")
     pipeline.set_progress_bar_config(disable=True)
     pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
 
-    def draw(size: int) -> tuple[dict[str, float], int]:
-        torch.cuda.reset_peak_memory_stats()
-        pipeline(
+    def draw_with_diffusers(size: int) -> None:
+        images = pipeline(
             next_prompt(),
             height=size,
             width=size,
             num_inference_steps=STEPS,
             guidance_scale=0.0,
-            output_type="pil",
-        )
-        return {}, torch.cuda.max_memory_allocated()
+            output_type="pt",
+        ).images
+        (images * 255).round().to(torch.uint8).cpu()
 
-    return {
-        "version": diffusers.__version__,
-        "sizes": {str(size): measure_size(partial(draw, size), repeats) for size in sizes},
-    }
+    peaks = {}
+    for size in sizes:
+        draw_with_diffusers(size)
+        torch.cuda.reset_peak_memory_stats()
+        draw_with_diffusers(size)
+        peaks[size] = torch.cuda.max_memory_allocated() / 2**20
+    drawers: dict[str, Callable[[int], object]] = {"diffusers": draw_with_diffusers}
+    for quantization in quantizations:
+        drawers[quantization] = partial(draw, load(checkpoint, "cuda", quantization))
+
+    def turn(size: int, order: Sequence[str]) -> dict[str, float]:
+        seconds = {}
+        for name in order:
+            start = time.monotonic()
+            drawers[name](size)
+            seconds[name] = time.monotonic() - start
+        return seconds
+
+    measured: dict[str, dict[str, float]] = {}
+    names = list(drawers)
+    for size in sizes:
+        warm = time.monotonic() + LOAD_SECONDS
+        while time.monotonic() < warm:
+            turn(size, names)
+        turns = [turn(size, names[:: 1 if i % 2 else -1]) for i in range(repeats)]
+        medians = {name: statistics.median(seconds[name] for seconds in turns) for name in names}
+        measured[str(size)] = {
+            **{f"{name}_ms": median * 1000 for name, median in medians.items()},
+            **{f"diffusers_by_{name}": medians["diffusers"] / medians[name] for name in names[1:]},
+            "diffusers_peak_mib": peaks[size],
+        }
+    return {"diffusers": diffusers.__version__, "sizes": measured}
 
 
 def measure_size(draw: Callable[[], tuple[dict[str, float], int]], repeats: int) -> dict[str, float]:
@@ -248,7 +297,7 @@ def print_table(name: str, result: dict[str, Any]) -> None:
         if key != "sizes":
             print(f"{name}: {key} {value}")
     for size, figures in result["sizes"].items():
-        print(f"{name} {size}: " + ", ".join(f"{key} {value:.1f}" for key, value in figures.items()), flush=True)
+        print(f"{name} {size}: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ def fuse(encoder: TextEncoder, device: torch.device, *, quantize: bool) -> None:
     """
     for name, module in list(encoder.model.named_modules()):
         if isinstance(module, nn.Linear):
-            settle_(module, device)
             if quantize:
-                quantize_(module, name)
+                quantize_(module, name, device)
+            settle_(module, device)
             if is_fp8(module):
                 encoder.model.set_submodule(name, Fp8Linear(module))
     settle_(encoder.model, device)

@@ -97,9 +97,9 @@ class FusedStack(nn.Module):
         super().__init__()
         fused, weights, biases = [], [], []
         for i, block in enumerate(cast("list[ModulatedBlock]", list(blocks))):
-            settle_(block, device)
             if quantize:
-                quantize_(block, f"{name}.{i}")
+                quantize_(block, f"{name}.{i}", device)
+            settle_(block, device)
             fused.append(FusedBlock(block))
             modulation = cast("nn.Linear", block.adaLN_modulation[0])
             weights.append(modulation.weight.detach())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.autoencoder import Autoencoder, Decoder, autoencoder_weights, to_uint8
 from pipeline.checkpoint import CheckpointError, Config
+from pipeline.device import find_device
 from pipeline.quantization import Fp8Matrix, check_quantization
 from pipeline.scheduler import Schedule, euler_step, sigmas
 from pipeline.sources import locate
@@ -80,11 +81,9 @@ class ZImagePipeline:
         Raises:
             CheckpointError: something is missing, broken or not supported; one line names file, key and expectation.
             QuantizationError: a quantization that is unknown or that the device cannot run.
-            ValueError: `device` is a GPU, and there is none.
+            ValueError: `device` is none of this machine.
         """
-        device = torch.device(device)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device is {device}, and this machine has no CUDA device; cpu works without one")
+        device = find_device(device)
         with _current(device):
             return cls._load(path_or_id, device, dtype, vae_path, quantization)
 

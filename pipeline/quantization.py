@@ -80,16 +80,18 @@ def takes_fp8(name: str, shape: Sequence[int]) -> bool:
     return FP8_WEIGHTS.fullmatch(name) is not None and all(size % FP8_MULTIPLE == 0 for size in shape)
 
 
-def quantize_(module: nn.Module, name: str) -> None:
+def quantize_(module: nn.Module, name: str, device: torch.device) -> None:
     """Turn the linear layers of a part of transformer or text encoder into fp8 where they take it and aren't yet.
 
     Args:
-        module: the part, which may be a linear layer itself; changed in place.
+        module: the part, which may be a linear layer itself; changed in place. Its weights are as stored, since those
+            in float32 would become others by way of bfloat16 than `write_quantized_checkpoint` makes of them.
         name: the part's own, such as `layers.3`.
+        device: where to do it, and where the fp8 weights are then.
     """
     for path, linear in module.named_modules(prefix=name):
         if isinstance(linear, nn.Linear) and takes_fp8(f"{path}.weight", linear.weight.shape) and not is_fp8(linear):
-            set_fp8_weight(linear, quantize_weight(linear.weight))
+            set_fp8_weight(linear, quantize_weight(linear.weight.to(device)))
 
 
 def settle_(module: nn.Module, device: torch.device) -> None:

@@ -9,6 +9,7 @@ from jobs.models import TINY, TINY_SIZES
 from jobs.s3_client import connect
 from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
+from pipeline.device import find_device
 from pipeline.sources import S3_SCHEME, locate
 
 
@@ -24,16 +25,9 @@ def choose_device(setting: str) -> torch.device:
         free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
         return torch.device("cuda", free.index(max(free)))
     try:
-        device = torch.device(setting)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"ZIMAGE_DEVICE={setting}: expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise ValueError(f"ZIMAGE_DEVICE={setting}: this machine has {count} CUDA devices; cpu works without one")
-    return device
+        return find_device(setting)
+    except ValueError as error:
+        raise ValueError(f"ZIMAGE_DEVICE={setting}: {error}; auto chooses one") from error
 
 
 def size_warnings(model: str, width: int, height: int) -> list[str]:

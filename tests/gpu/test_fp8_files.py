@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,11 @@ def test_a_weight_is_quantised_alike_on_every_device() -> None:
     assert torch.equal(here.scales, there.scales.cpu())
 
 
-def test_files_in_fp8_are_what_quantising_at_load_makes(original: Path, quantized: Path) -> None:
+@pytest.mark.parametrize("write", [write_bfloat16_checkpoint, write_random_checkpoint])  # that is float32
+def test_files_in_fp8_are_what_quantising_at_load_makes(write: Callable[[Path], None], tmp_path: Path) -> None:
+    original, quantized = tmp_path / "original", tmp_path / "quantized"
+    write(original)
+    write_quantized_checkpoint(original, quantized)
     found = ZImagePipeline.from_pretrained(quantized, device="cuda")
     expected = ZImagePipeline.from_pretrained(original, device="cuda", quantization="fp8")
 

@@ -92,7 +92,8 @@ def test_fp8_stays_near(captions: list[int], height: int, width: int) -> None:
     expected = evaluate(exact, captions, height, width)
     fused = FusedTransformer(plain, CUDA, quantize=True)
     assert any(isinstance(module, Fp8Matrix) for module in fused.modules())
-    assert error(evaluate(fused, captions, height, width), expected) < 0.12
+    for _ in range(2):  # recorded, then replayed
+        assert error(evaluate(fused, captions, height, width), expected) < 0.12
 
 
 def test_other_values_in_the_same_shapes_are_not_those_of_the_recording() -> None:

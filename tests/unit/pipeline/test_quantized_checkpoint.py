@@ -54,8 +54,8 @@ def matrices(root: Path, *, quantize: bool) -> dict[str, nn.Module]:
     transformer = transformer_weights(root / "transformer").load(CPU, dtype=None)
     encoder = text_encoder_weights(root / "text_encoder").load(CPU, dtype=None)
     if quantize:
-        quantize_(transformer, "")
-        quantize_(encoder, "")
+        quantize_(transformer, "", CPU)
+        quantize_(encoder, "", CPU)
     made: dict[str, nn.Module] = {}
     for stack in ("noise_refiner", "layers"):
         for i, block in enumerate(getattr(transformer, stack)):
@@ -267,7 +267,7 @@ def test_a_row_keeps_its_largest_value() -> None:
     linear = nn.Linear(48, 32, bias=False).bfloat16()
     linear.weight.data = weight
 
-    quantize_(linear, "layers.0.attention.to_q")
+    quantize_(linear, "layers.0.attention.to_q", CPU)
 
     restored = dequantize(fp8_weight(linear), torch.float32)
     largest = weight.float().abs().amax(1)

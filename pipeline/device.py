@@ -1,0 +1,23 @@
+"""Devices by their names."""
+
+import torch
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """Return the device of this machine that has this name: cpu, cuda or cuda:N.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {str(name)!r}, expected cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(
+            f"device is {device}, and this machine has {count or 'no'} CUDA devices; cpu works without one"
+        )
+    return device
