@@ -99,6 +99,12 @@ SUBMITTED: Sequence[Error] = [
 _REQUEST_ID: Headers = {
     "X-Request-ID": _header("The request's `X-Request-ID`, or one that was made for it.", "3f9c1e8a4b7d42d0a1c5e6f7")
 }
+# Without a pattern: one that does not fit is passed over, not refused.
+_GIVEN_REQUEST_ID = {
+    "name": "X-Request-ID",
+    "in": "header",
+    **_header("The request's name in the answer and in logs: 1–128 visible ASCII characters.", "mine-1", always=False),
+}
 
 
 def _job_link(operation: str, **parameters: str) -> dict[str, Any]:
@@ -158,6 +164,7 @@ def openapi(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
             schemas |= {**schema.pop("$defs", {}), model.__name__: schema}
         for path in document["paths"].values():
             for operation in path.values():
+                operation["parameters"] = [*operation.get("parameters", []), _GIVEN_REQUEST_ID]
                 for response in operation["responses"].values():
                     response["headers"] = {**response.get("headers", {}), **_REQUEST_ID}
         app.openapi_schema = document

@@ -58,6 +58,7 @@ async def submit(
         JobGoneError: it was accepted before, and deleted since.
     """
     await _check_limits(services, job_input)
+    # Before the key's limits: with them first, and no submit spent on a refusal, as many names could be looked up.
     await _check_webhook(services, job_input)
     seed = secrets.randbelow(MAX_SEED + 1) if job_input.seed is None else job_input.seed
     submitted = await services.store.submit(

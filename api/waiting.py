@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from redis.exceptions import RedisError
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from api.deps import Services
 from jobs.client_store import Found
 
 MAX_WAIT = 60.0
-_LOOK_AGAIN = 60.0  # should a change ever be missed, nobody waits for ever
-_OUTAGES = 30  # failed attempts, a second apart, for which an answer is held while Redis is away
+LOOK_AGAIN_SECONDS = 60.0  # should a change ever be missed, nobody waits for ever
+OUTAGE_SECONDS = 30.0  # that Redis may be away before those who wait are told
 
 T = TypeVar("T")
 
@@ -31,6 +31,9 @@ def wait_preference(prefer: str | None) -> float:
 async def follow(services: Services, job_id: str, owner: str, seconds: float) -> AsyncIterator[Found]:
     """Give a job now and at each of its changes, until it has ended or the time is over.
 
+    While Redis is away it waits on, for `OUTAGE_SECONDS` at most. So that its absence is told at once to who comes
+    anew, the caller has looked before.
+
     Args:
         services: the API's parts.
         job_id: the job.
@@ -40,13 +43,14 @@ async def follow(services: Services, job_id: str, owner: str, seconds: float) ->
     Raises:
         JobGoneError: it was deleted or is past its retention.
         JobUnknownError: there is none of that id, or it is another owner's.
+        redis.exceptions.RedisError: Redis is away for long, or when the time is over.
     """
     deadline = time.monotonic() + seconds
     async with services.events.watch(job_id) as changed:
         version = -1
         while True:
             changed.clear()
-            found = await services.store.get(job_id, owner)
+            found = await _look(services, job_id, owner, deadline - time.monotonic())
             if found.job.version != version:
                 version = found.job.version
                 yield found
@@ -54,12 +58,21 @@ async def follow(services: Services, job_id: str, owner: str, seconds: float) ->
             if left <= 0 or not found.job.status.active:
                 return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, _LOOK_AGAIN)):
+                async with asyncio.timeout(min(left, LOOK_AGAIN_SECONDS)):
                     await changed.wait()
 
 
-# A client that is told 503 now would send the request again, and have its pictures drawn twice.
-@retry(retry=retry_if_exception_type(RedisError), wait=wait_fixed(1), stop=stop_after_attempt(_OUTAGES), reraise=True)
+async def _look(services: Services, job_id: str, owner: str, left: float) -> Found:
+    # One who waits for an answer, and is told 503 instead, may send the request again and have pictures drawn twice.
+    patient = AsyncRetrying(
+        retry=retry_if_exception_type(RedisError),
+        wait=wait_fixed(1),
+        stop=stop_after_delay(min(OUTAGE_SECONDS, left)),
+        reraise=True,
+    )
+    return await patient(services.store.get, job_id, owner)
+
+
 async def ended(services: Services, job_id: str, owner: str) -> Found:
     """Return a job once it has ended, however long that takes.
 

@@ -1,6 +1,7 @@
 """`/v1/jobs`: submit, read, wait, list, cancel, delete, fetch images, follow."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterable, Sequence
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
+from redis.exceptions import RedisError
 
 from api.deps import KeyDep, OwnerDep, Services, ServicesDep
 from api.document import (
@@ -34,6 +36,8 @@ from api.waiting import follow, wait_preference
 from jobs.client_store import BadCursorError, Found, JobUnknownError
 from jobs.images import StillThereError
 from jobs.models import MAX_IMAGES, JobInput, JobStatus
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -269,13 +273,17 @@ async def job_events(
 ) -> AsyncIterable[ServerSentEvent]:
     """Follow a job as server-sent events: `status` and `progress` while it is active, its final status last.
 
-    An event's data is the job; its id is the record's version, so that `Last-Event-ID` goes on after it.
+    An event's data is the job; its id is the record's version, so that `Last-Event-ID` goes on after it. A stream that
+    ends while the job is active (after an hour, or when the queue can't be reached for long) is to be taken up so.
     """
     status = None
-    async for found in follow(services, job_id, owner, FOLLOW_SECONDS):
-        job = found.job
-        event = "progress" if job.status == status else "status"
-        status = job.status
-        if str(job.version) != last_event_id or not job.status.active:
-            view = await _view(services, found, request)
-            yield ServerSentEvent(data=view, event=event, id=str(job.version))
+    try:
+        async for found in follow(services, job_id, owner, FOLLOW_SECONDS):
+            job = found.job
+            event = "progress" if job.status == status else "status"
+            status = job.status
+            if str(job.version) != last_event_id or not job.status.active:
+                view = await _view(services, found, request)
+                yield ServerSentEvent(data=view, event=event, id=str(job.version))
+    except RedisError as error:  # too late for a 503: the client is told it when it comes back
+        log.warning("events of job %s end here, Redis is away: %s", job_id, error)

@@ -187,6 +187,9 @@ def test_bad_query_parameters_are_named(http: httpx.Client, query: str) -> None:
 def test_the_clients_request_id_comes_back(http: httpx.Client) -> None:
     assert http.get("/livez", headers={"X-Request-ID": "mine-1"}).headers["x-request-id"] == "mine-1"
     assert http.get("/livez", headers={"X-Request-ID": "not mine"}).headers["x-request-id"] != "not mine"
+    for path in http.get("/openapi.json").json()["paths"].values():
+        for operation in path.values():
+            assert [item["in"] for item in operation["parameters"] if item["name"] == "X-Request-ID"] == ["header"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,127 @@
+"""Those who wait for a job while Redis dies, and comes back sooner or later.
+
+The API runs in this process, so that it looks again and gives up sooner than it does; Valkey is a real one, killed.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from operating import Service, service
+
+from api import waiting
+from api.app import create_app
+from cli.stack import Stack
+
+Event = tuple[str, str]  # its id, and the status of the job that it tells
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    """A Valkey (and an S3 server) to kill."""
+    with Stack(tmp_path, services=False) as stack:
+        for name, value in stack.environ().items():
+            monkeypatch.setenv(name, value)  # the key pair that signs the images' URLs
+        yield stack
+
+
+@pytest.fixture
+def own(server: Stack) -> Iterator[Service]:
+    with service(server) as running:
+        yield running
+
+
+@pytest.fixture
+def http(own: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    """An API whose waiting clients look at their job all the time, so that they do while Redis is away."""
+    monkeypatch.setattr(waiting, "LOOK_AGAIN_SECONDS", 0.1)
+    api = uvicorn.Server(uvicorn.Config(create_app(own.settings), port=0, log_config=None))
+    thread = threading.Thread(target=api.run)
+    thread.start()
+    while not api.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = api.servers[0].sockets[0].getsockname()[1]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=90) as client:
+        yield client
+    api.should_exit = True
+    thread.join()
+
+
+def submitted(http: httpx.Client) -> dict[str, Any]:
+    response = http.post("/v1/jobs", json={"prompt": "a cat", "width": 64, "height": 64})
+    assert response.status_code == 202, response.text
+    job: dict[str, Any] = response.json()
+    return job
+
+
+def kill(server: Stack) -> None:
+    """Kill Valkey, and let nobody start it again."""
+    os.kill(server.pids()["valkey"], signal.SIGKILL)
+    server.stop()
+
+
+def told(response: httpx.Response) -> Iterator[Event]:
+    """Give a stream's events; it raises when the stream is cut off."""
+    version = ""
+    for line in response.iter_lines():
+        name, _, value = line.partition(": ")
+        if name == "id":
+            version = value
+        elif name == "data":
+            status = json.loads(value)["status"]
+        elif not line and version:
+            yield version, status
+            version = ""
+
+
+def test_an_outage_is_waited_out(server: Stack, own: Service, http: httpx.Client) -> None:
+    urls = submitted(http)["urls"]
+    claim = own.claim()
+    with ThreadPoolExecutor(1) as pool, http.stream("GET", urls["events"]) as response:
+        poll = pool.submit(http.get, urls["self"], headers={"Prefer": "wait=60"})
+        events = told(response)
+        assert next(events)[1] == "running"
+        time.sleep(0.5)  # both are waiting now
+        kill(server)
+        server.start()
+        assert own.commit(claim) == "succeeded"
+        assert [status for _, status in events] == ["succeeded"]
+        assert (poll.result().status_code, poll.result().json()["status"]) == (200, "succeeded")
+
+
+def test_an_outage_that_lasts_ends_the_waiting_in_order(
+    server: Stack,
+    own: Service,
+    http: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(waiting, "OUTAGE_SECONDS", 1.0)
+    urls = submitted(http)["urls"]
+    claim = own.claim()
+    with ThreadPoolExecutor(1) as pool, http.stream("GET", urls["events"]) as response:
+        poll = pool.submit(http.get, urls["self"], headers={"Prefer": "wait=60"})
+        events = told(response)
+        last, status = next(events)
+        assert status == "running"
+        time.sleep(0.5)
+        kill(server)
+        assert list(events) == []
+        assert (poll.result().status_code, poll.result().json()["code"]) == (503, "queue_unavailable")
+        assert "retry-after" in poll.result().headers
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+    server.start()
+    assert own.commit(claim) == "succeeded"
+    with http.stream("GET", urls["events"], headers={"Last-Event-ID": last}) as response:
+        assert [status for _, status in told(response)] == ["succeeded"]
