@@ -10,7 +10,7 @@ install: $(STAMP)
 # The constraints pin every version that the tests ran with; the stamp makes the next call quick.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[worker,embedded,test]'
 	touch $(STAMP)
 
 demo: install

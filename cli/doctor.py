@@ -62,8 +62,11 @@ def _examine() -> Iterator[Finding]:
 
 
 def _torch() -> Iterator[Finding]:
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError:
+        yield Finding("torch", "warn", "not installed: workers need it (pip install 'zimage-service[worker]')")
+        return
     yield Finding("torch", "ok", str(torch.__version__))
     if not torch.cuda.is_available():
         yield Finding("gpu", "warn", "none that torch can use: workers draw on the CPU, slowly")
@@ -137,9 +140,14 @@ def _presigned(url: str, content: bytes) -> Finding:
 
 def _model(settings: "Settings") -> Iterator[Finding]:
     from jobs.models import TINY
-    from pipeline import CheckpointError
-    from pipeline.checkpoint import Config, weight_files
-    from pipeline.sources import HUB_ID, S3_SCHEME
+
+    try:
+        from pipeline import CheckpointError
+        from pipeline.checkpoint import Config, weight_files
+        from pipeline.sources import HUB_ID, S3_SCHEME
+    except ModuleNotFoundError:
+        yield Finding("model", "warn", f"{settings.model}: not looked at without torch")
+        return
 
     root = Path(settings.model)
     if settings.model == TINY:

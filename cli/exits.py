@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli.errors import ExitCode, UserError
+from cli.extras import missing_extra
 
 RESEND_SECONDS = 0.05
 
@@ -36,6 +37,11 @@ class ZImageGroup(TyperGroup):
             return super().invoke(ctx)
         except UserError as error:
             message, code = str(error), error.exit_code
+        except ModuleNotFoundError as error:
+            extra = missing_extra(error)
+            if extra is None:
+                raise
+            message, code = f"{error}: pip install 'zimage-service[{extra}]'", ExitCode.REFUSED
         except OSError as error:
             if error.errno == errno.EPIPE:  # `zimage list | head`
                 raise
