@@ -81,6 +81,7 @@ class Leases:
         self._changed = threading.Condition()
         self._work_missed = threading.Event()
         self._stop = threading.Event()
+        self._tried = self._renewed = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
     def start(self) -> None:
@@ -125,6 +126,14 @@ class Leases:
         self._work_missed.wait()
         self._work_missed.clear()
 
+    def since_renewed(self) -> float:
+        """Return the seconds since Redis last heard of this worker."""
+        return time.monotonic() - self._renewed
+
+    def since_tried(self) -> float:
+        """Return the seconds since this thread last did anything."""
+        return time.monotonic() - self._tried
+
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
             try:
@@ -134,8 +143,10 @@ class Leases:
                 log.warning("could not renew leases (%s); trying again in %.0f s", error, self._interval)
 
     def _renew(self) -> None:
+        self._tried = time.monotonic()
         jobs = self.held()
         verdicts = self._store.heartbeat(self._worker, self._card, self._rate(), [job.claim for job in jobs])
+        self._renewed = time.monotonic()
         for job, verdict in zip(jobs, verdicts, strict=True):
             job.verdict = verdict
         if not jobs and self._store.pending():

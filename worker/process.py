@@ -12,7 +12,6 @@ import sys
 import time
 
 import torch
-from prometheus_client import start_http_server
 
 from jobs.doorbell import celery_app
 from jobs.images import ImageStore
@@ -30,6 +29,7 @@ from worker.caretaker import look_for_work
 from worker.delivery import Delivery
 from worker.drawing import Artist
 from worker.gpu_thread import GpuThread
+from worker.health import Health
 from worker.lease import Leases
 from worker.leaving import Departure, drain_at_shutdown, watch_device
 from worker.model import load_pipeline
@@ -46,6 +46,12 @@ def run(settings: Settings) -> int:
     """Serve jobs until SIGTERM or SIGINT; return the exit code: 1 when a server is away, 2 when a setting is wrong."""
     configure_logging()
     started = time.monotonic()
+    try:
+        health = Health(settings)
+    except ValueError as error:
+        print(f"zimage worker: {error}", file=sys.stderr)
+        return 2
+    log.info("metrics at http://%s:%d/metrics", settings.metrics_host, health.port)
     gpu = GpuThread()
     images = ImageStore(settings, S3_ATTEMPTS)
     client = connect(settings)
@@ -71,7 +77,7 @@ def run(settings: Settings) -> int:
         quantization=pipeline.quantization,
         load_seconds=load_seconds,
     )
-    _tell_metrics(settings, pipeline, card)
+    _tell_metrics(pipeline, card)
 
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     store = WorkerStore(client, settings)
@@ -93,6 +99,7 @@ def run(settings: Settings) -> int:
     watch_device(departure, gpu, leases, settings.step_timeout)
     leases.start()
     reaper.start()
+    health.warm(leases, runner.stop_claiming)
     log.info("worker %s ready after %.1f s: %s, %s on %s", worker, load_seconds, model, precision, pipeline.device)
     look_for_work(leases, runner)
     hear_the_bell(settings, runner, worker)
@@ -110,11 +117,9 @@ def _warm_up(pipeline: ZImagePipeline, gpu: GpuThread, side: int) -> None:
     gpu.measured(side * side * WARM_UP_STEPS, time.monotonic() - start)
 
 
-def _tell_metrics(settings: Settings, pipeline: ZImagePipeline, card: ModelCard) -> None:
+def _tell_metrics(pipeline: ZImagePipeline, card: ModelCard) -> None:
     metrics.model_load_seconds.set(card.load_seconds)
     metrics.worker_info.labels(card.name, str(pipeline.device), card.quantization or "none").set(1)
     if pipeline.device.type == "cuda":
         metrics.vram_total_bytes.set(torch.cuda.get_device_properties(pipeline.device).total_memory)
         metrics.vram_reserved_bytes.set_function(lambda: torch.cuda.memory_reserved(pipeline.device))
-    server, _ = start_http_server(settings.metrics_port, settings.metrics_host)
-    log.info("metrics at http://%s:%d/metrics", settings.metrics_host, server.server_port)
