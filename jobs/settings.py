@@ -129,7 +129,9 @@ class Settings(BaseSettings):
     step_timeout: float = Field(
         300.0, ge=1, description="a worker whose denoising step takes longer gives its job up and starts anew"
     )
-    metrics_port: int = Field(9100, ge=0, le=65535, description="port of the worker's /metrics, /livez and /readyz; 0: any free port")
+    metrics_port: int = Field(
+        9100, ge=0, le=65535, description="port of the worker's /metrics, /livez and /readyz; 0: any free port"
+    )
     metrics_host: str = Field("127.0.0.1", description="address of the same")
 
 
