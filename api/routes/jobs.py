@@ -33,7 +33,7 @@ from api.problems import FieldError, ProblemError, problem_responses, unavailabl
 from api.submission import IdempotencyKey, submit
 from api.views import EXAMPLE, URLS_EXAMPLE, JobView, etag, etag_matches, job_view, pending_headers
 from api.waiting import follow, wait_preference
-from jobs.client_store import BadCursorError, Found, JobUnknownError
+from jobs.client_store import BadCursorError, Found, JobGoneError, JobUnknownError
 from jobs.images import StillThereError
 from jobs.models import MAX_IMAGES, JobInput, JobStatus
 
@@ -285,5 +285,8 @@ async def job_events(
             if str(job.version) != last_event_id or not job.status.active:
                 view = await _view(services, found, request)
                 yield ServerSentEvent(data=view, event=event, id=str(job.version))
-    except RedisError as error:  # too late for a 503: the client is told it when it comes back
+    # It is too late for another status code: the client is told it when it comes back.
+    except RedisError as error:
         log.warning("events of job %s end here, Redis is away: %s", job_id, error)
+    except (JobGoneError, JobUnknownError):
+        log.info("events of job %s end here: it was deleted", job_id)

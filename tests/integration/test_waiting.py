@@ -125,3 +125,16 @@ def test_an_outage_that_lasts_ends_the_waiting_in_order(
     assert own.commit(claim) == "succeeded"
     with http.stream("GET", urls["events"], headers={"Last-Event-ID": last}) as response:
         assert [status for _, status in told(response)] == ["succeeded"]
+
+
+def test_a_job_that_goes_meanwhile_ends_its_events_in_order(
+    own: Service, http: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = submitted(http)
+    with http.stream("GET", job["urls"]["events"]) as response:
+        events = told(response)
+        assert next(events)[1] == "queued"
+        own.redis.delete(f"{own.settings.redis_prefix}job:{job['id']}")  # nothing is published, as when it expires
+        assert list(events) == []
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+    assert http.get(job["urls"]["events"]).status_code == 404
