@@ -10,22 +10,22 @@ forward when one kind of matrix alone is in fp8. Needs a GPU of 80 GB, and diffu
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bench.pipeline import free
-from bench.setting import describe
+from bench.setting import describe, full_size, require_gpu
 from pipeline import ZImagePipeline
-from pipeline.fused_transformer import FusedBlock, FusedTransformer
 from pipeline.quantization import Fp8Matrix, Matrix, quantize_weight
-from pipeline.random_checkpoint import write_random_checkpoint
 from pipeline.transformer import Transformer
+
+if TYPE_CHECKING:  # it needs Triton
+    from pipeline.fused_transformer import FusedBlock, FusedTransformer
 
 PROMPT = "A red fox in deep snow at dawn, low sun."
 STEPS = 8
@@ -42,11 +42,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="side of the picture, pixels")
     parser.add_argument("--out", type=Path, default=Path("bench/results/fidelity.json"))
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = arguments.checkpoint
-        if checkpoint is None:
-            checkpoint = Path(scratch) / "turbo"
-            write_random_checkpoint(checkpoint, size="turbo", device="cuda")
+    require_gpu()
+    with full_size(arguments.checkpoint, "cuda") as checkpoint:
         setting = describe("bench.fidelity", "torch", "triton", "diffusers", device=torch.cuda.get_device_name())
         result = {**setting, "size": arguments.size, **compare(checkpoint, arguments.size)}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +139,8 @@ def predicted(transformer: Transformer, caption: Tensor, noise: Tensor) -> Tenso
 
 def after_blocks(transformer: Transformer, caption: Tensor, noise: Tensor) -> list[Tensor]:
     """The stream behind each block with a timestep, noise refiners first, on the CPU."""
+    from pipeline.fused_transformer import FusedBlock
+
     streams: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -167,16 +166,18 @@ def hooks(modules: list[nn.Module], hook: Callable[..., None]) -> Iterator[None]
 
 def blocks_of(transformer: Transformer) -> list[nn.Module]:
     """All blocks with a timestep, in the order in which they run."""
+    from pipeline.fused_transformer import FusedTransformer
+
     if isinstance(transformer, FusedTransformer):
         return [*transformer.fused_refiner.blocks, *transformer.fused_layers.blocks]
     return [*transformer.noise_refiner, *transformer.layers]
 
 
-def kinds(transformer: FusedTransformer, caption: Tensor, noise: Tensor, exact: Tensor) -> dict[str, float]:
+def kinds(transformer: "FusedTransformer", caption: Tensor, noise: Tensor, exact: Tensor) -> dict[str, float]:
     """The error of one forward when one kind of matrix is in fp8, and when all kinds of one block are."""
     blocks = cast("list[FusedBlock]", blocks_of(transformer))
 
-    def with_fp8(places: list[tuple[FusedBlock, str]]) -> float:
+    def with_fp8(places: list[tuple["FusedBlock", str]]) -> float:
         kept = [getattr(block, kind) for block, kind in places]
         for (block, kind), matrix in zip(places, kept, strict=True):
             setattr(block, kind, Fp8Matrix(quantize_weight(cast("Matrix", matrix).weight)))

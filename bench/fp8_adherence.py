@@ -23,9 +23,8 @@ from torch import nn
 from bench.adherence import Prompt, grade, sample_prompts
 from bench.fp8 import compare, draw
 from bench.reading import Reading, read
-from bench.setting import describe
+from bench.setting import describe, require_gpu
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
-from pipeline.fused_transformer import FusedTransformer
 from pipeline.layers import FeedForward
 from pipeline.quantization import FP8_MULTIPLE, Fp8Matrix
 
@@ -36,15 +35,17 @@ def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--prompts", type=int, default=4000, help="how many, half of them Chinese")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/fp8-adherence-h100.json"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results/fp8-adherence.json"))
     arguments = parser.parse_args()
+    require_gpu()
     prompts = sample_prompts(arguments.prompts, seed=0)
     exact = draw(ZImagePipeline.from_pretrained(TINY_CHECKPOINT, "cuda", torch.float32), prompts[:COMPARED])
     pictures = {"bfloat16": draw(padded(quantize=False), prompts), "fp8": draw(padded(quantize=True), prompts)}
     readings = {name: [read(picture) for picture in drawn] for name, drawn in pictures.items()}
     result = {
         **describe("bench.fp8_adherence", "torch", "triton", device=torch.cuda.get_device_name()),
-        "psnr_db_median_to_float32": {name: compare(drawn, exact) for name, drawn in pictures.items()},
+        "psnr_db_median_to_float32": {name: compare(drawn[:COMPARED], exact) for name, drawn in pictures.items()},
+        "pictures_compared_to_float32": len(exact),
         "psnr_db_median_of_fp8_to_bfloat16": compare(pictures["fp8"], pictures["bfloat16"]),
         "attributes": paired(prompts, readings["bfloat16"], readings["fp8"]),
     }
@@ -55,6 +56,8 @@ def main() -> None:
 
 def padded(*, quantize: bool) -> ZImagePipeline:
     """The bundled model with feed-forwards of a width that fp8 takes."""
+    from pipeline.fused_transformer import FusedTransformer  # it needs Triton
+
     plain = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, "cpu", torch.bfloat16)
     quantization = "fp8" if quantize else None
     pipeline = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, "cuda", quantization=quantization)
@@ -64,11 +67,17 @@ def padded(*, quantize: bool) -> ZImagePipeline:
             for linear, sides in ((module.w1, (0, 0, 0, more)), (module.w3, (0, 0, 0, more)), (module.w2, (0, more))):
                 linear.weight = nn.Parameter(nn.functional.pad(linear.weight.detach(), sides))
     fused = FusedTransformer(plain.transformer, pipeline.device, quantize=quantize)
-    matrices = sum(isinstance(module, Fp8Matrix) for module in fused.modules())
     blocks = [*fused.fused_refiner.blocks, *fused.fused_layers.blocks]
-    assert matrices == (4 * len(blocks) if quantize else 0)
+    assert quantized(fused) == (4 * len(blocks) if quantize else 0)
+    linears = sum(isinstance(module, nn.Linear) for module in plain.text_encoder.model.modules())
+    assert quantized(pipeline.text_encoder.model) == (linears if quantize else 0)
     pipeline.transformer = fused
     return pipeline
+
+
+def quantized(module: nn.Module) -> int:
+    """How many matrices are in fp8."""
+    return sum(isinstance(part, Fp8Matrix) for part in module.modules())
 
 
 def paired(prompts: Sequence[Prompt], before: Sequence[Reading], after: Sequence[Reading]) -> dict[str, Any]:

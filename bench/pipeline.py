@@ -18,6 +18,7 @@ turns under the same load, from the prompt to uint8 on the host.
 
 import argparse
 import gc
+import importlib.util
 import itertools
 import json
 import multiprocessing
@@ -25,7 +26,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -33,10 +34,9 @@ from typing import Any
 
 import torch
 
-from bench.setting import describe
+from bench.setting import describe, full_size
 from pipeline import ZImagePipeline
 from pipeline.quantization import QuantizationError, check_quantization
-from pipeline.random_checkpoint import write_random_checkpoint
 
 STEPS = 8
 LOAD_SECONDS = 10.0
@@ -77,11 +77,9 @@ def main() -> None:
             check_quantization("fp8", torch.device(arguments.device), torch.bfloat16)
         except QuantizationError as error:
             parser.error(str(error))
-    with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = arguments.checkpoint
-        if checkpoint is None:
-            checkpoint = Path(scratch) / "turbo"
-            write_random_checkpoint(checkpoint, size="turbo", device=arguments.device)
+    if on_gpu and arguments.diffusers and importlib.util.find_spec("diffusers") is None:
+        parser.error("diffusers is not installed: --no-diffusers measures ours alone")
+    with full_size(arguments.checkpoint, arguments.device) as checkpoint:
         device = torch.cuda.get_device_name() if on_gpu else None
         packages = ("torch", "transformers", *(["triton"] if on_gpu else []))
         result = describe("bench.pipeline", *packages, device=device)
@@ -104,10 +102,16 @@ def main() -> None:
 
 def apart(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Run in a process of its own, with nothing compiled yet."""
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ.update(TRITON_CACHE_DIR=f"{cache}/triton", TORCHINDUCTOR_CACHE_DIR=f"{cache}/inductor")
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            return process.submit(run).result()
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), compile_into, (cache,)) as process,
+    ):
+        return process.submit(run).result()
+
+
+def compile_into(cache: str) -> None:
+    """Have kernels compiled into a directory."""
+    os.environ.update(TRITON_CACHE_DIR=f"{cache}/triton", TORCHINDUCTOR_CACHE_DIR=f"{cache}/inductor")
 
 
 def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[int], repeats: int) -> dict[str, Any]:
@@ -117,14 +121,14 @@ def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[in
         total = torch.cuda.get_device_properties(0).total_memory
         limit = SMALL_CARD_BYTES / total if quantization == "fp8" else 1.0
         torch.cuda.set_per_process_memory_fraction(limit)
-        held_to = limit * total / 2**20
     start = time.monotonic()
     pipeline = load(checkpoint, device, quantization)
     if on_gpu:
         torch.cuda.synchronize()
     figures: dict[str, Any] = {"load_seconds": time.monotonic() - start}
     if on_gpu:
-        figures["held_to_mib"] = held_to
+        if quantization == "fp8":
+            figures["held_to_mib"] = SMALL_CARD_BYTES / 2**20
         figures["load_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
     figures["prompt_tokens"] = pipeline.text_encoder.encode(next_prompt()).tokens
     figures["sizes"] = {f"{size}": measure_size(partial(draw, pipeline, size), repeats) for size in sizes}
@@ -280,7 +284,7 @@ def measure_size(draw: Callable[[], tuple[dict[str, float], int]], repeats: int)
             if stage in cool[0]
         },
         "first_total_ms": first["total"] * 1000,
-        "peak_mib": max(peak for _, peak in runs) / 2**20,
+        **({"peak_mib": peak / 2**20} if (peak := max(peak for _, peak in runs)) else {}),
     }
 
 
@@ -292,12 +296,18 @@ def free() -> None:
 
 
 def print_table(name: str, result: dict[str, Any]) -> None:
-    """Print the figures for people."""
-    for key, value in result.items():
-        if key != "sizes":
-            print(f"{name}: {key} {value}")
-    for size, figures in result["sizes"].items():
-        print(f"{name} {size}: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()), flush=True)
+    """Print the figures for people, a line each."""
+    for key, value in flat(result):
+        print(f"{name:24}{key:44}{value:>12}", flush=True)
+
+
+def flat(figures: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Names and rounded values of figures within figures."""
+    for key, value in figures.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key} ")
+        else:
+            yield prefix + key, f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":
