@@ -1,6 +1,7 @@
 """The playground in a real browser, against the whole service."""
 
 import io
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +50,19 @@ def picture_is_visible(browser: Chrome) -> bool:
     return bool(browser.execute_script(script))
 
 
+def steps_are_shown(browser: Chrome) -> bool:
+    """Whether the state and the bar tell some progress, both at one moment."""
+    script = "const find = id => document.getElementById(id); return [find('state').innerText, find('bar').value];"
+    told, bar = browser.execute_script(script)
+    return told.startswith("Drawing, step") and bar > 0
+
+
+def position(browser: Chrome) -> int:
+    """The shown place in the queue; 0 where none is shown."""
+    found = re.match(r"Queued, position (\d+)", state(browser))
+    return int(found[1]) if found else 0
+
+
 def draw(browser: Chrome, **fields: object) -> None:
     fill(browser, **fields)
     by_id(browser, "draw").click()
@@ -67,17 +81,31 @@ def page(browser: Chrome, stack: Stack) -> Chrome:
 
 
 def test_a_picture_is_drawn_shown_and_downloaded(page: Chrome, tmp_path: Path) -> None:
-    states: set[str] = set()
-    draw(page, prompt=PROMPT, width=128, height=128, seed=7, steps=20)
-    wait_until(lambda: states.add(state(page)) or state(page) == "Succeeded")
-    assert any(found.startswith(("Drawing, step", "Queued, position")) for found in states)
-    wait_until(lambda: picture_is_visible(page))
+    draw(page, prompt=PROMPT, width=256, height=256, seed=7, steps=50)
+    wait_until(lambda: steps_are_shown(page))
+    wait_until(lambda: state(page) == "Succeeded" and picture_is_visible(page))
     facts = by_id(page, "facts").text
     assert PROMPT in facts
-    assert "128 × 128" in facts
+    assert "256 × 256" in facts
     page.find_element(By.LINK_TEXT, "Download").click()
     file = wait_until(lambda: list(tmp_path.glob("job_*.png")))[0]
-    assert Image.open(io.BytesIO(file.read_bytes())).size == (128, 128)
+    assert Image.open(io.BytesIO(file.read_bytes())).size == (256, 256)
+
+
+def test_the_place_in_the_queue_falls_with_the_jobs_in_front(page: Chrome, stack: Stack) -> None:
+    long = {"prompt": "in front", "width": 512, "height": 512, "num_inference_steps": 50, "num_images": 8}
+    with httpx.Client(base_url=stack.api_url) as api:
+        front = [api.post("/v1/jobs", json=long).raise_for_status().json()["id"] for _ in range(4)]
+        try:
+            draw(page, prompt=PROMPT, width=128, height=128)
+            first = wait_until(lambda: position(page))
+            assert first >= len(front) - 1  # one of them may run
+            api.post(f"/v1/jobs/{front[2]}/cancel").raise_for_status()
+            wait_until(lambda: 0 < position(page) < first, seconds=10)
+        finally:
+            for job in front:
+                api.post(f"/v1/jobs/{job}/cancel")
+    wait_until(lambda: state(page) == "Succeeded" and picture_is_visible(page))
 
 
 def test_a_job_is_canceled(page: Chrome) -> None:
