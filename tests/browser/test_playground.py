@@ -170,16 +170,16 @@ def test_nothing_keeps_people_out(page: Chrome, scheme: str, width: int) -> None
 
 
 @pytest.fixture
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """A service that wants a key, and the key."""
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, str]]:
+    """A service that wants a key, and two keys."""
     folder = tmp_path_factory.mktemp("guarded")
-    key = KeysFile(folder / "keys.json").create("alice", None, None)
+    alice, bob = (KeysFile(folder / "keys.json").create(name, None, None) for name in ("alice", "bob"))
     with Stack(folder / "data", model="tiny", env={"ZIMAGE_API_KEYS_FILE": str(folder / "keys.json")}) as running:
-        yield running.api_url, key
+        yield running.api_url, alice, bob
 
 
-def test_a_key_is_asked_for_and_used(browser: Chrome, guarded: tuple[str, str]) -> None:
-    url, key = guarded
+def test_a_key_is_asked_for_and_used(browser: Chrome, guarded: tuple[str, str, str]) -> None:
+    url, key, other = guarded
     browser.get(url)
     wait_until(lambda: by_id(browser, "key").is_displayed())
     draw(browser, prompt=PROMPT)
@@ -189,6 +189,10 @@ def test_a_key_is_asked_for_and_used(browser: Chrome, guarded: tuple[str, str]) 
     browser.refresh()
     wait_until(lambda: picture_is_visible(browser))
     assert key not in browser.page_source
+    for entered, entries in ((other, 0), (key, 1)):  # another key's jobs are hidden, not forgotten
+        fill(browser, key=entered + Keys.TAB)
+        wait_until(lambda entries=entries: len(browser.find_elements(By.CSS_SELECTOR, "#entries li")) == entries)
+        assert by_id(browser, "none").is_displayed() == (entries == 0)
 
 
 def test_it_loads_nothing_from_elsewhere(stack: Stack) -> None:
