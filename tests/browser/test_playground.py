@@ -116,6 +116,52 @@ def test_a_job_is_canceled(page: Chrome) -> None:
     assert not by_id(page, "bar").is_displayed()
 
 
+def test_canceling_by_keyboard_keeps_the_focus_there(page: Chrome) -> None:
+    draw(page, prompt="a long job", width=512, height=512, steps=50, number=8)
+    wait_until(lambda: by_id(page, "cancel").is_displayed())
+    by_id(page, "cancel").send_keys(Keys.ENTER)
+    wait_until(lambda: state(page) == "Canceled")
+    assert page.switch_to.active_element.text == "Canceled"
+
+
+def test_a_reader_is_told_of_each_state_but_not_of_each_step(page: Chrome) -> None:
+    page.execute_script("""
+        window.told = [];
+        for (const region of document.querySelectorAll("#result ~ [role=status], #result ~ * [role=status]"))
+            new MutationObserver(() => region.textContent && told.push(region.textContent))
+                .observe(region, {childList: true, characterData: true, subtree: true});
+    """)
+    drawn(page, prompt=PROMPT, width=256, height=256, steps=50)
+    told = page.execute_script("return told")
+    assert told[-2:] == ["Drawing", "Succeeded"]
+    assert told[:-2] in ([], ["Queued"])
+
+
+def test_a_following_that_fails_leaves_nothing_that_seems_to_go_on(page: Chrome) -> None:
+    page.execute_script("""
+        const real = fetch, problem = JSON.stringify({detail: "gone, says the test"});
+        window.fetch = (url, options) =>
+            url.endsWith("/events") ? Promise.resolve(new Response(problem, {status: 410})) : real(url, options);
+    """)
+    draw(page, prompt=PROMPT, width=128, height=128)
+    wait_until(lambda: state(page) == "No longer followed")
+    assert by_id(page, "error").text == "gone, says the test"
+    assert not by_id(page, "cancel").is_displayed()
+    assert not by_id(page, "bar").is_displayed()
+
+
+def test_a_picture_that_went_is_told_and_not_saved(page: Chrome, stack: Stack, tmp_path: Path) -> None:
+    drawn(page, prompt=PROMPT, width=128, height=128)
+    entry = wait_until(lambda: page.find_elements(By.CSS_SELECTOR, "#entries li:first-child img"))[0]
+    job = httpx.get(f"{stack.api_url}/v1/jobs").json()["jobs"][0]["id"]
+    httpx.delete(f"{stack.api_url}/v1/jobs/{job}").raise_for_status()
+    page.find_element(By.LINK_TEXT, "Download").click()
+    wait_until(lambda: "The storage answered 404" in by_id(page, "error").text)
+    assert list(tmp_path.iterdir()) == []
+    entry.click()  # asks again instead of showing what the list once said
+    wait_until(lambda: "deleted" in by_id(page, "error").text)
+
+
 def test_what_the_service_refuses_is_told(page: Chrome) -> None:
     # The browser's own checks are for those who type; the service has the last word.
     page.execute_script("document.getElementById('form').noValidate = true")
@@ -154,6 +200,26 @@ def test_it_works_by_keyboard_alone(page: Chrome) -> None:
     page.switch_to.active_element.send_keys(Keys.ENTER)
     wait_until(lambda: state(page) == "Succeeded")
     assert "96 × 128" in by_id(page, "facts").text
+
+
+def test_choosing_an_entry_clears_the_error(page: Chrome) -> None:
+    drawn(page, prompt=PROMPT, width=128, height=128)
+    page.execute_script("document.getElementById('form').noValidate = true")
+    draw(page, prompt="a star", width=100)
+    wait_until(lambda: by_id(page, "error").text)
+    page.find_element(By.CSS_SELECTOR, "#entries button").click()
+    wait_until(lambda: by_id(page, "error").text == "")
+    assert PROMPT in by_id(page, "facts").text
+
+
+def test_what_is_drawn_comes_into_view_on_a_phone(page: Chrome) -> None:
+    metrics = {"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    draw(page, prompt=PROMPT, width=256, height=256, steps=50)
+    wait_until(lambda: steps_are_shown(page))
+    for name in ("state", "bar", "cancel"):
+        script = "const {top, bottom} = arguments[0].getBoundingClientRect(); return top >= 0 && bottom <= innerHeight"
+        assert page.execute_script(script, by_id(page, name)), name
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
