@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -160,6 +162,18 @@ def test_a_picture_that_went_is_told_and_not_saved(page: Chrome, stack: Stack, t
     assert list(tmp_path.iterdir()) == []
     entry.click()  # asks again instead of showing what the list once said
     wait_until(lambda: "deleted" in by_id(page, "error").text)
+
+
+def test_the_copied_python_draws_the_same_picture(page: Chrome, tmp_path: Path) -> None:
+    drawn(page, prompt='it\'s a "star"', width=128, height=128, seed=5)
+    page.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
+    by_id(page, "python").click()
+    wait_until(lambda: by_id(page, "copied").text == "Copied.")
+    script = page.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=90)
+    shown = httpx.get(page.find_element(By.CSS_SELECTOR, "#pictures img").get_attribute("src") or "")
+    with Image.open(next(tmp_path.glob("job_*.png"))) as made, Image.open(io.BytesIO(shown.content)) as before:
+        assert made.tobytes() == before.tobytes()
 
 
 def test_what_the_service_refuses_is_told(page: Chrome) -> None:
