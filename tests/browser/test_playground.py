@@ -1,6 +1,9 @@
 """The playground in a real browser, against the whole service."""
 
 import io
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +52,24 @@ def picture_is_visible(browser: Chrome) -> bool:
     return bool(browser.execute_script(script))
 
 
+def steps_are_shown(browser: Chrome) -> bool:
+    """Whether the state and the bar tell some progress, both at one moment."""
+    script = "const find = id => document.getElementById(id); return [find('state').innerText, find('bar').value];"
+    told, bar = browser.execute_script(script)
+    return bool(told.startswith("Drawing, step") and bar > 0)
+
+
+def entries(browser: Chrome) -> int:
+    """How many jobs the history shows."""
+    return len(browser.find_elements(By.CSS_SELECTOR, "#entries li"))
+
+
+def position(browser: Chrome) -> int:
+    """The shown place in the queue; 0 where none is shown."""
+    found = re.match(r"Queued, position (\d+)", state(browser))
+    return int(found[1]) if found else 0
+
+
 def draw(browser: Chrome, **fields: object) -> None:
     fill(browser, **fields)
     by_id(browser, "draw").click()
@@ -67,17 +88,31 @@ def page(browser: Chrome, stack: Stack) -> Chrome:
 
 
 def test_a_picture_is_drawn_shown_and_downloaded(page: Chrome, tmp_path: Path) -> None:
-    states: set[str] = set()
-    draw(page, prompt=PROMPT, width=128, height=128, seed=7, steps=20)
-    wait_until(lambda: states.add(state(page)) or state(page) == "Succeeded")
-    assert any(found.startswith(("Drawing, step", "Queued, position")) for found in states)
-    wait_until(lambda: picture_is_visible(page))
+    draw(page, prompt=PROMPT, width=256, height=256, seed=7, steps=50)
+    wait_until(lambda: steps_are_shown(page))
+    wait_until(lambda: state(page) == "Succeeded" and picture_is_visible(page))
     facts = by_id(page, "facts").text
     assert PROMPT in facts
-    assert "128 × 128" in facts
+    assert "256 × 256" in facts
     page.find_element(By.LINK_TEXT, "Download").click()
     file = wait_until(lambda: list(tmp_path.glob("job_*.png")))[0]
-    assert Image.open(io.BytesIO(file.read_bytes())).size == (128, 128)
+    assert Image.open(io.BytesIO(file.read_bytes())).size == (256, 256)
+
+
+def test_the_place_in_the_queue_falls_with_the_jobs_in_front(page: Chrome, stack: Stack) -> None:
+    long = {"prompt": "in front", "width": 512, "height": 512, "num_inference_steps": 50, "num_images": 8}
+    with httpx.Client(base_url=stack.api_url) as api:
+        front = [api.post("/v1/jobs", json=long).raise_for_status().json()["id"] for _ in range(4)]
+        try:
+            draw(page, prompt=PROMPT, width=128, height=128)
+            first = wait_until(lambda: position(page))
+            assert first >= len(front) - 1  # one of them may run
+            api.post(f"/v1/jobs/{front[2]}/cancel").raise_for_status()
+            wait_until(lambda: 0 < position(page) < first, seconds=10)
+        finally:
+            for job in front:
+                api.post(f"/v1/jobs/{job}/cancel")
+    wait_until(lambda: state(page) == "Succeeded" and picture_is_visible(page))
 
 
 def test_a_job_is_canceled(page: Chrome) -> None:
@@ -86,6 +121,64 @@ def test_a_job_is_canceled(page: Chrome) -> None:
     by_id(page, "cancel").click()
     wait_until(lambda: state(page) == "Canceled")
     assert not by_id(page, "bar").is_displayed()
+
+
+def test_canceling_by_keyboard_keeps_the_focus_there(page: Chrome) -> None:
+    draw(page, prompt="a long job", width=512, height=512, steps=50, number=8)
+    wait_until(lambda: by_id(page, "cancel").is_displayed())
+    by_id(page, "cancel").send_keys(Keys.ENTER)
+    wait_until(lambda: state(page) == "Canceled")
+    assert page.switch_to.active_element.text == "Canceled"
+
+
+def test_a_reader_is_told_of_each_state_but_not_of_each_step(page: Chrome) -> None:
+    page.execute_script("""
+        window.told = [];
+        for (const region of document.querySelectorAll("#result ~ [role=status], #result ~ * [role=status]"))
+            new MutationObserver(() => region.textContent && told.push(region.textContent))
+                .observe(region, {childList: true, characterData: true, subtree: true});
+    """)
+    drawn(page, prompt=PROMPT, width=256, height=256, steps=50)
+    told = page.execute_script("return told")
+    assert told[-2:] == ["Drawing", "Succeeded"]
+    assert told[:-2] in ([], ["Queued"])
+
+
+def test_a_following_that_fails_leaves_nothing_that_seems_to_go_on(page: Chrome) -> None:
+    page.execute_script("""
+        const real = fetch, problem = JSON.stringify({detail: "gone, says the test"});
+        window.fetch = (url, options) =>
+            url.endsWith("/events") ? Promise.resolve(new Response(problem, {status: 410})) : real(url, options);
+    """)
+    draw(page, prompt=PROMPT, width=128, height=128)
+    wait_until(lambda: state(page) == "No longer followed")
+    assert by_id(page, "error").text == "gone, says the test"
+    assert not by_id(page, "cancel").is_displayed()
+    assert not by_id(page, "bar").is_displayed()
+
+
+def test_a_picture_that_went_is_told_and_not_saved(page: Chrome, stack: Stack, tmp_path: Path) -> None:
+    drawn(page, prompt=PROMPT, width=128, height=128)
+    entry = wait_until(lambda: page.find_elements(By.CSS_SELECTOR, "#entries li:first-child img"))[0]
+    job = httpx.get(f"{stack.api_url}/v1/jobs").json()["jobs"][0]["id"]
+    httpx.delete(f"{stack.api_url}/v1/jobs/{job}").raise_for_status()
+    page.find_element(By.LINK_TEXT, "Download").click()
+    wait_until(lambda: "The storage answered 404" in by_id(page, "error").text)
+    assert list(tmp_path.iterdir()) == []
+    entry.click()  # asks again instead of showing what the list once said
+    wait_until(lambda: "deleted" in by_id(page, "error").text)
+
+
+def test_the_copied_python_draws_the_same_picture(page: Chrome, tmp_path: Path) -> None:
+    drawn(page, prompt='it\'s a "star"', width=128, height=128, seed=5)
+    page.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
+    by_id(page, "python").click()
+    wait_until(lambda: by_id(page, "copied").text == "Copied.")
+    script = page.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=90)
+    shown = httpx.get(page.find_element(By.CSS_SELECTOR, "#pictures img").get_attribute("src") or "")
+    with Image.open(next(tmp_path.glob("job_*.png"))) as made, Image.open(io.BytesIO(shown.content)) as before:
+        assert made.tobytes() == before.tobytes()
 
 
 def test_what_the_service_refuses_is_told(page: Chrome) -> None:
@@ -107,7 +200,7 @@ def test_a_reload_keeps_the_history_and_settings_are_reused(page: Chrome) -> Non
     drawn(page, prompt=PROMPT, width=96, height=128, seed=11)
     drawn(page, prompt="a star", width=128, height=128, seed=12)
     page.refresh()
-    wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, "#entries li")) == 2)
+    wait_until(lambda: entries(page) == 2)
     wait_until(lambda: picture_is_visible(page))  # the last one is on display again
     page.find_elements(By.CSS_SELECTOR, "#entries button")[1].click()
     wait_until(lambda: PROMPT in by_id(page, "facts").text)
@@ -128,6 +221,26 @@ def test_it_works_by_keyboard_alone(page: Chrome) -> None:
     assert "96 × 128" in by_id(page, "facts").text
 
 
+def test_choosing_an_entry_clears_the_error(page: Chrome) -> None:
+    drawn(page, prompt=PROMPT, width=128, height=128)
+    page.execute_script("document.getElementById('form').noValidate = true")
+    draw(page, prompt="a star", width=100)
+    wait_until(lambda: by_id(page, "error").text)
+    page.find_element(By.CSS_SELECTOR, "#entries button").click()
+    wait_until(lambda: by_id(page, "error").text == "")
+    assert PROMPT in by_id(page, "facts").text
+
+
+def test_what_is_drawn_comes_into_view_on_a_phone(page: Chrome) -> None:
+    metrics = {"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    draw(page, prompt=PROMPT, width=256, height=256, steps=50)
+    wait_until(lambda: steps_are_shown(page))
+    for name in ("state", "bar", "cancel"):
+        script = "const {top, bottom} = arguments[0].getBoundingClientRect(); return top >= 0 && bottom <= innerHeight"
+        assert page.execute_script(script, by_id(page, name)), name
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 360])
 def test_nothing_keeps_people_out(page: Chrome, scheme: str, width: int) -> None:
@@ -142,16 +255,16 @@ def test_nothing_keeps_people_out(page: Chrome, scheme: str, width: int) -> None
 
 
 @pytest.fixture
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """A service that wants a key, and the key."""
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, str]]:
+    """A service that wants a key, and two keys."""
     folder = tmp_path_factory.mktemp("guarded")
-    key = KeysFile(folder / "keys.json").create("alice", None, None)
+    alice, bob = (KeysFile(folder / "keys.json").create(name, None, None) for name in ("alice", "bob"))
     with Stack(folder / "data", model="tiny", env={"ZIMAGE_API_KEYS_FILE": str(folder / "keys.json")}) as running:
-        yield running.api_url, key
+        yield running.api_url, alice, bob
 
 
-def test_a_key_is_asked_for_and_used(browser: Chrome, guarded: tuple[str, str]) -> None:
-    url, key = guarded
+def test_a_key_is_asked_for_and_used(browser: Chrome, guarded: tuple[str, str, str]) -> None:
+    url, key, other = guarded
     browser.get(url)
     wait_until(lambda: by_id(browser, "key").is_displayed())
     draw(browser, prompt=PROMPT)
@@ -161,6 +274,12 @@ def test_a_key_is_asked_for_and_used(browser: Chrome, guarded: tuple[str, str]) 
     browser.refresh()
     wait_until(lambda: picture_is_visible(browser))
     assert key not in browser.page_source
+    fill(browser, key=other + Keys.TAB)  # another key's jobs are hidden, not forgotten
+    wait_until(lambda: by_id(browser, "none").is_displayed())
+    assert entries(browser) == 0
+    fill(browser, key=key + Keys.TAB)
+    wait_until(lambda: entries(browser) == 1)
+    assert not by_id(browser, "none").is_displayed()
 
 
 def test_it_loads_nothing_from_elsewhere(stack: Stack) -> None:
