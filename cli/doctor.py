@@ -56,7 +56,7 @@ def _examine() -> Iterator[Finding]:
         yield Finding("settings", "fail", str(error))
         return
     yield Finding("settings", "ok", "valid")
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [_redis, _s3, _model]
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [_device, _redis, _s3, _model]
     for check in checks:
         yield from check(settings)
 
@@ -74,6 +74,24 @@ def _torch() -> Iterator[Finding]:
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         yield Finding("gpu", "ok", f"cuda:{index} {name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free")
+
+
+def _device(settings: "Settings") -> Iterator[Finding]:
+    try:
+        import torch
+
+        from pipeline.quantization import check_quantization
+        from worker.model import choose_device
+    except ModuleNotFoundError:
+        return  # told of already
+    try:
+        device = choose_device(settings.device)
+        quantization = None if settings.quantization == "none" else settings.quantization
+        check_quantization(quantization, device, torch.bfloat16)
+    except ValueError as error:
+        yield Finding("device", "fail", str(error))
+    else:
+        yield Finding("device", "ok", f"workers draw on {device}, quantization {settings.quantization}")
 
 
 def _redis(settings: "Settings") -> Iterator[Finding]:

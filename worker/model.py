@@ -27,7 +27,7 @@ def choose_device(setting: str) -> torch.device:
     try:
         return find_device(setting)
     except ValueError as error:
-        raise ValueError(f"ZIMAGE_DEVICE={setting}: {error}; auto chooses one") from error
+        raise ValueError(f"ZIMAGE_DEVICE: {error}, and auto takes what there is") from error
 
 
 def size_warnings(model: str, width: int, height: int) -> list[str]:
