@@ -95,9 +95,10 @@ def main() -> None:
             )
         for name, run in parts.items():
             result[name] = apart(run)
-            print_table(name, result[name])
+            print_figures(name, result[name])
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        print_summary(result, quantizations, [str(size) for size in arguments.sizes])
 
 
 def apart(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -295,8 +296,8 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def print_table(name: str, result: dict[str, Any]) -> None:
-    """Print the figures for people, a line each."""
+def print_figures(name: str, result: dict[str, Any]) -> None:
+    """Print all figures for people, a line each."""
     for key, value in flat(result):
         print(f"{name:24}{key:44}{value:>12}", flush=True)
 
@@ -308,6 +309,33 @@ def flat(figures: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
             yield from flat(value, f"{prefix}{key} ")
         else:
             yield prefix + key, f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def print_summary(result: dict[str, Any], quantizations: Sequence[str], sizes: Sequence[str]) -> None:
+    """Print what matters most as a table: a row for each figure, a column for each quantization and for diffusers."""
+    turns = result.get("in turns with diffusers", {"sizes": {}})["sizes"]
+    print(f"{'':44}" + "".join(f"{name:>12}" for name in (*quantizations, "diffusers")))
+
+    def row(title: str, values: Sequence[float | None], unit: str) -> None:
+        print(f"{f'{title}, {unit}':44}" + "".join(f"{'-' if x is None else f'{x:.2f}':>12}" for x in values))
+
+    for size in sizes:
+        mine = [result[name]["sizes"][size] for name in quantizations]
+        other = turns.get(size, {})
+        for title, key in (
+            ("8 forwards after 3 idle s", "cool_denoise_ms"),
+            ("8 forwards under load", "denoise_ms"),
+            ("text", "text_encode_ms"),
+            ("VAE", "decode_ms"),
+            ("prompt to uint8 on the host", "total_ms"),
+        ):
+            row(f"{size}²: {title}", [figures[key] for figures in mine], "ms")
+        if other:
+            in_turns = [other[f"{name}_ms"] for name in (*quantizations, "diffusers")]
+            row(f"{size}²: the same, in turns", in_turns, "ms")
+            row(f"{size}²: diffusers takes, times", [other[f"diffusers_by_{name}"] for name in quantizations], "×")
+        row(f"{size}²: peak", [*(figures.get("peak_mib") for figures in mine), other.get("diffusers_peak_mib")], "MiB")
+    row("weights to the device", [result[name]["load_seconds"] for name in quantizations], "s")
 
 
 if __name__ == "__main__":
