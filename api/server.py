@@ -1,9 +1,12 @@
 """The API process: decides whether it may listen where it is told to, waits for its servers, serves."""
 
+import contextlib
 import resource
+import socket
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app
 from api.middleware import is_loopback
@@ -40,7 +43,7 @@ def serve(settings: Settings) -> None:
     except (UnreachableError, KeysFileError) as error:
         sys.exit(f"zimage api: {error}")
     _allow_many_connections()
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -48,6 +51,24 @@ def serve(settings: Settings) -> None:
         log_config=None,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    server = _Server(config, app)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(1)
+
+
+class _Server(uvicorn.Server):
+    """Answers those who wait for jobs before it ends: cut off after the grace they could not tell what came of it."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._state = app.state
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End in order (uvicorn)."""
+        self._state.services.events.close()
+        await super().shutdown(sockets)
 
 
 def _allow_many_connections() -> None:

@@ -29,7 +29,7 @@ def wait_preference(prefer: str | None) -> float:
 
 
 async def follow(services: Services, job_id: str, owner: str, seconds: float) -> AsyncIterator[Found]:
-    """Give a job now and at each of its changes, until it has ended or the time is over.
+    """Give a job now and at each of its changes, until it has ended, the time is over, or this process is to end.
 
     While Redis is away it waits on, for `OUTAGE_SECONDS` at most. So that its absence is told at once to who comes
     anew, the caller has looked before.
@@ -55,7 +55,7 @@ async def follow(services: Services, job_id: str, owner: str, seconds: float) ->
                 version = found.job.version
                 yield found
             left = deadline - time.monotonic()
-            if left <= 0 or not found.job.status.active:
+            if left <= 0 or not found.job.status.active or services.events.closing:
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, LOOK_AGAIN_SECONDS)):
@@ -74,7 +74,7 @@ async def _look(services: Services, job_id: str, owner: str, left: float) -> Fou
 
 
 async def ended(services: Services, job_id: str, owner: str) -> Found:
-    """Return a job once it has ended, however long that takes.
+    """Return a job once it has ended, however long that takes; an active one when this process is to end.
 
     Args:
         services: the API's parts.

@@ -29,6 +29,12 @@ class EventHub:
         self._redis = client
         self._channel = f"{settings.redis_prefix}events"
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self.closing = False
+
+    def close(self) -> None:
+        """Wake everybody who waits, since this process is about to end; `closing` tells them."""
+        self.closing = True
+        self._wake_all()
 
     async def run(self) -> None:
         """Listen until canceled; reconnects by itself."""

@@ -10,7 +10,7 @@ from api.deps import KeyDep, OwnerDep, ServicesDep
 from api.document import FAULT, RATE_LIMIT, REPLAYED, SUBMITTED
 from api.openai_errors import openai_error_responses
 from api.openai_images import ImageData, ImagesRequest, ImagesResponse
-from api.problems import ProblemError
+from api.problems import ProblemError, unavailable
 from api.served_model import served_model
 from api.submission import IdempotencyKey, submit
 from api.waiting import ended, unless_disconnected
@@ -30,6 +30,7 @@ ERRORS = openai_error_responses(
     FAULT,
     (500, "out_of_memory", "job job_… failed: the GPU has too little memory for this job: ask for a smaller size"),
     (503, "storage_unavailable", "job job_… is done, but its images can't be read now: fetch them at /v1/jobs/job_…"),
+    (503, "closing", "this process of the service is ending: send the request again"),
     (504, "job_expired", "job job_… was not started in time"),
     (504, "deadline_exceeded", "job job_… failed: timeout_seconds passed before the job was done"),
 )
@@ -63,6 +64,10 @@ async def generate_images(
         if idempotency_key is None:
             await services.store.cancel(job_id, owner)
         return Response(status_code=CLIENT_LEFT)
+    if found.job.status.active:
+        if idempotency_key is None:
+            await services.store.cancel(job_id, owner)  # it is drawn when the client comes again
+        raise unavailable("closing", "this process of the service is ending: send the request again", seconds=1)
     _check_success(found.job)
     try:
         content = await asyncio.to_thread(_answer, found.job, body.response_format or "b64_json", services.images)
