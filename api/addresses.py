@@ -26,6 +26,10 @@ _SPECIAL = [
         "2002::/16",  # 6to4: any IPv4 address, private ones too (RFC 7526 retired it)
         "192.88.99.0/24",  # 6to4 relays
         "3fff::/20",  # documentation (RFC 9637)
+        "192.31.196.0/24",  # AS112 (RFC 7535)
+        "192.175.48.0/24",
+        "2620:4f:8000::/48",
+        "192.52.193.0/24",  # AMT relays (RFC 7450)
         "168.63.129.16/32",  # Azure's metadata and agents, inside of each virtual machine's network
     )
 ]

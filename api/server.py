@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.connections import BoundedHeads
 from api.middleware import is_loopback
 from jobs.images import ImageStore
 from jobs.keys import KeysFileError
@@ -45,6 +46,7 @@ def serve(settings: Settings) -> None:
     _allow_many_connections()
     config = uvicorn.Config(
         app,
+        http=BoundedHeads,
         host=settings.host,
         port=settings.port,
         access_log=False,

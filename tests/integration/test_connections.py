@@ -1,0 +1,69 @@
+"""Clients that send endless or slow request heads, over real sockets."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import uvicorn
+from operating import service
+
+from api import connections
+from api.app import create_app
+from api.connections import BoundedHeads
+from cli.stack import Stack
+
+
+@pytest.fixture
+def address(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """An API, in this process so that its patience can be short."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    for name, value in servers.environ().items():
+        monkeypatch.setenv(name, value)
+    with service(servers) as running:
+        config = uvicorn.Config(create_app(running.settings), http=BoundedHeads, port=0, log_config=None)
+        api = uvicorn.Server(config)
+        thread = threading.Thread(target=api.run)
+        thread.start()
+        while not api.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield api.servers[0].sockets[0].getsockname()[:2]
+        api.should_exit = True
+        thread.join()
+
+
+def test_an_endless_header_is_cut_off(address: tuple[str, int]) -> None:
+    sent = 0
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ")
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            while sent < 100_000_000:
+                sent += client.send(b"a" * 65536)
+    assert sent < 20_000_000  # what the kernel's buffers took
+
+
+def test_a_large_head_is_told_so(address: tuple[str, int]) -> None:
+    with httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as http:
+        answer = http.get("/livez", headers={"X-Long": "a" * 1_000_000})
+        assert (answer.status_code, "headers have more than 65536 bytes" in answer.text) == (400, True)
+        assert http.get("/livez", headers={"X-Long": "a" * 32768}).status_code == 200
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /livez HTTP/1.1\r\nHost: 127."])
+def test_a_head_that_does_not_come_is_not_waited_for(address: tuple[str, int], head: bytes) -> None:
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(head)
+        assert client.recv(1024) == b""
+
+
+def test_a_connection_that_is_used_again_is_not_ended(address: tuple[str, int]) -> None:
+    with httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as http:
+        for _ in range(4):
+            assert http.get("/livez").status_code == 200
+            time.sleep(0.5)
+        (connection,) = http._transport._pool.connections  # type: ignore[attr-defined]
+        assert "Request Count: 4" in repr(connection)
