@@ -10,8 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def describe(benchmark: str, *packages: str, device: str | None = None) -> dict[str, Any]:
     """Return command, device and versions.
@@ -37,6 +35,8 @@ def describe(benchmark: str, *packages: str, device: str | None = None) -> dict[
 
 def require_gpu() -> None:
     """End the command where there is no GPU to measure."""
+    import torch
+
     if not torch.cuda.is_available():
         sys.exit("there is no CUDA device, and this measures one")
 

@@ -17,6 +17,6 @@ def find_device(name: str | torch.device) -> torch.device:
         raise ValueError(f"device is {str(name)!r}, expected cpu, cuda or cuda:N")
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        there = f"only cuda:0 to cuda:{count - 1}" if count else "no CUDA device"
+        there = ", ".join(f"cuda:{index}" for index in range(count)) or "no CUDA device"
         raise ValueError(f"device is {device}, and this machine has {there}; cpu works without one")
     return device

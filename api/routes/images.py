@@ -51,7 +51,8 @@ async def generate_images(
 ) -> Response:
     """Draw images as a job like any other, and answer when it has ended.
 
-    A client that leaves cancels its job; not so with an `Idempotency-Key`, by which it can come back for the same job.
+    A client that leaves cancels its job, and so does a process of the service that ends meanwhile (503 `closing`); not
+    so with an `Idempotency-Key`, by which the client can come back for the same job.
     """
     served = await served_model(services)
     if body.model is not None:
@@ -60,13 +61,11 @@ async def generate_images(
     submission = await submit(services, owner, key, job_input, idempotency_key)
     job_id = submission.found.job.id
     found = await unless_disconnected(request, ended(services, job_id, owner))
-    if found is None:
+    if found is None or found.job.status.active:  # the client has left, or this process is to end
         if idempotency_key is None:
             await services.store.cancel(job_id, owner)
-        return Response(status_code=CLIENT_LEFT)
-    if found.job.status.active:
-        if idempotency_key is None:
-            await services.store.cancel(job_id, owner)  # it is drawn when the client comes again
+        if found is None:
+            return Response(status_code=CLIENT_LEFT)
         raise unavailable("closing", "this process of the service is ending: send the request again", seconds=1)
     _check_success(found.job)
     try:

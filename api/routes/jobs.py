@@ -274,7 +274,8 @@ async def job_events(
     """Follow a job as server-sent events: `status` and `progress` while it is active, its final status last.
 
     An event's data is the job; its id is the record's version, so that `Last-Event-ID` goes on after it. A stream that
-    ends while the job is active (after an hour, or when the queue can't be reached for long) is to be taken up so.
+    ends while the job is active (after an hour, when the queue can't be reached for long, or this process
+    of the service ends) is to be taken up so.
     """
     status = None
     try:
