@@ -115,7 +115,7 @@ def measure_idle(http: httpx.Client) -> dict[str, float]:
 
 def measure_steady(http: httpx.Client, count: int) -> dict[str, float]:
     """Keep twenty jobs waiting; compare what each was told with what happened, once the load has become steady."""
-    told = []
+    told: list[dict[str, Any]] = []
     for _ in range(RAMP_JOBS + count):
         if len(told) > WAITING_JOBS:  # one is at work
             ended(http, told[-WAITING_JOBS - 1])  # waited for, not polled: Redis' work is counted meanwhile
