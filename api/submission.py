@@ -11,7 +11,7 @@ from api import metrics
 from api.addresses import AddressError
 from api.deps import Services
 from api.limits import limit_exceeded, limit_headers
-from api.problems import RETRY_SECONDS, FieldError, ProblemError, unavailable
+from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_request, unavailable
 from api.served_model import served_model
 from jobs.client_store import Found, body_digest
 from jobs.keys import ApiKey
@@ -97,13 +97,12 @@ async def _check_limits(services: Services, job_input: JobInput) -> None:
     ]
     if job_input.work > services.settings.max_work:
         detail = (
-            f"width × height × num_inference_steps × num_images is {job_input.work:,}; "
+            f"pixels × steps × images is {job_input.work:,}; "
             f"this service takes at most {services.settings.max_work:,}: ask for less of one of them"
         )
         errors.append(FieldError(pointer="", detail=detail))
     if errors:
-        detail = "; ".join(f"{error.pointer or 'the body'}: {error.detail}" for error in errors)
-        raise ProblemError(422, "invalid_request", detail, errors=errors)
+        raise invalid_request(errors)
 
 
 async def _check_webhook(services: Services, job_input: JobInput) -> None:
@@ -116,5 +115,4 @@ async def _check_webhook(services: Services, job_input: JobInput) -> None:
         except AddressError as error:
             detail = str(error)
     if detail:
-        errors = [FieldError(pointer="/webhook_url", detail=detail)]
-        raise ProblemError(422, "invalid_request", f"/webhook_url: {detail}", errors=errors)
+        raise invalid_request([FieldError(pointer="/webhook_url", detail=detail)])

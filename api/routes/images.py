@@ -24,9 +24,9 @@ CLIENT_LEFT = 499  # nginx's status for it; nobody reads the answer, but the met
 
 ERRORS = openai_error_responses(
     *SUBMITTED,
-    (404, "model_not_found", "there is no model other: /v1/models lists what is served"),
+    (404, "model_not_found", "model: there is no model other: /v1/models lists what is served"),
     (409, "job_canceled", "job job_… was canceled"),
-    (422, "invalid_request", "/quality: there is one quality: leave it out"),
+    (422, "invalid_request", "quality: there is one quality: leave it out"),
     FAULT,
     (500, "out_of_memory", "job job_… failed: the GPU has too little memory for this job: ask for a smaller size"),
     (503, "storage_unavailable", "job job_… is done, but its images can't be read now: fetch them at /v1/jobs/job_…"),

@@ -29,7 +29,7 @@ from api.document import (
     SUBMITTED,
     Error,
 )
-from api.problems import FieldError, ProblemError, problem_responses, unavailable
+from api.problems import FieldError, ProblemError, invalid_request, problem_responses, unavailable
 from api.submission import IdempotencyKey, submit
 from api.views import EXAMPLE, URLS_EXAMPLE, JobView, etag, etag_matches, job_view, pending_headers
 from api.waiting import follow, wait_preference
@@ -143,7 +143,7 @@ async def list_jobs(
         page, next_cursor = await services.store.list(owner, status=status, limit=limit, cursor=cursor)
     except BadCursorError:
         error = FieldError(parameter="cursor", detail="take it unchanged from next_cursor")
-        raise ProblemError(422, "invalid_request", f"cursor: {error.detail}", errors=[error]) from None
+        raise invalid_request([error]) from None
     return JobPage(jobs=[await _view(services, found, request) for found in page], next_cursor=next_cursor)
 
 
