@@ -66,7 +66,7 @@ class RequestId:
 
 
 class BodyGuard:
-    """Refuses bodies that are too large (413), too slow (408) or not JSON (415) before a route sees them.
+    """Refuses bodies that are too large (413), too slow (408) or not plain JSON (415) before a route sees them.
 
     Where no route is there to see one, it is left alone: a picture sent there is not too large, but in the wrong place.
     """
@@ -117,6 +117,10 @@ class BodyGuard:
             more = message.get("more_body", False)
             if len(body) > MAX_BODY_BYTES:
                 raise too_large
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if body and encoding != "identity":
+            detail = f"the body's Content-Encoding is {encoding}: send it as it is, without one"
+            raise ProblemError(415, "unsupported_content_encoding", detail)
         media_type = headers.get("content-type", "").split(";")[0].strip().lower()
         if body and media_type != "application/json":
             raise ProblemError(415, "unsupported_media_type", "send JSON with Content-Type: application/json")
