@@ -69,9 +69,10 @@ def _parameter(pointer: str) -> str | None:
 _HEADERS = {
     401: CHALLENGE,
     409: SHOULD_RETRY,
+    422: RATE_LIMIT,
     429: {**RETRY_AFTER, **RATE_LIMIT},
     500: SHOULD_RETRY,
-    503: {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}, **SHOULD_RETRY},
+    503: {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}, **RATE_LIMIT, **SHOULD_RETRY},
     504: SHOULD_RETRY,
 }
 

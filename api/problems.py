@@ -108,12 +108,20 @@ def invalid_request(errors: list[FieldError]) -> ProblemError:
     return ProblemError(422, "invalid_request", detail, errors=errors)
 
 
-def unavailable(code: str, detail: str, seconds: float = RETRY_SECONDS) -> ProblemError:
+def unavailable(
+    code: str, detail: str, seconds: float = RETRY_SECONDS, headers: Mapping[str, str] | None = None
+) -> ProblemError:
     """Return a 503 that says when to come back."""
-    return ProblemError(503, code, detail, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
+    retry = {"Retry-After": str(max(1, math.ceil(seconds)))}
+    return ProblemError(503, code, detail, headers={**retry, **(headers or {})})
 
 
-_HEADERS = {401: CHALLENGE, 429: {**RETRY_AFTER, **RATE_LIMIT}, 503: RETRY_AFTER}
+_HEADERS = {
+    401: CHALLENGE,
+    422: RATE_LIMIT,
+    429: {**RETRY_AFTER, **RATE_LIMIT},
+    503: {**RETRY_AFTER, **RATE_LIMIT},
+}
 
 
 def problem_responses(*errors: Error) -> Responses:

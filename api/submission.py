@@ -73,13 +73,14 @@ async def submit(
     metrics.jobs_submitted_total.labels(submitted.outcome).inc()
     if key and submitted.outcome in ("too_fast", "too_many"):
         raise limit_exceeded(key, submitted)
+    headers = limit_headers(key, submitted)
     if submitted.job_id is None:
         detail = f"{services.settings.queue_limit} jobs are waiting already: send it again later"
-        raise unavailable("queue_full", detail, min(submitted.retry_seconds or RETRY_SECONDS, LONGEST_RETRY_SECONDS))
+        seconds = min(submitted.retry_seconds or RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        raise unavailable("queue_full", detail, seconds, headers)
     if submitted.outcome == "mismatch":
         detail = "this Idempotency-Key came with another body before: take a new key for a new job"
-        raise ProblemError(422, "idempotency_key_reused", detail)
-    headers = limit_headers(key, submitted)
+        raise ProblemError(422, "idempotency_key_reused", detail, headers=headers)
     replayed = submitted.outcome == "replayed"
     if replayed:
         headers["Idempotent-Replayed"] = "true"
