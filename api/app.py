@@ -47,12 +47,14 @@ def create_app(settings: Settings) -> FastAPI:
         reaper = Reaper(connect(settings), images, celery_app(settings), settings)
         bell = Bell(settings)
         outbox = Outbox(client, settings)
+        # For submits alone, so that receivers' dead name servers don't hold them up.
         addresses = Addresses(allow_private=settings.webhook_allow_private)
         app.state.services = Services(settings, ClientStore(client, settings), images, events, bell, outbox, addresses)
         tasks = [asyncio.create_task(events.run())]
         if settings.webhook_secret:
             secret = settings.webhook_secret.get_secret_value()
-            deliverer = Deliverer(outbox, images, secret, PinnedTransport(addresses))
+            transport = PinnedTransport(Addresses(allow_private=settings.webhook_allow_private))
+            deliverer = Deliverer(outbox, images, secret, transport)
             tasks.append(asyncio.create_task(deliverer.run()))
         reaper.start()
         yield

@@ -8,7 +8,7 @@ import httpx
 from fastapi import Header
 
 from api import metrics
-from api.addresses import AddressError
+from api.addresses import AddressError, ResolverError
 from api.deps import Services
 from api.limits import limit_exceeded, limit_headers
 from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_request, unavailable
@@ -58,8 +58,12 @@ async def submit(
         JobGoneError: it was accepted before, and deleted since.
     """
     await _check_limits(services, job_input)
-    # Before the key's limits: with them first, and no submit spent on a refusal, as many names could be looked up.
-    await _check_webhook(services, job_input)
+    if job_input.webhook_url is not None and not (
+        # Of a repetition nothing is left to be asked: its webhook was taken, though its name may not resolve now.
+        idempotency_key and await services.store.has_seen(owner, idempotency_key)
+    ):
+        # Before the key's limits: with them first, and no submit spent on a refusal, as many names could be looked up.
+        await _check_webhook(services, job_input.webhook_url)
     seed = secrets.randbelow(MAX_SEED + 1) if job_input.seed is None else job_input.seed
     submitted = await services.store.submit(
         f"job_{secrets.token_hex(16)}",
@@ -106,14 +110,18 @@ async def _check_limits(services: Services, job_input: JobInput) -> None:
         raise invalid_request(errors)
 
 
-async def _check_webhook(services: Services, job_input: JobInput) -> None:
-    detail = None
-    if job_input.webhook_url is not None and services.settings.webhook_secret is None:
-        detail = "this service sends no webhooks: leave it null and poll the job (or set ZIMAGE_WEBHOOK_SECRET)"
-    elif job_input.webhook_url is not None:
-        try:
-            await services.addresses.resolve(httpx.URL(job_input.webhook_url))
-        except AddressError as error:
-            detail = str(error)
-    if detail:
-        raise invalid_request([FieldError(pointer="/webhook_url", detail=detail)])
+async def _check_webhook(services: Services, url: str) -> None:
+    if services.settings.webhook_secret is None:
+        raise _refused_webhook(
+            "this service sends no webhooks: leave it null and poll the job (or set ZIMAGE_WEBHOOK_SECRET)"
+        )
+    try:
+        await services.addresses.resolve(httpx.URL(url))
+    except AddressError as error:
+        raise _refused_webhook(str(error)) from None
+    except ResolverError as error:
+        raise unavailable("resolver_unavailable", f"/webhook_url: {error}: send the request again") from None
+
+
+def _refused_webhook(detail: str) -> ProblemError:
+    return invalid_request([FieldError(pointer="/webhook_url", detail=detail)])

@@ -99,7 +99,10 @@ async def _view(services: Services, found: Found, request: Request) -> JobView:
             "headers": {**LOCATION, **PENDING, **RATE_LIMIT, **REPLAYED},
             "links": JOB_LINKS,
         },
-        **problem_responses(*SUBMITTED),
+        **problem_responses(
+            *SUBMITTED,
+            (503, "resolver_unavailable", "/webhook_url: hooks.example can't be resolved now: send the request again"),
+        ),
     },
 )
 async def submit_job(
