@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from redis.exceptions import RedisError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_fixed
 
 from api.deps import Services
 from jobs.client_store import Found
@@ -50,7 +50,9 @@ async def follow(services: Services, job_id: str, owner: str, seconds: float) ->
         version = -1
         while True:
             changed.clear()
-            found = await _look(services, job_id, owner, deadline - time.monotonic())
+            # Who waits for an answer, and is told 503 instead, may send the request again and have it drawn twice.
+            patience = min(OUTAGE_SECONDS, deadline - time.monotonic())
+            found = await patient(patience)(services.store.get, job_id, owner)
             if found.job.version != version:
                 version = found.job.version
                 yield found
@@ -62,15 +64,11 @@ async def follow(services: Services, job_id: str, owner: str, seconds: float) ->
                     await changed.wait()
 
 
-async def _look(services: Services, job_id: str, owner: str, left: float) -> Found:
-    # One who waits for an answer, and is told 503 instead, may send the request again and have pictures drawn twice.
-    patient = AsyncRetrying(
-        retry=retry_if_exception_type(RedisError),
-        wait=wait_fixed(1),
-        stop=stop_after_delay(min(OUTAGE_SECONDS, left)),
-        reraise=True,
+def patient(seconds: float) -> AsyncRetrying:
+    """Return what calls again and again while Redis is away, for some seconds."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type(RedisError), wait=wait_fixed(1), stop=stop_before_delay(seconds), reraise=True
     )
-    return await patient(services.store.get, job_id, owner)
 
 
 async def ended(services: Services, job_id: str, owner: str) -> Found:

@@ -99,6 +99,29 @@ def test_an_outage_is_waited_out(server: Stack, own: Service, http: httpx.Client
         assert (poll.result().status_code, poll.result().json()["status"]) == (200, "succeeded")
 
 
+def test_a_client_that_leaves_during_an_outage_cancels_its_job(server: Stack, own: Service, http: httpx.Client) -> None:
+    def only() -> dict[str, Any]:
+        (job,) = http.get("/v1/jobs").json()["jobs"]
+        return job
+
+    def draw() -> None:
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/v1/images/generations", json={"prompt": "a cat", "size": "64x64"}, timeout=3)
+
+    with ThreadPoolExecutor(1) as pool:
+        client = pool.submit(draw)
+        while not http.get("/v1/jobs").json()["jobs"]:
+            time.sleep(0.05)
+        kill(server)
+        client.result()
+    time.sleep(1.5)  # at least one try to cancel finds nobody
+    server.start()
+    deadline = time.monotonic() + 30
+    while only()["status"] != "canceled":
+        assert time.monotonic() < deadline, only()
+        time.sleep(0.1)
+
+
 def test_an_outage_that_lasts_ends_the_waiting_in_order(
     server: Stack,
     own: Service,
