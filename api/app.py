@@ -38,6 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         jobs.keys.KeysFileError: the file of API keys is missing or broken.
     """
+    keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -49,7 +50,9 @@ def create_app(settings: Settings) -> FastAPI:
         outbox = Outbox(client, settings)
         # For submits alone, so that receivers' dead name servers don't hold them up.
         addresses = Addresses(allow_private=settings.webhook_allow_private)
-        app.state.services = Services(settings, ClientStore(client, settings), images, events, bell, outbox, addresses)
+        app.state.services = Services(
+            settings, ClientStore(client, settings), images, events, bell, outbox, addresses, keys
+        )
         tasks = [asyncio.create_task(events.run())]
         if settings.webhook_secret:
             secret = settings.webhook_secret.get_secret_value()
@@ -74,8 +77,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     # The last one added is the outermost.
     app.add_middleware(BodyGuard)
-    if settings.api_keys_file:
-        app.add_middleware(Authentication, keys=KeyRing(settings.api_keys_file))
+    if keys:
+        app.add_middleware(Authentication, keys=keys)
     elif not settings.allow_anonymous:
         app.add_middleware(LoopbackOnly)
     app.add_middleware(RequestId)

@@ -272,17 +272,18 @@ async def job_events(
     request: Request,
     services: ServicesDep,
     owner: OwnerDep,
+    key: KeyDep,
     last_event_id: Annotated[str | None, Header(description="The last event that was seen: goes on after it.")] = None,
 ) -> AsyncIterable[ServerSentEvent]:
     """Follow a job as server-sent events: `status` and `progress` while it is active, its final status last.
 
     An event's data is the job; its id is the record's version, so that `Last-Event-ID` goes on after it. A stream that
-    ends while the job is active (after an hour, when the queue can't be reached for long, or this process
-    of the service ends) is to be taken up so.
+    ends while the job is active (after an hour, when the queue can't be reached for long, the key was
+    revoked, or this process of the service ends) is to be taken up so.
     """
     status = None
     try:
-        async for found in follow(services, job_id, owner, FOLLOW_SECONDS):
+        async for found in follow(services, job_id, owner, FOLLOW_SECONDS, key):
             job = found.job
             event = "progress" if job.status == status else "status"
             status = job.status
