@@ -16,7 +16,7 @@ from api.document import KEYED, UNKEYED, openapi
 from api.middleware import BodyGuard, LoopbackOnly, RequestId
 from api.openai_errors import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
-from api.routes import health, images, jobs, models, playground, queue
+from api.routes import docs, health, images, jobs, models, playground, queue
 from api.routes.jobs import JobPage
 from api.tasks import end
 from api.webhooks import Deliverer, JobEvent
@@ -73,6 +73,8 @@ def create_app(settings: Settings) -> FastAPI:
         description="Self-hosted, queue-backed image service for Z-Image-Turbo.",
         lifespan=lifespan,
         webhooks=webhooks.documented,
+        docs_url=None,  # FastAPI's own load what they show from a CDN
+        redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
     # The last one added is the outermost.
@@ -89,7 +91,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router, dependencies=[bearer], responses=problem_responses(*KEYED))
     for module in (images, models):
         app.include_router(module.router, dependencies=[bearer], responses=openai_error_responses(*KEYED))
-    for module in (health, playground):
+    for module in (health, playground, docs):
         app.include_router(module.router, responses=problem_responses(*UNKEYED))
+    app.mount("/docs", docs.assets)
     app.openapi = lambda: openapi(app, [Problem, OpenAIErrorBody, JobPage, JobEvent])  # type: ignore[method-assign]
     return app
