@@ -9,16 +9,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 from starlette.types import Message
 
 from api import middleware
 from api.app import create_app
 from cli.stack import Stack
+from jobs.keys import KeysFile
 from jobs.settings import Settings
 
 SMALL = {"prompt": "a kestrel at night", "width": 64, "height": 64, "num_inference_steps": 2}
@@ -139,7 +142,7 @@ def test_without_a_valid_key_there_is_nothing(guarded: Guarded, headers: dict[st
     assert answer.json()["code"] == "invalid_api_key"
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/swagger-ui.css"])
 def test_what_tells_of_no_job_needs_no_key(guarded: Guarded, path: str) -> None:
     with guarded.http(None) as http:
         assert http.get(path).status_code == 200
@@ -245,6 +248,25 @@ def test_a_rate_is_kept_and_told(guarded: Guarded) -> None:
     assert refused.json()["code"] == "rate_limited"
     with guarded.http("bob") as http:
         assert http.post("/v1/jobs", json=SMALL, headers=key).status_code == 202
+
+
+def test_every_answer_to_a_submit_tells_what_the_rate_leaves(servers: Stack, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    bearer = {"Authorization": f"Bearer {KeysFile(file).create('slow', rate=3, in_flight=None)}"}
+    settings = Settings(
+        redis_url=servers.redis_url, redis_prefix=f"keyed-{token_hex(4)}:", api_keys_file=file, queue_limit=1
+    )
+    once = {"Idempotency-Key": "once"}
+    with TestClient(create_app(settings), headers=bearer) as http:
+        answers = [
+            http.post("/v1/jobs", json=SMALL, headers=once),
+            http.post("/v1/jobs", json=SMALL, headers=once),
+            http.post("/v1/jobs", json={**SMALL, "prompt": "another"}, headers=once),
+            http.post("/v1/jobs", json=SMALL),  # the queue takes one job
+        ]
+    assert [answer.status_code for answer in answers] == [202, 200, 422, 503]
+    assert [answer.headers["ratelimit"].split(";")[1] for answer in answers] == ["r=2"] * 4
+    assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"submits";q=3;w=60'}
 
 
 def test_jobs_in_flight_are_counted(guarded: Guarded) -> None:
