@@ -73,6 +73,14 @@ def create_app(settings: Settings) -> FastAPI:
         description="Self-hosted, queue-backed image service for Z-Image-Turbo.",
         lifespan=lifespan,
         webhooks=webhooks.documented,
+        # Spans of requests that change something, where jobs.trace_export exports any.
+        telemetry={
+            "exclude": lambda scope: scope.get("method") != "POST",
+            "operation_spans": False,
+            "metrics": False,
+            "logs": False,
+            "auto_configure": False,
+        },
         docs_url=None,  # FastAPI's own load what they show from a CDN
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.problems import ProblemError, error_response
 from jobs.keys import ApiKey, KeyRing
+from jobs.logs import bound
 
 OPEN_PATHS = frozenset(  # tell nothing of any job
     (
@@ -29,15 +30,18 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request (ASGI)."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            key = self._key(Headers(scope=scope))
-            if key is None:
-                detail = "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one"
-                problem = ProblemError(401, "invalid_api_key", detail, headers={"WWW-Authenticate": "Bearer"})
-                await error_response(scope, problem)(scope, receive, send)
-                return
-            scope["state"]["key"] = key
-        await self._app(scope, receive, send)
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        key = self._key(Headers(scope=scope))
+        if key is None:
+            detail = "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one"
+            problem = ProblemError(401, "invalid_api_key", detail, headers={"WWW-Authenticate": "Bearer"})
+            await error_response(scope, problem)(scope, receive, send)
+            return
+        scope["state"]["key"] = key
+        with bound(key=key.name):
+            await self._app(scope, receive, send)
 
     def _key(self, headers: Headers) -> ApiKey | None:
         given = headers.getlist("authorization")

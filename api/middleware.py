@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics
 from api.problems import ProblemError, error_response, is_served
+from jobs.logs import bound
+from jobs.trace_context import HEADER, entered
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +25,7 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 class RequestId:
     """Gives every request an id, the client's `X-Request-ID` where it sends one, and tells it in the answer.
 
-    The outermost layer; it measures the time too.
+    The outermost layer; it measures the time too, and sees to it that logs tell of the id and the trace.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -34,7 +36,8 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         start = time.monotonic()
@@ -49,20 +52,21 @@ class RequestId:
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            # Here rather than in an exception handler of the app's: that one would stand outside this layer.
-            if started:
-                raise
-            log.error("request %s: unexpected error", request_id, exc_info=error)
-            detail = "this is a fault of the service: report it with the request_id"
-            problem = ProblemError(500, "internal_error", detail)
-            await error_response(scope, problem)(scope, receive, send_with_id)
-        finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            seconds = time.monotonic() - start
-            metrics.http_request_seconds.labels(route, scope["method"], status).observe(seconds)
+        with bound(request_id=request_id), entered(headers.getlist(HEADER)):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception as error:
+                # Here rather than in an exception handler of the app's: that one would stand outside this layer.
+                if started:
+                    raise
+                log.error("request %s: unexpected error", request_id, exc_info=error)
+                detail = "this is a fault of the service: report it with the request_id"
+                problem = ProblemError(500, "internal_error", detail)
+                await error_response(scope, problem)(scope, receive, send_with_id)
+            finally:
+                route = getattr(scope.get("route"), "path", "unmatched")
+                seconds = time.monotonic() - start
+                metrics.http_request_seconds.labels(route, scope["method"], status).observe(seconds)
 
 
 class BodyGuard:

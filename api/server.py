@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.connections import BoundedHeads
 from api.middleware import is_loopback
+from jobs import trace_export
 from jobs.images import ImageStore
 from jobs.keys import KeysFileError
 from jobs.logs import configure_logging
@@ -28,7 +29,8 @@ def serve(settings: Settings) -> None:
     Raises:
         SystemExit: with code 1 when it can't, after one line on stderr that says why.
     """
-    configure_logging()
+    configure_logging(settings.log_format)
+    trace_export.start("zimage-api")
     if settings.api_keys_file and settings.allow_anonymous:
         sys.exit("zimage api: ZIMAGE_API_KEYS_FILE asks for keys and ZIMAGE_ALLOW_ANONYMOUS for none: unset one")
     if not is_loopback(settings.host) and not settings.api_keys_file and not settings.allow_anonymous:
@@ -56,6 +58,7 @@ def serve(settings: Settings) -> None:
     server = _Server(config, app)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
+    trace_export.flush()
     if not server.started:
         sys.exit(1)
 

@@ -24,7 +24,8 @@ from api.views import EXAMPLE, JobBody, job_body
 from jobs import __version__
 from jobs.client_store import Found
 from jobs.images import ImageStore
-from jobs.models import Job
+from jobs.logs import about
+from jobs.models import Attempt, Job
 from jobs.webhooks import Delivery, Outbox
 
 log = logging.getLogger(__name__)
@@ -123,6 +124,10 @@ class Deliverer:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _deliver(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
+        with about(Attempt.model_validate(delivery.record)):
+            await self._try(http, delivery)
+
+    async def _try(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
         status, error = None, None
         try:
             async with asyncio.timeout(TRY_SECONDS):

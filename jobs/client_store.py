@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import redis.asyncio
 
-from jobs import scripts
-from jobs.models import Job, JobInput, JobStatus, ModelCard
+from jobs import scripts, telemetry
+from jobs.models import Attempt, Job, JobInput, JobStatus, ModelCard
 from jobs.settings import Settings
+from jobs.trace_context import current_traceparent
 
 _MICROSECONDS = 1_000_000
 
@@ -104,6 +105,8 @@ class ClientStore:
     ) -> Submitted:
         """Write the job's record, its idempotency key and its place in the queue at once, or refuse it.
 
+        The trace at hand becomes the job's.
+
         Args:
             job_id: new and unique.
             owner: name of the API key.
@@ -133,7 +136,12 @@ class ClientStore:
             rate or "",
             in_flight or "",
             "" if job_input.webhook_url is None else 1,
+            current_traceparent() or "",
         )
+        if outcome == "created":
+            telemetry.accepted(answer, owner, job_input)
+        elif outcome == "replayed":
+            telemetry.replayed(answer, owner)
         allowance = Allowance(int(left[0]), float(left[1])) if left else None
         if outcome in ("full", "too_fast"):
             return Submitted(outcome, None, float(answer) if answer else None, allowance)
@@ -197,9 +205,11 @@ class ClientStore:
         Raises:
             JobUnknownError: there is none of that id (or it is gone), or it is another owner's.
         """
-        outcome, status = await self._run("cancel", job_id, owner)
+        outcome, status, *canceled = await self._run("cancel", job_id, owner)
         if outcome == "unknown":
             raise JobUnknownError
+        for row in canceled:
+            telemetry.left_queue(Attempt.from_row(row), "canceled")
         return outcome, status
 
     async def delete(self, job_id: str, owner: str) -> Literal["deleted", "active", "unknown"]:

@@ -4,7 +4,7 @@ Redis keeps a job as a hash of strings (written by the Lua scripts); `Job.from_r
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -190,22 +190,35 @@ def _from_json(value: Any) -> Any:
 Timestamp = Annotated[datetime, BeforeValidator(_from_microseconds)]
 
 
-class Job(BaseModel):
-    """A job as the record in Redis has it."""
+class Attempt(BaseModel):
+    """A job at one of its attempts, as far as logs and traces tell of it."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
     owner: str
+    attempt: int = 0
+    traceparent: str | None = None  # W3C Trace Context; jobs accepted by older versions have none
+    worker: str | None = None
+    started_at: Timestamp | None = None
+
+    @classmethod
+    def from_row(cls, row: Sequence[str | None]) -> "Attempt":
+        """Read what `attempt_of` of the Lua scripts returns."""
+        names = ("id", "owner", "attempt", "traceparent", "worker", "started_at")
+        return cls.model_validate(dict(zip(names, row, strict=True)))
+
+
+class Job(Attempt):
+    """A job as the record in Redis has it."""
+
     status: JobStatus
     version: int
     created_at: Timestamp
     deadline: Timestamp
-    started_at: Timestamp | None = None
+    queued_at: Timestamp | None = None  # the last time; jobs queued by older versions have none
     finished_at: Timestamp | None = None
-    attempt: int = 0
     losses: int = 0
-    worker: str | None = None
     step: int = 0
     input: JobInput
     images: Annotated[list[ImageRecord], BeforeValidator(_from_json)] = []

@@ -16,6 +16,7 @@ from redis.exceptions import LockError, OutOfMemoryError, RedisError
 
 from jobs.doorbell import messages_key, ring
 from jobs.images import ImageStore, StillThereError
+from jobs.logs import bound
 from jobs.settings import Settings
 from jobs.worker_store import WorkerStore
 
@@ -85,11 +86,8 @@ class Reaper:
                 log.info("reaper: the round outlasted its lock")
 
     def _round(self) -> None:
-        for job_id, outcome in self._store.reap().items():
-            log.warning("job %s lost its worker: now %s", job_id, outcome)
-        expired, old = self._store.expire()
-        for job_id in expired:
-            log.info("job %s expired in the queue", job_id)
+        self._store.reap()
+        _, old = self._store.expire()
         self._ring_for_forgotten()
         # On a thread of its own: with an S3 that hangs each takes a minute, and leases end meanwhile.
         if old and not self._forgetting.is_alive():
@@ -99,13 +97,14 @@ class Reaper:
     def _forget(self, job_ids: Sequence[str]) -> None:
         """Remove jobs that are past their retention: a job's images, then its record."""
         for job_id in job_ids:
-            try:
-                self._images.delete_job(job_id)
-                self._store.delete(job_id)
-            except (BotoCoreError, ClientError, StillThereError) as error:
-                log.warning("reaper: images of job %s can't be removed now: %s", job_id, error)
-            except RedisError as error:
-                log.warning("reaper: job %s can't be removed now: %s", job_id, error)
+            with bound(job_id=job_id):
+                try:
+                    self._images.delete_job(job_id)
+                    self._store.delete(job_id)
+                except (BotoCoreError, ClientError, StillThereError) as error:
+                    log.warning("reaper: images of job %s can't be removed now: %s", job_id, error)
+                except RedisError as error:
+                    log.warning("reaper: job %s can't be removed now: %s", job_id, error)
 
     def _ring_for_forgotten(self) -> None:
         # A few rings too many do no harm: whoever hears one and finds nothing returns at once.

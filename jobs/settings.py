@@ -70,6 +70,12 @@ class Settings(BaseSettings):
         description="checkpoints from S3 and compiled kernels; unset: `zimage` in `XDG_CACHE_HOME`, or in `~/.cache`",
     )
 
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="`text`: for people; `json`: an object a line, with the ids of job and trace "
+        "([Logs and traces](docs/operations.md#logs-and-traces))",
+    )
+
     # Redis
     redis_url: Annotated[str, AfterValidator(_one_server), _url_with_scheme("redis", "rediss", "unix")] = Field(
         "redis://127.0.0.1:6379/0", description="Redis or Valkey 7+"

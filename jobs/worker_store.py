@@ -5,14 +5,15 @@ again.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import redis
 
-from jobs import scripts
-from jobs.models import SCHEMA_VERSION, ImageRecord, Job, JobError, ModelCard
+from jobs import scripts, telemetry
+from jobs.models import SCHEMA_VERSION, Attempt, ImageRecord, Job, JobError, ModelCard
 from jobs.settings import Settings
 
 MAX_LOSSES = 3  # a job that was lost with its worker this often is failed
@@ -80,12 +81,15 @@ class WorkerStore:
         Raises:
             AloneError: the best job was lost with its worker before, so it is given only to a worker that is alone.
         """
-        flat = self._run("claim", worker, self._lease, SCHEMA_VERSION, int(alone), number)
+        flat, expired = self._run("claim", worker, self._lease, SCHEMA_VERSION, int(alone), number)
+        _tell_expired(map(Attempt.from_row, expired))
         if not flat:
             return None
         if flat == ["alone"]:
             raise AloneError
-        return Claim(Job.from_record(dict(zip(flat[::2], flat[1::2], strict=True))), worker)
+        job = Job.from_record(dict(zip(flat[::2], flat[1::2], strict=True)))
+        telemetry.claimed(job)
+        return Claim(job, worker)
 
     def heartbeat(self, worker: str, card: ModelCard, rate: float | None, claims: Sequence[Claim]) -> list[Verdict]:
         """Renew the worker's presence and its leases; return a verdict for each claim.
@@ -155,13 +159,21 @@ class WorkerStore:
 
     def reap(self) -> dict[str, str]:
         """Take jobs from workers that fell silent; return what became of each."""
-        flat = self._run("reap", self._lease, MAX_LOSSES, _WORKER_LOST.model_dump_json())
-        return dict(zip(flat[::2], flat[1::2], strict=True))
+        time, rows = self._run("reap", self._lease, MAX_LOSSES, _WORKER_LOST.model_dump_json())
+        now = datetime.fromtimestamp(int(time) / _MICROSECONDS, UTC)
+        outcomes: dict[str, str] = {}
+        for row, outcome in rows:
+            lost = Attempt.from_row(row)
+            telemetry.lost(lost, outcome, now)
+            outcomes[lost.id] = outcome
+        return outcomes
 
     def expire(self) -> tuple[list[str], list[str]]:
         """End jobs queued for too long; return their ids, and those of ended jobs past their retention."""
-        expired, old = self._run("expire", self._settings.job_ttl)
-        return expired, old
+        rows, old = self._run("expire", self._settings.job_ttl)
+        expired = [Attempt.from_row(row) for row in rows]
+        _tell_expired(expired)
+        return [job.id for job in expired], old
 
     def delete(self, job_id: str) -> None:
         """Delete the record of an ended job; its images must have been removed before."""
@@ -170,3 +182,8 @@ class WorkerStore:
     def pending(self) -> int:
         """Return the number of queued jobs."""
         return self._redis.zcard(f"{self._prefix}pending")
+
+
+def _tell_expired(jobs: Iterable[Attempt]) -> None:
+    for job in jobs:
+        telemetry.left_queue(job, "expired")

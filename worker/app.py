@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import Celery
 from celery.apps.worker import Worker
+from celery.signals import setup_logging
 from kombu import Connection
 from redis.exceptions import RedisError
 
@@ -26,6 +27,8 @@ def hear_the_bell(settings: Settings, runner: JobRunner, name: str) -> None:
     Celery gives up when Redis refuses a command, as it does when its memory is full: then it is started again. It
     leaves its connection open (5.7), and a Redis that stays full would cost one after the other.
     """
+    # Whoever listens to this signal sets up the logging instead of Celery: that was done when the process started.
+    setup_logging.connect(_leave_logging_alone)
     # Celery warns root of pickled messages; ours are JSON, and they have no content.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     while not runner.stop_claiming.is_set():
@@ -36,6 +39,10 @@ def hear_the_bell(settings: Settings, runner: JobRunner, name: str) -> None:
                 connection.close()
         if not runner.stop_claiming.wait(RESTART_SECONDS):
             log.warning("Celery gave up and is started again")
+
+
+def _leave_logging_alone(**_: Any) -> None:
+    pass
 
 
 def _build_worker(settings: Settings, runner: JobRunner, name: str, connection: list[Connection]) -> Worker:

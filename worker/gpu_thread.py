@@ -5,6 +5,7 @@ last job is compressed and uploaded. How fast the thread gets work done is measu
 it.
 """
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -70,7 +71,8 @@ class GpuThread:
             self.measured(work, end - since)
             return result
 
-        drawing = self._executor.submit(timed)
+        # In the caller's context, so that what is logged there is told to be about this job.
+        drawing = self._executor.submit(contextvars.copy_context().run, timed)
         while not wait([drawing], LOOK_SECONDS).done:
             if not drawing.running():
                 try:

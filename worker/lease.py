@@ -4,12 +4,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from redis.exceptions import RedisError
 
-from jobs.models import ModelCard
+from jobs import telemetry
+from jobs.models import JobError, ModelCard
+from jobs.spans import Stage
 from jobs.worker_store import Claim, Verdict, WorkerStore
 from worker import metrics
 
@@ -25,13 +27,36 @@ class StopJobError(Exception):
 
 
 class HeldJob:
-    """A claimed job in this process; `verdict` is what was heard about it last, `drawing` while on the device."""
+    """A claimed job in this process.
+
+    `verdict` is what was heard about it last, `drawing` is True while it is on the device, `error` is why it failed.
+    """
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.verdict: Verdict = "ok"
         self.drawing = False
+        self.error: JobError | None = None
+        self._stages: list[Stage] = []
         self._claimed_at = time.monotonic()
+
+    def done(self, stages: Mapping[str, float]) -> None:
+        """Note stages that followed each other and end now, with the seconds of each."""
+        start = time.monotonic() - self._claimed_at - sum(stages.values())
+        for name, seconds in stages.items():
+            self._stages.append(Stage(name, start, start + seconds))
+            start += seconds
+
+    def tell_end(self, outcome: str) -> None:
+        """Tell log and traces how the attempt ended."""
+        telemetry.ended(
+            self.claim.job,
+            outcome,
+            total=self.age(),
+            seconds=time.monotonic() - self._claimed_at,
+            stages=self._stages,
+            error=self.error,
+        )
 
     def age(self) -> float:
         """Return the seconds since the job was accepted.

@@ -17,6 +17,8 @@ from celery.signals import worker_shutting_down
 from celery.worker import state
 from redis.exceptions import RedisError
 
+from jobs import trace_export
+from jobs.logs import about
 from jobs.models import JobError
 from jobs.worker_store import WorkerStore
 from worker.gpu_thread import GpuThread
@@ -58,13 +60,16 @@ class Departure:
             job = held.claim.job
             try:
                 if held is culprit and error is not None:
+                    held.error = error
                     outcome: str = self._store.lose(held.claim, error)
                 else:
                     outcome = self._store.requeue(held.claim)
-                log.warning("job %s handed back: now %s", job.id, outcome)
+                held.tell_end(outcome)
             except RedisError as redis_error:
-                log.warning("job %s not handed back (%s): its lease will end", job.id, redis_error)
+                with about(job):
+                    log.warning("job %s not handed back (%s): its lease will end", job.id, redis_error)
         self._leases.stop()
+        trace_export.flush()
         os._exit(code)
 
 

@@ -13,6 +13,7 @@ import time
 
 import torch
 
+from jobs import trace_export
 from jobs.doorbell import celery_app
 from jobs.images import ImageStore
 from jobs.logs import configure_logging
@@ -44,7 +45,8 @@ S3_ATTEMPTS = 2  # at a request, 10 s each: the worker tries again by itself, an
 
 def run(settings: Settings) -> int:
     """Serve jobs until SIGTERM or SIGINT; return the exit code: 1 when a server is away, 2 when a setting is wrong."""
-    configure_logging()
+    configure_logging(settings.log_format)
+    trace_export.start("zimage-worker")
     started = time.monotonic()
     try:
         health = Health(settings)
@@ -106,6 +108,7 @@ def run(settings: Settings) -> int:
     runner.finish()  # Celery has waited for its own threads' jobs, not for the caretaker's
     reaper.stop()
     leases.stop()
+    trace_export.flush()
     return 0
 
 

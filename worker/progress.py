@@ -8,6 +8,7 @@ import threading
 
 from redis.exceptions import RedisError
 
+from jobs.logs import about
 from jobs.worker_store import WorkerStore
 from worker.lease import HeldJob
 
@@ -39,5 +40,6 @@ class ProgressReporter:
             try:
                 held.verdict = self._store.progress(held.claim, step)
             except RedisError as error:
-                log.warning("job %s: progress not reported: %s", held.claim.job.id, error)
+                with about(held.claim.job):
+                    log.warning("job %s: progress not reported: %s", held.claim.job.id, error)
                 threading.Event().wait(PAUSE_SECONDS)

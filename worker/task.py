@@ -9,6 +9,7 @@ import torch
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
+from jobs.logs import about
 from jobs.models import JobError
 from jobs.worker_store import AloneError, Claim, WorkerStore
 from pipeline import Generation
@@ -76,11 +77,12 @@ class JobRunner:
             try:
                 job = held.claim.job
                 metrics.queue_wait_seconds.observe(job.timings["queue"])
-                outcome = self._attempt(held, end_turn=turn.close)
+                with about(job):
+                    outcome = self._attempt(held, end_turn=turn.close)
                 metrics.job_attempts_total.labels(outcome).inc()
                 if outcome in ("succeeded", "failed", "canceled"):
                     metrics.job_seconds.labels(outcome).observe(held.age())
-                log.info("job %s attempt %d: %s", job.id, job.attempt, outcome)
+                held.tell_end(outcome)
             finally:
                 self._leases.drop(held)
         return True
@@ -121,6 +123,7 @@ class JobRunner:
         claim = held.claim
         try:
             generation = self._artist.draw(held)
+            held.done(generation.timings)
             end_turn()  # the device goes on with the next job while this one is delivered
             return self._deliver(held, generation)
         except StopJobError as stop:
@@ -143,6 +146,7 @@ class JobRunner:
                 self._departure.leave(BROKEN, held, error)
             unexpected = exception if error.code == "internal_error" else None
             log.error("job %s failed: %s", claim.job.id, error.message, exc_info=unexpected)
+        held.error = error
         return self._end(self._store.fail, claim, error)
 
     def _end(self, script: Callable[..., str], claim: Claim, *arguments: JobError) -> str:
@@ -158,6 +162,7 @@ class JobRunner:
         """Upload the images and commit; return the job's state, or `refused` when another attempt has it."""
         claim, job = held.claim, held.claim.job
         records, seconds = self._delivery.deliver(held, generation)
+        held.done(seconds)
         stages = {**generation.timings, **seconds}
         for stage, spent in stages.items():
             metrics.stage_seconds.labels(stage).observe(spent)

@@ -292,6 +292,6 @@ async def job_events(
                 yield ServerSentEvent(data=view, event=event, id=str(job.version))
     # It is too late for another status code: the client is told it when it comes back.
     except RedisError as error:
-        log.warning("events of job %s end here, Redis is away: %s", job_id, error)
+        log.warning("events of job %s end here, Redis is away: %s", job_id, error, extra={"job_id": job_id})
     except (JobGoneError, JobUnknownError):
-        log.info("events of job %s end here: it was deleted", job_id)
+        log.info("events of job %s end here: it was deleted", job_id, extra={"job_id": job_id})

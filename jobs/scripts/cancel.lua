@@ -2,7 +2,7 @@
 -- queued -> canceled at once; running: a flag that the worker sees before its next step. From then on the job can only end
 -- as canceled (or be lost with its worker, and then end as canceled).
 -- ARGV: id, owner
--- Returns {'canceled' | 'requested' | 'ended' | 'unknown', status}
+-- Returns {'canceled' | 'requested' | 'ended' | 'unknown', status}; behind it, where this call ended the job, see `attempt_of`
 -- Keys: job:{id}, pending, running, deadlines, ended, work, status:{status}, owner:{owner}[:{status}], webhooks,
 --       webhook:{event}, events
 local id, owner = unpack(ARGV)
@@ -12,7 +12,7 @@ if job_owner ~= owner then return {'unknown', ''} end
 if status == 'canceled' then return {'canceled', status} end
 if status == 'queued' then
   finish(id, 'canceled')
-  return {'canceled', 'canceled'}
+  return {'canceled', 'canceled', attempt_of(id)}
 end
 if status == 'running' then
   redis.call('HSET', job_key(id), 'cancel_requested', 1)

@@ -42,6 +42,11 @@ local function changed(id)
   redis.call('PUBLISH', key('events'), id .. ' ' .. version .. ' ' .. get(id, 'status'))
 end
 
+-- What logs and traces tell of a job's attempt
+local function attempt_of(id)
+  return {id, get(id, 'owner', 'attempt', 'traceparent', 'worker', 'started_at')}
+end
+
 local function index(command, id, status, created, owner)
   local function apply(name)
     if command == 'ZADD' then redis.call('ZADD', name, created, id) else redis.call('ZREM', name, id) end
@@ -70,7 +75,7 @@ local function queue(id)
   leave(id)
   redis.call('ZADD', key('pending'), score, id)
   redis.call('ZADD', key('deadlines'), deadline, id)
-  redis.call('HSET', job_key(id), 'step', 0)
+  redis.call('HSET', job_key(id), 'step', 0, 'queued_at', integer(now()))
   redis.call('HDEL', job_key(id), 'started_at')
   enter(id, 'queued')
   changed(id)

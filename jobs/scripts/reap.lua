@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- running -> queued, failed (worker_lost) or canceled for jobs whose worker let the lease run out: see `lose`.
 -- ARGV: lease (us), losses that fail a job, error (JSON) of such a job
--- Returns id, outcome, id, outcome, ...
+-- Returns the time, and a pair for each job: what was lost (see `attempt_of`), and the status that the job has now
 -- Keys: job:{id}, pending, running, deadlines, ended, dead, work, status:{status}, owner:{owner}[:{status}], workers,
 --       reaper:last, webhooks, webhook:{event}, events
 local lease, max_losses, error = unpack(ARGV)
@@ -15,15 +15,15 @@ if time - last > lease / 2 then
   for _, id in ipairs(redis.call('ZRANGE', key('running'), 0, -1)) do
     redis.call('ZADD', key('running'), integer(time + lease), id)
   end
-  return {}
+  return {integer(time), {}}
 end
 
 local outcomes = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('running'), '-inf', integer(time), 'LIMIT', 0, 100)) do
-  outcomes[#outcomes + 1] = id
-  outcomes[#outcomes + 1] = lose(id, max_losses, error)
+  local lost = attempt_of(id)
+  outcomes[#outcomes + 1] = {lost, lose(id, max_losses, error)}
 end
 
 -- A worker that fell silent a while ago is not coming back: ids are new at every start.
 redis.call('ZREMRANGEBYSCORE', key('workers'), '-inf', integer(time - 86400 * 1000000))
-return outcomes
+return {integer(time), outcomes}

@@ -2,14 +2,15 @@
 -- (nothing) -> queued. Refused by Redis itself when its memory is full: no allow-oom here.
 -- ARGV: id, owner, input (JSON), priority shift (us), work, steps, queue limit, seconds until it expires, schema,
 --       idempotency key or '', digest of the body, seconds that the idempotency key is kept, the owner's submits per
---       minute or '', the owner's queued and running jobs at once or '', 1 when it has a webhook or ''
+--       minute or '', the owner's queued and running jobs at once or '', 1 when it has a webhook or '',
+--       traceparent or ''
 -- Returns {'created' | 'replayed' | 'mismatch', id}, {'full', seconds in which the workers end a job ('' if unknown)},
 --       {'too_many', how many are queued or running} or {'too_fast', seconds until the next submit is taken};
 --       behind it, where the owner has a rate, how many submits are left now and the seconds until all are again
 -- Keys: job:{id}, pending, running, deadlines, work, status:{status}, owner:{owner}[:{status}],
 --       idempotency:{owner}:{key}, limit:{owner}, workers, worker:{id}, rate, clock, events
 local id, owner, input, shift, work, steps, limit, ttl, schema, idempotency, digest, idempotency_ttl, per_minute,
-  in_flight, webhook = unpack(ARGV)
+  in_flight, webhook, traceparent = unpack(ARGV)
 local MINUTE = 60000000
 
 -- The generic cell rate algorithm: `limit` is the time at which the owner, one submit each spacing, would be even again.
@@ -64,6 +65,7 @@ redis.call('HSET', job_key(id),
   'score', integer(created + shift), 'deadline', integer(created + ttl * 1000000), 'attempt', 0, 'losses', 0,
   'status', 'queued')
 if webhook ~= '' then redis.call('HSET', job_key(id), 'webhook', 1) end
+if traceparent ~= '' then redis.call('HSET', job_key(id), 'traceparent', traceparent) end
 redis.call('HSET', key('work'), id, work)
 redis.call('ZADD', key('owner:' .. owner), integer(created), id)
 queue(id)
