@@ -12,7 +12,7 @@ from cli.stack import Stack
 def pytest_configure() -> None:
     """Take away what the shell that started pytest would decide for the service and its processes."""
     for name in list(os.environ):
-        if name.startswith(("ZIMAGE_", "AWS_")):
+        if name.startswith(("ZIMAGE_", "AWS_", "OTEL_")):
             del os.environ[name]
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in a script's background; children inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,6 +6,7 @@ import warnings
 from contextlib import suppress
 from typing import Any
 
+import celery.apps.worker
 from celery import Celery
 from celery.apps.worker import Worker
 from celery.signals import setup_logging
@@ -29,6 +30,8 @@ def hear_the_bell(settings: Settings, runner: JobRunner, name: str) -> None:
     """
     # Whoever listens to this signal sets up the logging instead of Celery: that was done when the process started.
     setup_logging.connect(_leave_logging_alone)
+    # It prints at shutdown what `worker.leaving` logs.
+    celery.apps.worker.safe_say = lambda *_: None  # type: ignore[attr-defined]
     # Celery warns root of pickled messages; ours are JSON, and they have no content.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     while not runner.stop_claiming.is_set():

@@ -86,6 +86,7 @@ def drain_at_shutdown(departure: Departure, stop_claiming: threading.Event, seco
     """
 
     def leave_after_deadline() -> None:
+        log.info("draining: no job is taken any more, those at hand have %.0f s", seconds)
         time.sleep(seconds)
         departure.leave(0)
 

@@ -350,13 +350,16 @@ async def test_a_cancel_that_comes_after_the_commit_is_told_so(queue: Queue) -> 
 
 
 @pytest.mark.parametrize("overrides", [{"queue_ttl": 1}])
-async def test_a_job_queued_for_too_long_expires(queue: Queue) -> None:
+async def test_a_job_queued_for_too_long_expires(queue: Queue, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     await queue.submit("job_1")
     await queue.submit("job_2")
     await asyncio.sleep(1.1)
     assert queue.try_claim("worker-1") is None  # nobody draws what nobody waits for any more
     assert queue.worker.expire() == ([], [])
     assert (await queue.job("job_1")).status == JobStatus.EXPIRED
+    told = [(record.levelname, record.getMessage()) for record in caplog.records if "expired" in record.getMessage()]
+    assert told == [("INFO", "job job_1 expired in the queue"), ("INFO", "job job_2 expired in the queue")]
 
 
 async def test_a_job_waits_no_longer_than_its_own_timeout(queue: Queue) -> None:
