@@ -100,11 +100,20 @@ SUBMITTED: Sequence[Error] = [
 _REQUEST_ID: Headers = {
     "X-Request-ID": _header("The request's `X-Request-ID`, or one that was made for it.", "3f9c1e8a4b7d42d0a1c5e6f7")
 }
-# Without a pattern: one that does not fit is passed over, not refused.
+# Without patterns: what does not fit is passed over, not refused.
 _GIVEN_REQUEST_ID = {
     "name": "X-Request-ID",
     "in": "header",
     **_header("The request's name in the answer and in logs: 1–128 visible ASCII characters.", "mine-1", always=False),
+}
+_TRACE_PARENT = {
+    "name": "traceparent",
+    "in": "header",
+    **_header(
+        "W3C Trace Context: the trace that the request, and the job that it submits, belong to in logs and traces.",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        always=False,
+    ),
 }
 
 
@@ -165,7 +174,7 @@ def openapi(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
             schemas |= {**schema.pop("$defs", {}), model.__name__: schema}
         for path in document["paths"].values():
             for operation in path.values():
-                operation["parameters"] = [*operation.get("parameters", []), _GIVEN_REQUEST_ID]
+                operation["parameters"] = [*operation.get("parameters", []), _GIVEN_REQUEST_ID, _TRACE_PARENT]
                 for response in operation["responses"].values():
                     response["headers"] = {**response.get("headers", {}), **_REQUEST_ID}
         app.openapi_schema = document
