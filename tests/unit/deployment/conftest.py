@@ -1,7 +1,6 @@
 """Every test of the manifests is one of each overlay."""
 
 import pytest
-
 from kubernetes_objects import OVERLAYS, Object, overlay
 
 
