@@ -85,7 +85,8 @@ def matches(selector: Object, labels: Labels) -> bool:
         assert expression["operator"] == "In"
         if labels.get(expression["key"]) not in expression["values"]:
             return False
-    return selector.get("matchLabels", {}).items() <= labels.items()
+    wanted: Labels = selector.get("matchLabels", {})
+    return wanted.items() <= labels.items()
 
 
 def named_ports(found: Object) -> dict[str, int]:
