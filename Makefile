@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-chaos gallery clean
+.PHONY: install demo test test-chaos test-compose gallery clean
 
 install: $(STAMP)
 
@@ -26,6 +26,10 @@ test: install
 # The part of the tests that kills processes: each fault of bench.chaos, in small.
 test-chaos: install
 	$(BIN)/pytest tests/chaos
+
+# The compose file for real: images built, containers run by podman. As root; 7 min.
+test-compose: install
+	$(BIN)/pytest -m compose tests/compose
 
 # The README's contact sheet, drawn again.
 gallery: install

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import redis
 
 from bench.setting import describe
 from cli.stack import Stack
 
 IDLE_JOBS = 20
 WAITING_JOBS = 20
+QUIET_SECONDS = 30.0
 RAMP_JOBS = 2 * WAITING_JOBS
 BODY = {"width": 256, "height": 256, "num_inference_steps": 8}
 numbers = itertools.count()
@@ -42,14 +44,40 @@ def main() -> None:
     ):
         while http.get("/v1/queue").json()["workers"] < arguments.workers:
             time.sleep(0.1)
+        with redis.Redis.from_url(stack.redis_url) as client:
+            quiet = measure_quiet(client)
+            before = redis_work(client)
+            steady = measure_steady(http, arguments.jobs)
+            after = redis_work(client)
+        jobs = RAMP_JOBS + arguments.jobs
         result = {
             **describe("bench.queue", "torch"),
             "idle": measure_idle(http),
-            "steady": measure_steady(http, arguments.jobs),
+            "steady": steady,
+            "redis_per_second_without_jobs": quiet,
+            "redis_per_job": {name: (after[name] - before[name]) / jobs for name in after},
         }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+
+
+def redis_work(client: redis.Redis) -> dict[str, float]:
+    """Return what Redis has done since its start: commands, those of scripts included, and seconds of CPU."""
+    info = client.info()
+    return {
+        "commands": info["total_commands_processed"],
+        "cpu_seconds": info["used_cpu_user"] + info["used_cpu_sys"],
+        "aof_bytes": info["aof_current_size"],
+    }
+
+
+def measure_quiet(client: redis.Redis) -> dict[str, float]:
+    """Tell what API and idle workers ask of Redis in a second."""
+    before = redis_work(client)
+    time.sleep(QUIET_SECONDS)
+    after = redis_work(client)
+    return {name: (after[name] - before[name]) / QUIET_SECONDS for name in after}
 
 
 def submit(http: httpx.Client) -> tuple[dict[str, Any], float]:
@@ -87,10 +115,10 @@ def measure_idle(http: httpx.Client) -> dict[str, float]:
 
 def measure_steady(http: httpx.Client, count: int) -> dict[str, float]:
     """Keep twenty jobs waiting; compare what each was told with what happened, once the load has become steady."""
-    told = []
+    told: list[dict[str, Any]] = []
     for _ in range(RAMP_JOBS + count):
-        while http.get("/v1/queue").json()["queued"] >= WAITING_JOBS:
-            time.sleep(0.05)
+        if len(told) > WAITING_JOBS:  # one is at work
+            ended(http, told[-WAITING_JOBS - 1])  # waited for, not polled: Redis' work is counted meanwhile
         told.append(submit(http)[0])
     seen = [ended(http, job) for job in told]
     starts = sorted(job["started_at"] for job in seen)

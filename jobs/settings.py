@@ -56,9 +56,10 @@ class Settings(BaseSettings):
     )
     vae: str | None = Field(None, description="another VAE: its directory, or a checkpoint as in `ZIMAGE_MODEL`")
     device: str = Field(
-        "auto", description="`auto` (the GPU with the most free memory, else the CPU), `cpu`, `cuda`, `cuda:N`"
+        "auto",
+        description="`auto` (the GPU with the most free memory of those that no other worker has taken, else the CPU), "
+        "`cpu`, `cuda`, `cuda:N`",
     )
-
     quantization: Literal["none", "fp8"] = Field(
         "none",
         description="`fp8`: matrices in 8 bits, for NVIDIA GPUs of Ada, Hopper or newer; quicker and half the memory; "

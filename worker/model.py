@@ -11,21 +11,30 @@ from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
 from pipeline.device import find_device
 from pipeline.sources import S3_SCHEME, locate
+from worker.gpu_claim import claim_first
 
 
-def choose_device(setting: str) -> torch.device:
-    """Return the device that `ZIMAGE_DEVICE` names; `auto` is the GPU with the most free memory, else the CPU.
+def choose_device(settings: Settings) -> torch.device:
+    """Return the device that `ZIMAGE_DEVICE` names.
+
+    `auto` is a GPU that no other worker of this machine has taken so, the one with the most free memory first; where
+    there is none, the CPU.
 
     Raises:
-        ValueError: the setting names no device of this machine.
+        ValueError: the setting names no device of this machine, or the cache can't be written.
     """
-    if setting == "auto":
+    if settings.device == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
-        return torch.device("cuda", free.index(max(free)))
+        gpus = sorted(range(torch.cuda.device_count()), key=lambda index: -torch.cuda.mem_get_info(index)[0])
+        names = [str(torch.cuda.get_device_properties(index).uuid) for index in gpus]
+        # Free memory alone would send workers that start together to the same GPU.
+        try:
+            return torch.device("cuda", gpus[claim_first(names, settings.cache_dir / "gpus")])
+        except OSError as error:
+            raise ValueError(f"ZIMAGE_CACHE_DIR: {error}: name a directory that can be written") from error
     try:
-        return find_device(setting)
+        return find_device(settings.device)
     except ValueError as error:
         raise ValueError(f"ZIMAGE_DEVICE: {error}, and auto takes what there is") from error
 
@@ -55,7 +64,7 @@ def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
         pipeline.CheckpointError: the checkpoint is missing something or is broken.
         ValueError: the device is not there, or cannot run the quantization.
     """
-    device = choose_device(settings.device)
+    device = choose_device(settings)
     root = find_checkpoint(settings, settings.model)
     vae = None if settings.vae is None else find_checkpoint(settings, settings.vae)
     # CPUs are quicker in float32 than in emulated bfloat16.

@@ -1,0 +1,78 @@
+"""What the compose files promise and nobody would notice in a test run: ports, secrets, versions, time to stop."""
+
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+FILES = ("docker-compose.yml", "docker-compose.gpu.yml")
+TEXTS = {name: (ROOT / name).read_text() for name in FILES}
+SERVICES = {name: yaml.safe_load(text)["services"] for name, text in TEXTS.items()}
+SERVERS: dict[str, dict[str, Any]] = SERVICES["docker-compose.yml"]
+OURS = ("api", "worker")
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    hadolint = Path(sysconfig.get_path("scripts"), "hadolint")
+    done = subprocess.run([hadolint, "deploy/docker/Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_setting_is_one(name: str) -> None:
+    given = {
+        setting
+        for service in SERVICES[name].values()
+        for setting in service.get("environment", {})
+        if setting.startswith("ZIMAGE_")
+    }
+    assert given
+    assert given <= {f"ZIMAGE_{field.upper()}" for field in Settings.model_fields}
+
+
+def test_ports_are_published_on_loopback_alone_and_workers_have_none() -> None:
+    published = {name: port for name, service in SERVERS.items() for port in service.get("ports", [])}
+    assert set(published) == {"api", "seaweedfs", "grafana"}
+    assert all(port.startswith("127.0.0.1:") for port in published.values())
+
+
+def test_any_number_of_workers_can_run() -> None:
+    assert not {"container_name", "ports", "hostname"} & SERVERS["worker"].keys()
+
+
+def test_what_is_secret_comes_from_the_example_of_env() -> None:
+    asked = {match for text in TEXTS.values() for match in re.findall(r"\$\{(\w+):\?", text)}
+    told = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert asked == set(told)
+    assert not [name for name, value in told.items() if value and ("SECRET" in name or "PASSWORD" in name)]
+
+
+def test_what_fills_the_example_in_leaves_no_secret_empty() -> None:
+    (command,) = re.findall(r"^#   (sed .*) > \.env$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    filled = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    secrets = dict(re.findall(r"^(\w+)=(.*)$", filled, re.MULTILINE))
+    assert all(len(value) >= 32 for name, value in secrets.items() if "SECRET" in name or "PASSWORD" in name), filled
+    assert secrets["S3_ACCESS_KEY"] == "zimage"
+
+
+def test_images_of_others_have_a_version() -> None:
+    images = {service["image"] for name, service in SERVERS.items() if name not in OURS}
+    assert all(re.search(r":v?\d+\.\d+", image) for image in images), images
+
+
+def test_a_worker_is_given_the_time_that_it_takes_to_drain() -> None:
+    assert int(SERVERS["worker"]["stop_grace_period"].rstrip("s")) >= Settings().drain_seconds + 10
+
+
+def test_api_and_worker_can_do_no_more_than_they_need() -> None:
+    for name in OURS:
+        assert SERVERS[name]["read_only"] is True
+        assert SERVERS[name]["cap_drop"] == ["ALL"]
+        assert SERVERS[name]["security_opt"] == ["no-new-privileges:true"]

@@ -1,0 +1,31 @@
+"""Workers of one machine share its GPUs out among themselves: each holds a lock on the one that it draws on."""
+
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+_held: list[int] = []  # the lock lasts as long as its file is open: till the process ends, in whatever way
+
+
+def claim_first(gpus: Sequence[str], folder: Path) -> int:
+    """Return the index of the first GPU that no worker holds, and hold it; the first one when all are held.
+
+    Args:
+        gpus: their UUIDs, the one to be preferred first.
+        folder: of the locks; workers that share it (a volume, for containers) know of each other.
+
+    Raises:
+        OSError: the folder can't be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, gpu in enumerate(gpus):
+        file = os.open(folder / gpu, os.O_RDONLY | os.O_CREAT, 0o644)  # enough for a lock, for every user
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+        else:
+            _held.append(file)
+            return index
+    return 0
