@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 RESOLVE_SECONDS = 5.0
+RESOLVER_THREADS = 32
 
 Lookup = Callable[[str, int], Sequence[str]]
 
@@ -40,6 +41,10 @@ class AddressError(httpx.ConnectError):
     """A host that webhooks may not go to, or that has no address; the message says which it is."""
 
 
+class ResolverError(httpx.ConnectError):
+    """Which addresses a host has can't be found out now."""
+
+
 def is_public(address: str) -> bool:
     """Tell whether an IP address is one of the public Internet's.
 
@@ -57,7 +62,7 @@ def system_lookup(host: str, port: int) -> Sequence[str]:
     """Return a host's addresses in the order in which the system would try them.
 
     Raises:
-        OSError: it has none, or they can't be found out now.
+        OSError: it has none, or (`socket.EAI_AGAIN`) they can't be found out now.
     """
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
@@ -73,14 +78,15 @@ class Addresses:
     def __init__(self, *, allow_private: bool, lookup: Lookup = system_lookup) -> None:
         self._allow_private = allow_private
         self._lookup = lookup
-        # Threads of their own: name servers that don't answer hold up nothing but webhooks.
-        self._threads = ThreadPoolExecutor(32, thread_name_prefix="resolver")
+        # Threads of its own: names whose servers don't answer hold up nothing but who asks here.
+        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolver")
 
     async def resolve(self, url: httpx.URL) -> Sequence[str]:
         """Return the addresses of a URL's host, in the order in which they are worth trying.
 
         Raises:
-            AddressError: one of them is not public, there is none, or the resolver does not answer.
+            AddressError: one of them is not public, or there is none.
+            ResolverError: no name server answers.
         """
         host = url.raw_host.decode("ascii")
         port = url.port or {"http": 80, "https": 443}[url.scheme]
@@ -88,7 +94,9 @@ class Addresses:
             async with asyncio.timeout(RESOLVE_SECONDS):
                 loop = asyncio.get_running_loop()
                 addresses = await loop.run_in_executor(self._threads, self._lookup, host, port)
-        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
+        except (OSError, UnicodeError) as error:
+            if isinstance(error, TimeoutError) or getattr(error, "errno", None) == socket.EAI_AGAIN:
+                raise ResolverError(f"{host} can't be resolved now: no name server answers") from error
             raise AddressError(f"{host} can't be resolved: check its name") from error
         # All of them: with one private address among public ones a name could be sent there all the same.
         if not self._allow_private and not all(map(is_public, addresses)):
@@ -104,7 +112,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
     """Sends requests to addresses that `Addresses` has looked at, under the host's name (Host header, TLS).
 
     Args:
-        addresses: what resolves.
+        addresses: what resolves; closed with the transport.
         verify: which certificates are trusted; True: the usual authorities.
     """
 
@@ -118,6 +126,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
 
         Raises:
             AddressError: the host has no address that webhooks may go to.
+            ResolverError: no name server answers.
             httpx.HTTPError: none can be connected to, or what else goes wrong.
         """
         url = request.url
@@ -133,4 +142,5 @@ class PinnedTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close what is open."""
+        self._addresses.close()
         await self._transport.aclose()

@@ -16,7 +16,7 @@ from api.document import KEYED, UNKEYED, openapi
 from api.middleware import BodyGuard, LoopbackOnly, RequestId
 from api.openai_errors import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
-from api.routes import health, images, jobs, models, playground, queue
+from api.routes import docs, health, images, jobs, models, playground, queue
 from api.routes.jobs import JobPage
 from api.tasks import end
 from api.webhooks import Deliverer, JobEvent
@@ -38,6 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         jobs.keys.KeysFileError: the file of API keys is missing or broken.
     """
+    keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -47,12 +48,16 @@ def create_app(settings: Settings) -> FastAPI:
         reaper = Reaper(connect(settings), images, celery_app(settings), settings)
         bell = Bell(settings)
         outbox = Outbox(client, settings)
+        # For submits alone, so that receivers' dead name servers don't hold them up.
         addresses = Addresses(allow_private=settings.webhook_allow_private)
-        app.state.services = Services(settings, ClientStore(client, settings), images, events, bell, outbox, addresses)
+        app.state.services = Services(
+            settings, ClientStore(client, settings), images, events, bell, outbox, addresses, keys
+        )
         tasks = [asyncio.create_task(events.run())]
         if settings.webhook_secret:
             secret = settings.webhook_secret.get_secret_value()
-            deliverer = Deliverer(outbox, images, secret, PinnedTransport(addresses))
+            transport = PinnedTransport(Addresses(allow_private=settings.webhook_allow_private))
+            deliverer = Deliverer(outbox, images, secret, transport)
             tasks.append(asyncio.create_task(deliverer.run()))
         reaper.start()
         yield
@@ -68,12 +73,14 @@ def create_app(settings: Settings) -> FastAPI:
         description="Self-hosted, queue-backed image service for Z-Image-Turbo.",
         lifespan=lifespan,
         webhooks=webhooks.documented,
+        docs_url=None,  # FastAPI's own load what they show from a CDN
+        redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
     # The last one added is the outermost.
     app.add_middleware(BodyGuard)
-    if settings.api_keys_file:
-        app.add_middleware(Authentication, keys=KeyRing(settings.api_keys_file))
+    if keys:
+        app.add_middleware(Authentication, keys=keys)
     elif not settings.allow_anonymous:
         app.add_middleware(LoopbackOnly)
     app.add_middleware(RequestId)
@@ -84,7 +91,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router, dependencies=[bearer], responses=problem_responses(*KEYED))
     for module in (images, models):
         app.include_router(module.router, dependencies=[bearer], responses=openai_error_responses(*KEYED))
-    for module in (health, playground):
+    for module in (health, playground, docs):
         app.include_router(module.router, responses=problem_responses(*UNKEYED))
+    app.mount("/docs", docs.assets)
     app.openapi = lambda: openapi(app, [Problem, OpenAIErrorBody, JobPage, JobEvent])  # type: ignore[method-assign]
     return app

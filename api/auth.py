@@ -8,7 +8,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.problems import ProblemError, error_response
 from jobs.keys import ApiKey, KeyRing
 
-OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})  # tell nothing of any job
+OPEN_PATHS = frozenset(  # tell nothing of any job
+    (
+        *("/", "/livez", "/readyz", "/metrics", "/openapi.json"),
+        *("/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"),
+    )
+)
 _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
 
 

@@ -1,7 +1,8 @@
-"""Connections whose request heads are bounded, in size and in time.
+"""Connections whose request heads and trailers are bounded, in size and in time.
 
 uvicorn's httptools protocol bounds neither, and joins what comes of an endless header again and again: one client
-without a key could keep the process busy, and fill its memory.
+without a key could keep the process busy, and fill its memory. It also takes trailers, which come behind a chunked
+body, for headers; here they are dropped (RFC 9110, section 6.5.1).
 """
 
 import asyncio
@@ -14,7 +15,7 @@ HEAD_SECONDS = 20.0  # for all of it, from the connection's or the request's fir
 
 
 class BoundedHeads(HttpToolsProtocol):
-    """Ends connections whose request head is too large (400) or does not come."""
+    """Ends connections whose request head or trailers are too large (400) or do not come."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request (asyncio)."""
@@ -27,9 +28,10 @@ class BoundedHeads(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head (asyncio)."""
+        """Count what belongs to a head or to trailers (asyncio)."""
+        in_head_before = self._in_head  # else most of the data may be a body's
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
+        if in_head_before and self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response(f"The request's headers have more than {MAX_HEAD_BYTES} bytes.")
@@ -37,14 +39,39 @@ class BoundedHeads(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Count from here (httptools)."""
         super().on_message_begin()
+        self._trailing = False
         self._late.cancel()
         self._expect_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, but no trailer (httptools)."""
+        if not self._trailing:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        """Count no more until the next chunk or request (httptools)."""
+        self._trailing = True
+        self._head_ended()
+        super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        """Count from here: behind the last chunk's header come the trailers, behind another's its body (httptools)."""
+        self._late.cancel()
+        self._expect_head()
+
+    def on_body(self, body: bytes) -> None:
+        """Count no more until the next chunk or request (httptools)."""
+        self._head_ended()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
         """Count no more until the next request (httptools)."""
+        self._head_ended()
+        super().on_message_complete()
+
+    def _head_ended(self) -> None:
         self._in_head = False
         self._late.cancel()
-        super().on_headers_complete()
 
     def _expect_head(self) -> None:
         self._in_head, self._head_bytes = True, 0

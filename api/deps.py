@@ -10,7 +10,7 @@ from api.bell import Bell
 from jobs.client_store import ClientStore
 from jobs.events import EventHub
 from jobs.images import ImageStore
-from jobs.keys import RESERVED, ApiKey
+from jobs.keys import RESERVED, ApiKey, KeyRing
 from jobs.settings import Settings
 from jobs.webhooks import Outbox
 
@@ -26,6 +26,7 @@ class Services:
     bell: Bell
     outbox: Outbox
     addresses: Addresses
+    keys: KeyRing | None  # None: the service has no keys
 
 
 def _services(request: Request) -> Services:

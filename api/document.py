@@ -56,10 +56,10 @@ REPLAYED: Headers = {
 }
 RATE_LIMIT: Headers = {
     "RateLimit-Policy": _header(
-        "For a key with a rate: `q` submits in `w` seconds.", '"submits";q=60;w=60', always=False
+        "At submits by a key with a rate: it has `q` of them in `w` seconds.", '"submits";q=60;w=60', always=False
     ),
     "RateLimit": _header(
-        "For a key with a rate: `r` submits are left now, all of them are again in `t` seconds.",
+        "At submits by a key with a rate: `r` are left now, all of them are again in `t` seconds.",
         '"submits";r=59;t=1',
         always=False,
     ),
@@ -88,6 +88,7 @@ SUBMITTED: Sequence[Error] = [
     (410, "job_gone", "the job was deleted or is past its retention"),
     (413, "body_too_large", "the body may have at most 65536 bytes"),
     (415, "unsupported_media_type", "send JSON with Content-Type: application/json"),
+    (415, "unsupported_content_encoding", "the body's Content-Encoding is gzip: send it as it is, without one"),
     (422, "invalid_request", "/prompt: String should have at least 1 character"),
     (422, "idempotency_key_reused", "this Idempotency-Key came with another body before: take a new key for a new job"),
     (429, "rate_limited", "key mine may submit 60 jobs a minute: send it again after Retry-After"),

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics
-from api.problems import ProblemError, error_response
+from api.problems import ProblemError, error_response, is_served
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +66,17 @@ class RequestId:
 
 
 class BodyGuard:
-    """Refuses bodies that are too large (413), too slow (408) or not JSON (415) before a route sees them."""
+    """Refuses bodies that are too large (413), too slow (408) or not plain JSON (415) before a route sees them.
+
+    Where no route is there to see one, it is left alone: a picture sent there is not too large, but in the wrong place.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request (ASGI)."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not is_served(scope):
             await self._app(scope, receive, send)
             return
         try:
@@ -114,6 +117,10 @@ class BodyGuard:
             more = message.get("more_body", False)
             if len(body) > MAX_BODY_BYTES:
                 raise too_large
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if body and encoding != "identity":
+            detail = f"the body's Content-Encoding is {encoding}: send it as it is, without one"
+            raise ProblemError(415, "unsupported_content_encoding", detail)
         media_type = headers.get("content-type", "").split(";")[0].strip().lower()
         if body and media_type != "application/json":
             raise ProblemError(415, "unsupported_media_type", "send JSON with Content-Type: application/json")

@@ -1,9 +1,15 @@
 """Errors in OpenAI's shape, for the routes of its clients: they read `error.code`, `error.param` and so on."""
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, Field
 
 from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, SHOULD_RETRY, Error, Responses, error_responses
 
+# What OpenAI's clients call below /v1, whether it is here or not.
+_RESOURCES = frozenset(
+    ("audio", "batches", "chat", "completions", "embeddings", "files", "images", "models", "moderations", "responses")
+)
 _PARAMETERS = {"width": "size", "height": "size"}  # a job's field by the name that OpenAI's request has for it
 
 
@@ -24,17 +30,23 @@ class OpenAIErrorBody(BaseModel):
 
 def spoken_at(path: str) -> bool:
     """Tell whether errors at this path are in OpenAI's shape."""
-    return path == "/v1/models" or path.startswith(("/v1/models/", "/v1/images/"))
+    root, version, *resource = path.split("/", 3)
+    return (root, version) == ("", "v1") and not _RESOURCES.isdisjoint(resource[:1])
 
 
-def error_body(status: int, code: str, detail: str, pointer: str | None) -> OpenAIErrorBody:
+def not_supported(method: str, path: str) -> str:
+    """Return what to tell a client that calls what OpenAI has and this service has not."""
+    return f"{method} {path} is not supported: this service draws images, at POST /v1/images/generations"
+
+
+def error_body(status: int, code: str, detail: str, fields: Sequence[tuple[str, str]] = ()) -> OpenAIErrorBody:
     """Return a problem as OpenAI's clients read it.
 
     Args:
         status: of the answer.
         code: stable word for programs.
-        detail: sentence for people.
-        pointer: JSON pointer to the field that is wrong, if one is.
+        detail: sentence for people; where there are fields, theirs are told instead, by the names that OpenAI has.
+        fields: JSON pointer (or name) of each field that is wrong, and what is wrong with it.
     """
     match status:
         case 401:
@@ -43,23 +55,29 @@ def error_body(status: int, code: str, detail: str, pointer: str | None) -> Open
             kind = "rate_limit_error"
         case _:
             kind = "invalid_request_error" if status < 500 else "server_error"
-    field = pointer.split("/")[1] if pointer else None
-    return OpenAIErrorBody(
-        error=OpenAIError(message=detail, type=kind, param=_PARAMETERS.get(field, field) if field else None, code=code)
-    )
+    named = dict.fromkeys((_parameter(pointer), told) for pointer, told in fields)  # width and height are one size
+    message = "; ".join(f"{name or 'the body'}: {told}" for name, told in named) or detail
+    param = next((name for name, _ in named), None)
+    return OpenAIErrorBody(error=OpenAIError(message=message, type=kind, param=param, code=code))
+
+
+def _parameter(pointer: str) -> str | None:
+    name = pointer.removeprefix("/").partition("/")[0]
+    return _PARAMETERS.get(name, name) or None
 
 
 _HEADERS = {
     401: CHALLENGE,
     409: SHOULD_RETRY,
+    422: RATE_LIMIT,
     429: {**RETRY_AFTER, **RATE_LIMIT},
     500: SHOULD_RETRY,
-    503: {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}, **SHOULD_RETRY},
+    503: {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}, **RATE_LIMIT, **SHOULD_RETRY},
     504: SHOULD_RETRY,
 }
 
 
 def openai_error_responses(*errors: Error) -> Responses:
     """Return the OpenAPI entries of the errors that a route answers with, given as status, code and message."""
-    examples = [(*error[:2], error_body(*error, pointer=None).model_dump()) for error in errors]
+    examples = [(*error[:2], error_body(*error).model_dump()) for error in errors]
     return error_responses("application/json", OpenAIErrorBody, examples, _HEADERS)

@@ -111,7 +111,10 @@ class ImagesRequest(JobOptions):
         try:
             return JobInput(**options, width=width, height=height, num_images=self.n or 1)
         except ValidationError as error:
-            raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]) from None
+            # The metadata was right as it came, so if it is wrong now that is the user's doing.
+            places = [("user",) if item["loc"][0] == "metadata" else item["loc"] for item in error.errors()]
+            errors = [{**item, "loc": ("body", *place)} for item, place in zip(error.errors(), places, strict=True)]
+            raise RequestValidationError(errors) from None
 
 
 class ImageData(BaseModel):

@@ -32,6 +32,11 @@ class FieldError(BaseModel):
     parameter: str | None = None
     detail: str
 
+    @property
+    def place(self) -> str:
+        """Where it is; empty for the body as a whole."""
+        return self.parameter or self.pointer or ""
+
 
 class Problem(BaseModel):
     """The body of every error, but on the routes that OpenAI's clients use."""
@@ -76,8 +81,8 @@ class ProblemError(Exception):
 def error_response(scope: Scope, error: ProblemError) -> JSONResponse:
     """Return a problem as the response to a request (ASGI), in the shape that its route speaks."""
     if openai_errors.spoken_at(scope["path"]):
-        place = error.errors[0] if error.errors else None
-        body = openai_errors.error_body(error.status, error.code, error.detail, place.pointer if place else None)
+        fields = [(field.place, field.detail) for field in error.errors or ()]
+        body = openai_errors.error_body(error.status, error.code, error.detail, fields)
         return JSONResponse(body.model_dump(), error.status, headers=error.headers)
     problem = _problem(error, scope["state"]["request_id"])
     return JSONResponse(
@@ -97,12 +102,26 @@ def _problem(error: ProblemError, request_id: str) -> Problem:
     )
 
 
-def unavailable(code: str, detail: str, seconds: float = RETRY_SECONDS) -> ProblemError:
+def invalid_request(errors: list[FieldError]) -> ProblemError:
+    """Return the 422 for a request with something wrong in it."""
+    detail = "; ".join(f"{error.place or 'the body'}: {error.detail}" for error in errors)
+    return ProblemError(422, "invalid_request", detail, errors=errors)
+
+
+def unavailable(
+    code: str, detail: str, seconds: float = RETRY_SECONDS, headers: Mapping[str, str] | None = None
+) -> ProblemError:
     """Return a 503 that says when to come back."""
-    return ProblemError(503, code, detail, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
+    retry = {"Retry-After": str(max(1, math.ceil(seconds)))}
+    return ProblemError(503, code, detail, headers={**retry, **(headers or {})})
 
 
-_HEADERS = {401: CHALLENGE, 429: {**RETRY_AFTER, **RATE_LIMIT}, 503: RETRY_AFTER}
+_HEADERS = {
+    401: CHALLENGE,
+    422: RATE_LIMIT,
+    429: {**RETRY_AFTER, **RATE_LIMIT},
+    503: {**RETRY_AFTER, **RATE_LIMIT},
+}
 
 
 def problem_responses(*errors: Error) -> Responses:
@@ -132,14 +151,14 @@ def _from_validation(error: RequestValidationError) -> ProblemError:
         return ProblemError(400, "malformed_json", f"the body is not valid JSON: {reason}")
     if first["type"] == "missing" and first["loc"] == ("body",):
         return ProblemError(400, "malformed_json", "the body is empty: send a JSON object")
-    errors = [
-        FieldError(pointer=_pointer(item["loc"][1:]), detail=_message(item))
-        if item["loc"][0] == "body"
-        else FieldError(parameter=str(item["loc"][-1]), detail=_message(item))
-        for item in found
-    ]
-    places = ", ".join(f"{field.parameter or field.pointer or 'the body'}: {field.detail}" for field in errors)
-    return ProblemError(422, "invalid_request", places, errors=errors)
+    return invalid_request(
+        [
+            FieldError(pointer=_pointer(item["loc"][1:]), detail=_message(item))
+            if item["loc"][0] == "body"
+            else FieldError(parameter=str(item["loc"][-1]), detail=_message(item))
+            for item in found
+        ]
+    )
 
 
 def _from_http(error: HTTPException) -> ProblemError:
@@ -149,14 +168,14 @@ def _from_http(error: HTTPException) -> ProblemError:
     return ProblemError(error.status_code, code, str(error.detail), headers=error.headers)
 
 
-def _allowed_methods(request: Request) -> list[str]:
+def is_served(scope: Scope) -> bool:
+    """Tell whether there is a route for a request (ASGI)."""
+    return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
+
+
+def _allowed_methods(scope: Scope) -> list[str]:
     """All of a path's methods: Starlette itself names those of the first route there alone."""
-
-    def served(method: str) -> bool:
-        scope = {**request.scope, "method": method}
-        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
-
-    return [method for method in HTTPMethod if served(method)]
+    return [method for method in HTTPMethod if is_served({**scope, "method": method})]
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -176,7 +195,9 @@ def install_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            error.headers = {"Allow": ", ".join(_allowed_methods(request))}
+            error.headers = {"Allow": ", ".join(_allowed_methods(request.scope))}
+        elif error.status_code == HTTPStatus.NOT_FOUND and openai_errors.spoken_at(request.scope["path"]):
+            error.detail = openai_errors.not_supported(request.method, request.scope["path"])
         return answer(request, _from_http(error))
 
     @app.exception_handler(JobUnknownError)

@@ -8,10 +8,10 @@ import httpx
 from fastapi import Header
 
 from api import metrics
-from api.addresses import AddressError
+from api.addresses import AddressError, ResolverError
 from api.deps import Services
 from api.limits import limit_exceeded, limit_headers
-from api.problems import RETRY_SECONDS, FieldError, ProblemError, unavailable
+from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_request, unavailable
 from api.served_model import served_model
 from jobs.client_store import Found, body_digest
 from jobs.keys import ApiKey
@@ -58,8 +58,12 @@ async def submit(
         JobGoneError: it was accepted before, and deleted since.
     """
     await _check_limits(services, job_input)
-    # Before the key's limits: with them first, and no submit spent on a refusal, as many names could be looked up.
-    await _check_webhook(services, job_input)
+    if job_input.webhook_url is not None and not (
+        # Of a repetition nothing is left to be asked: its webhook was taken, though its name may not resolve now.
+        idempotency_key and await services.store.has_seen(owner, idempotency_key)
+    ):
+        # Before the key's limits: with them first, and no submit spent on a refusal, as many names could be looked up.
+        await _check_webhook(services, job_input.webhook_url)
     seed = secrets.randbelow(MAX_SEED + 1) if job_input.seed is None else job_input.seed
     submitted = await services.store.submit(
         f"job_{secrets.token_hex(16)}",
@@ -73,13 +77,14 @@ async def submit(
     metrics.jobs_submitted_total.labels(submitted.outcome).inc()
     if key and submitted.outcome in ("too_fast", "too_many"):
         raise limit_exceeded(key, submitted)
+    headers = limit_headers(key, submitted)
     if submitted.job_id is None:
         detail = f"{services.settings.queue_limit} jobs are waiting already: send it again later"
-        raise unavailable("queue_full", detail, min(submitted.retry_seconds or RETRY_SECONDS, LONGEST_RETRY_SECONDS))
+        seconds = min(submitted.retry_seconds or RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        raise unavailable("queue_full", detail, seconds, headers)
     if submitted.outcome == "mismatch":
         detail = "this Idempotency-Key came with another body before: take a new key for a new job"
-        raise ProblemError(422, "idempotency_key_reused", detail)
-    headers = limit_headers(key, submitted)
+        raise ProblemError(422, "idempotency_key_reused", detail, headers=headers)
     replayed = submitted.outcome == "replayed"
     if replayed:
         headers["Idempotent-Replayed"] = "true"
@@ -97,24 +102,26 @@ async def _check_limits(services: Services, job_input: JobInput) -> None:
     ]
     if job_input.work > services.settings.max_work:
         detail = (
-            f"width × height × num_inference_steps × num_images is {job_input.work:,}; "
+            f"pixels × steps × images is {job_input.work:,}; "
             f"this service takes at most {services.settings.max_work:,}: ask for less of one of them"
         )
         errors.append(FieldError(pointer="", detail=detail))
     if errors:
-        detail = "; ".join(f"{error.pointer or 'the body'}: {error.detail}" for error in errors)
-        raise ProblemError(422, "invalid_request", detail, errors=errors)
+        raise invalid_request(errors)
 
 
-async def _check_webhook(services: Services, job_input: JobInput) -> None:
-    detail = None
-    if job_input.webhook_url is not None and services.settings.webhook_secret is None:
-        detail = "this service sends no webhooks: leave it null and poll the job (or set ZIMAGE_WEBHOOK_SECRET)"
-    elif job_input.webhook_url is not None:
-        try:
-            await services.addresses.resolve(httpx.URL(job_input.webhook_url))
-        except AddressError as error:
-            detail = str(error)
-    if detail:
-        errors = [FieldError(pointer="/webhook_url", detail=detail)]
-        raise ProblemError(422, "invalid_request", f"/webhook_url: {detail}", errors=errors)
+async def _check_webhook(services: Services, url: str) -> None:
+    if services.settings.webhook_secret is None:
+        raise _refused_webhook(
+            "this service sends no webhooks: leave it null and poll the job (or set ZIMAGE_WEBHOOK_SECRET)"
+        )
+    try:
+        await services.addresses.resolve(httpx.URL(url))
+    except AddressError as error:
+        raise _refused_webhook(str(error)) from None
+    except ResolverError as error:
+        raise unavailable("resolver_unavailable", f"/webhook_url: {error}: send the request again") from None
+
+
+def _refused_webhook(detail: str) -> ProblemError:
+    return invalid_request([FieldError(pointer="/webhook_url", detail=detail)])

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from redis.exceptions import RedisError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_fixed
 
 from api.deps import Services
 from jobs.client_store import Found
+from jobs.keys import ApiKey
 
 MAX_WAIT = 60.0
 LOOK_AGAIN_SECONDS = 60.0  # should a change ever be missed, nobody waits for ever
@@ -28,7 +29,9 @@ def wait_preference(prefer: str | None) -> float:
     return min(MAX_WAIT, float(match[1])) if match else 0.0
 
 
-async def follow(services: Services, job_id: str, owner: str, seconds: float) -> AsyncIterator[Found]:
+async def follow(
+    services: Services, job_id: str, owner: str, seconds: float, key: ApiKey | None = None
+) -> AsyncIterator[Found]:
     """Give a job now and at each of its changes, until it has ended, the time is over, or this process is to end.
 
     While Redis is away it waits on, for `OUTAGE_SECONDS` at most. So that its absence is told at once to who comes
@@ -39,6 +42,7 @@ async def follow(services: Services, job_id: str, owner: str, seconds: float) ->
         job_id: the job.
         owner: who asks.
         seconds: how long to follow.
+        key: by which it is asked for; `LOOK_AGAIN_SECONDS` after it was revoked there is no more, either.
 
     Raises:
         JobGoneError: it was deleted or is past its retention.
@@ -50,27 +54,26 @@ async def follow(services: Services, job_id: str, owner: str, seconds: float) ->
         version = -1
         while True:
             changed.clear()
-            found = await _look(services, job_id, owner, deadline - time.monotonic())
+            # Who waits for an answer, and is told 503 instead, may send the request again and have it drawn twice.
+            patience = min(OUTAGE_SECONDS, deadline - time.monotonic())
+            found: Found = await patient(patience)(services.store.get, job_id, owner)
             if found.job.version != version:
                 version = found.job.version
                 yield found
             left = deadline - time.monotonic()
-            if left <= 0 or not found.job.status.active or services.events.closing:
+            revoked = key and services.keys and not services.keys.has(key)
+            if left <= 0 or not found.job.status.active or services.events.closing or revoked:
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, LOOK_AGAIN_SECONDS)):
                     await changed.wait()
 
 
-async def _look(services: Services, job_id: str, owner: str, left: float) -> Found:
-    # One who waits for an answer, and is told 503 instead, may send the request again and have pictures drawn twice.
-    patient = AsyncRetrying(
-        retry=retry_if_exception_type(RedisError),
-        wait=wait_fixed(1),
-        stop=stop_after_delay(min(OUTAGE_SECONDS, left)),
-        reraise=True,
+def patient(seconds: float) -> AsyncRetrying:
+    """Return what calls again and again while Redis is away, for some seconds."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type(RedisError), wait=wait_fixed(1), stop=stop_before_delay(seconds), reraise=True
     )
-    return await patient(services.store.get, job_id, owner)
 
 
 async def ended(services: Services, job_id: str, owner: str) -> Found:

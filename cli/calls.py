@@ -1,6 +1,7 @@
 """The service's endpoints as descriptions, and when a request is sent again: what both clients have in common."""
 
 import hashlib
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -58,6 +59,17 @@ def get(job_id: str, wait: float) -> Call[Job]:
     wait = min(wait, LONGEST_WAIT)
     headers = {"Prefer": f"wait={wait:.0f}"} if wait >= 1 else {}
     return Call("GET", f"/jobs/{job_id}", _json, {"headers": headers, "timeout": timeout(wait)})
+
+
+def events(job_id: str) -> str:
+    """Return where a job's events are."""
+    return f"/jobs/{job_id}/events"
+
+
+def event(line: str) -> Job | None:
+    """Return the job that a line of server-sent events tells of; None for a line that tells of none."""
+    name, _, data = line.partition(": ")
+    return cast("Job", json.loads(data)) if name == "data" else None
 
 
 def cancel(job_id: str) -> Call[Job]:
@@ -150,7 +162,11 @@ def _retry_after(response: httpx.Response) -> float:
 
 def _json(response: httpx.Response) -> Any:
     _nothing(response)
-    return response.json()
+    try:
+        return response.json()
+    except ValueError:
+        detail = f"{response.url} answered {response.status_code}, but no JSON: is it the address of a service?"
+        raise ServiceError(response.status_code, "unexpected_answer", detail) from None
 
 
 def _nothing(response: httpx.Response) -> None:

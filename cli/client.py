@@ -3,8 +3,7 @@
 They try again by themselves where that is safe: reads, and posts under the `Idempotency-Key` that they always send.
 """
 
-import asyncio
-import time
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -20,7 +19,9 @@ __all__ = ["AsyncZImageClient", "Image", "Job", "JobPage", "JobRequest", "Servic
 
 T = TypeVar("T")
 
-POLL_SECONDS = 0.25
+PLACE_SECONDS = 1  # between looks at a queued job: of its place in the queue no event tells
+# What ends a stream early: the connection is lost, or the last line was cut off. The job is simply asked for again.
+CUT = (httpx.TransportError, ValueError)
 
 
 def _service(url: str, key: str | None) -> dict[str, Any]:
@@ -90,14 +91,23 @@ class ZImageClient:
             if cursor is None:
                 return
 
-    def progress(self, job_id: str, interval: float = POLL_SECONDS) -> Iterator[Job]:
-        """Read a job again and again, until it ended; the last one given is the ended one."""
+    def progress(self, job_id: str) -> Iterator[Job]:
+        """Give a job every second while it is queued, then at each of its events; the last one given has ended.
+
+        While nothing happens to it the same is given again, every 15 s at least.
+        """
+        job = self.get(job_id)
         while True:
-            job = self.get(job_id)
             yield job
+            if job["status"] == "running":
+                with contextlib.suppress(*CUT), self._http.stream("GET", calls.events(job_id)) as response:
+                    for line in response.iter_lines():
+                        job = calls.event(line) or job
+                        if not line:
+                            yield job
             if job["status"] not in ACTIVE:
                 return
-            time.sleep(interval)
+            job = self.get(job_id, wait=PLACE_SECONDS)
 
     def download(self, image: Image) -> bytes:
         """Fetch an image's PNG, and check it.
@@ -168,14 +178,21 @@ class AsyncZImageClient:
             if cursor is None:
                 return
 
-    async def progress(self, job_id: str, interval: float = POLL_SECONDS) -> AsyncIterator[Job]:
-        """Read a job again and again, until it ended; the last one given is the ended one."""
+    async def progress(self, job_id: str) -> AsyncIterator[Job]:
+        """Give a job until it has ended; see `ZImageClient.progress`."""
+        job = await self.get(job_id)
         while True:
-            job = await self.get(job_id)
             yield job
+            if job["status"] == "running":
+                with contextlib.suppress(*CUT):
+                    async with self._http.stream("GET", calls.events(job_id)) as response:
+                        async for line in response.aiter_lines():
+                            job = calls.event(line) or job
+                            if not line:
+                                yield job
             if job["status"] not in ACTIVE:
                 return
-            await asyncio.sleep(interval)
+            job = await self.get(job_id, wait=PLACE_SECONDS)
 
     async def download(self, image: Image) -> bytes:
         """Fetch an image's PNG, and check it; see `ZImageClient.download`."""

@@ -139,6 +139,10 @@ class ClientStore:
             return Submitted(outcome, None, float(answer) if answer else None, allowance)
         return Submitted(outcome, None if outcome == "too_many" else answer, None, allowance)
 
+    async def has_seen(self, owner: str, idempotency_key: str) -> bool:
+        """Tell whether the owner's idempotency key came before and is remembered."""
+        return bool(await self._redis.exists(f"{self._prefix}idempotency:{owner}:{idempotency_key}"))
+
     async def get(self, job_id: str, owner: str) -> Found:
         """Return a job.
 

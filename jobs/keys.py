@@ -150,6 +150,11 @@ class KeyRing:
                 found = key
         return found
 
+    def has(self, key: ApiKey) -> bool:
+        """Tell whether an entry is still there, as it was found."""
+        self._refresh()
+        return key in self._keys
+
     def _refresh(self) -> None:
         state = self._state()
         if state == self._seen:

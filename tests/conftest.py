@@ -1,10 +1,21 @@
-"""The embedded stack for every test that needs real servers; started once a session, when first asked for."""
+"""What every test stands on: an environment of its own, and the embedded stack, started once when first asked for."""
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from cli.stack import Stack
+
+
+def pytest_configure() -> None:
+    """Take away what the shell that started pytest would decide for the service and its processes."""
+    for name in list(os.environ):
+        if name.startswith(("ZIMAGE_", "AWS_")):
+            del os.environ[name]
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in a script's background; children inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

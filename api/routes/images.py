@@ -13,20 +13,21 @@ from api.openai_images import ImageData, ImagesRequest, ImagesResponse
 from api.problems import ProblemError, unavailable
 from api.served_model import served_model
 from api.submission import IdempotencyKey, submit
-from api.waiting import ended, unless_disconnected
+from api.waiting import ended, patient, unless_disconnected
 from jobs.images import ImageStore
 from jobs.models import ImageRecord, Job, JobStatus
 
 router = APIRouter(prefix="/v1/images", tags=["openai"])
 
 FINAL = {"X-Should-Retry": "false"}  # OpenAI's clients heed it: they retry 409 and 5xx by themselves otherwise
+CANCEL_SECONDS = 300.0  # that Redis may be away before the job of a client that left is drawn all the same
 CLIENT_LEFT = 499  # nginx's status for it; nobody reads the answer, but the metrics tell
 
 ERRORS = openai_error_responses(
     *SUBMITTED,
-    (404, "model_not_found", "there is no model other: /v1/models lists what is served"),
+    (404, "model_not_found", "model: there is no model other: /v1/models lists what is served"),
     (409, "job_canceled", "job job_… was canceled"),
-    (422, "invalid_request", "/quality: there is one quality: leave it out"),
+    (422, "invalid_request", "quality: there is one quality: leave it out"),
     FAULT,
     (500, "out_of_memory", "job job_… failed: the GPU has too little memory for this job: ask for a smaller size"),
     (503, "storage_unavailable", "job job_… is done, but its images can't be read now: fetch them at /v1/jobs/job_…"),
@@ -63,7 +64,8 @@ async def generate_images(
     found = await unless_disconnected(request, ended(services, job_id, owner))
     if found is None or found.job.status.active:  # the client has left, or this process is to end
         if idempotency_key is None:
-            await services.store.cancel(job_id, owner)
+            patience = CANCEL_SECONDS if found is None else 0  # who is still there is not kept waiting
+            await patient(patience)(services.store.cancel, job_id, owner)
         if found is None:
             return Response(status_code=CLIENT_LEFT)
         raise unavailable("closing", "this process of the service is ending: send the request again", seconds=1)

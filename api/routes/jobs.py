@@ -29,7 +29,7 @@ from api.document import (
     SUBMITTED,
     Error,
 )
-from api.problems import FieldError, ProblemError, problem_responses, unavailable
+from api.problems import FieldError, ProblemError, invalid_request, problem_responses, unavailable
 from api.submission import IdempotencyKey, submit
 from api.views import EXAMPLE, URLS_EXAMPLE, JobView, etag, etag_matches, job_view, pending_headers
 from api.waiting import follow, wait_preference
@@ -99,7 +99,10 @@ async def _view(services: Services, found: Found, request: Request) -> JobView:
             "headers": {**LOCATION, **PENDING, **RATE_LIMIT, **REPLAYED},
             "links": JOB_LINKS,
         },
-        **problem_responses(*SUBMITTED),
+        **problem_responses(
+            *SUBMITTED,
+            (503, "resolver_unavailable", "/webhook_url: hooks.example can't be resolved now: send the request again"),
+        ),
     },
 )
 async def submit_job(
@@ -143,7 +146,7 @@ async def list_jobs(
         page, next_cursor = await services.store.list(owner, status=status, limit=limit, cursor=cursor)
     except BadCursorError:
         error = FieldError(parameter="cursor", detail="take it unchanged from next_cursor")
-        raise ProblemError(422, "invalid_request", f"cursor: {error.detail}", errors=[error]) from None
+        raise invalid_request([error]) from None
     return JobPage(jobs=[await _view(services, found, request) for found in page], next_cursor=next_cursor)
 
 
@@ -269,17 +272,18 @@ async def job_events(
     request: Request,
     services: ServicesDep,
     owner: OwnerDep,
+    key: KeyDep,
     last_event_id: Annotated[str | None, Header(description="The last event that was seen: goes on after it.")] = None,
 ) -> AsyncIterable[ServerSentEvent]:
     """Follow a job as server-sent events: `status` and `progress` while it is active, its final status last.
 
     An event's data is the job; its id is the record's version, so that `Last-Event-ID` goes on after it. A stream that
-    ends while the job is active (after an hour, when the queue can't be reached for long, or this process
-    of the service ends) is to be taken up so.
+    ends while the job is active (after an hour, when the queue can't be reached for long, the key was
+    revoked, or this process of the service ends) is to be taken up so.
     """
     status = None
     try:
-        async for found in follow(services, job_id, owner, FOLLOW_SECONDS):
+        async for found in follow(services, job_id, owner, FOLLOW_SECONDS, key):
             job = found.job
             event = "progress" if job.status == status else "status"
             status = job.status

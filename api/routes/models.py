@@ -52,7 +52,7 @@ async def list_models(services: ServicesDep) -> ModelPage:
     "/{model:path}",
     response_model=ModelView,
     responses=openai_error_responses(
-        (404, "model_not_found", "there is no model other: /v1/models lists what is served")
+        (404, "model_not_found", "model: there is no model other: /v1/models lists what is served")
     ),
 )
 async def get_model(

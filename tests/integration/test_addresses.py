@@ -3,9 +3,12 @@
 import asyncio
 import json
 import re
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +16,7 @@ import trustme
 from fastapi.testclient import TestClient
 from receiving import SECRET, pointing_to, receiver
 
-from api.addresses import AddressError, Addresses, PinnedTransport, is_public
+from api.addresses import RESOLVER_THREADS, AddressError, Addresses, PinnedTransport, is_public
 from api.app import create_app
 from cli.stack import Stack
 from jobs.settings import Settings
@@ -82,7 +85,6 @@ REFUSED = [
     "http://8.8.8.8:25/",
     "http://8.8.8.8:0/",
     "http://8.8.8.8:99999/",
-    "http://no-such-host.invalid/",
     f"http://{'a' * 64}.example/",
     "http://a..b/",
     "http:///hook",
@@ -126,6 +128,78 @@ def test_a_public_address_is_taken(http: TestClient, url: str) -> None:
     answer = http.post("/v1/jobs", json={**JOB, "webhook_url": url})
     assert answer.status_code == 202, answer.text
     assert answer.json()["input"]["webhook_url"] == url
+
+
+Names = dict[str, Callable[[], str]]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """What gives a name's address; all other names are resolved as ever."""
+    chosen: Names = {}
+    resolve = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
+        return resolve(chosen[host]() if host in chosen else host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return chosen
+
+
+def failing(number: int) -> Callable[[], str]:
+    def fail() -> str:
+        raise socket.gaierror(number, "as a resolver says it")
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "code"),
+    [(socket.EAI_NONAME, 422, "invalid_request"), (socket.EAI_AGAIN, 503, "resolver_unavailable")],
+)
+def test_a_name_that_is_none_is_told_from_one_that_can_t_be_looked_up_now(
+    http: TestClient, names: Names, number: int, status: int, code: str
+) -> None:
+    names["hooks.example"] = failing(number)
+    answer = http.post("/v1/jobs", json={**JOB, "webhook_url": "http://hooks.example/"})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert ("retry-after" in answer.headers) == (status == 503)
+    assert "/webhook_url: hooks.example can't be resolved" in answer.json()["detail"]
+
+
+def test_a_job_is_found_again_by_its_key_when_its_webhook_s_name_is_gone(http: TestClient, names: Names) -> None:
+    request: dict[str, Any] = {
+        "json": {**JOB, "webhook_url": "http://hooks.example/"},
+        "headers": {"Idempotency-Key": "once"},
+    }
+    names["hooks.example"] = lambda: PUBLIC
+    first = http.post("/v1/jobs", **request)
+    names["hooks.example"] = failing(socket.EAI_NONAME)
+    again = http.post("/v1/jobs", **request)
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert again.json()["id"] == first.json()["id"]
+
+
+def test_names_that_hang_at_delivery_hold_up_no_submit(servers: Stack, names: Names) -> None:
+    going_on, hanging = threading.Event(), threading.Semaphore(0)
+
+    def hang() -> str:
+        hanging.release()
+        going_on.wait(60)
+        return "127.0.0.1"
+
+    with api(servers, webhook_secret=SECRET) as http:
+        names["hooks.example"] = lambda: PUBLIC
+        urls = [
+            http.post("/v1/jobs", json={**JOB, "webhook_url": "http://hooks.example/"}).json()["urls"]
+            for _ in range(RESOLVER_THREADS)
+        ]
+        names["hooks.example"] = hang
+        for url in urls:
+            http.post(url["cancel"])  # its webhook is to be told
+        assert all(hanging.acquire(timeout=30) for _ in urls)
+        assert http.post("/v1/jobs", json={**JOB, "webhook_url": "http://8.8.8.8/"}).status_code == 202
+        going_on.set()
 
 
 def test_private_addresses_can_be_allowed(servers: Stack) -> None:

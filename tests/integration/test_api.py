@@ -3,6 +3,7 @@
 Only of a full queue the app alone is asked, in this process: a worker would empty it.
 """
 
+import gzip
 import json
 import threading
 import time
@@ -143,6 +144,18 @@ def test_a_body_over_64_kib_is_413_also_without_a_length(http: httpx.Client) -> 
 def test_another_content_type_is_415(http: httpx.Client, content_type: str) -> None:
     response = http.post("/v1/jobs", content=json.dumps(SMALL), headers={"Content-Type": content_type})
     check_problem(response, 415, "unsupported_media_type")
+
+
+def test_a_compressed_body_is_told_that_it_must_not_be(http: httpx.Client) -> None:
+    def submitted(body: bytes, encoding: str) -> httpx.Response:
+        headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+        return http.post("/v1/jobs", content=body, headers=headers)
+
+    body = json.dumps(SMALL).encode()
+    refused = submitted(gzip.compress(body), "gzip")
+    check_problem(refused, 415, "unsupported_content_encoding")
+    assert "Content-Encoding is gzip" in refused.json()["detail"]
+    assert submitted(body, "Identity").status_code == 202
 
 
 @pytest.mark.parametrize(

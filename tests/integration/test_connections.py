@@ -1,6 +1,7 @@
-"""Clients that send endless or slow request heads, over real sockets."""
+"""Clients that send endless or slow request heads, bodies and trailers, over real sockets."""
 
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 import uvicorn
 from operating import service
 
-from api import connections
+from api import connections, middleware
 from api.app import create_app
 from api.connections import BoundedHeads
 from cli.stack import Stack
@@ -21,6 +22,7 @@ from cli.stack import Stack
 def address(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     """An API, in this process so that its patience can be short."""
     monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 1.0)
     for name, value in servers.environ().items():
         monkeypatch.setenv(name, value)
     with service(servers) as running:
@@ -36,10 +38,18 @@ def address(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
         thread.join()
 
 
-def test_an_endless_header_is_cut_off(address: tuple[str, int]) -> None:
+CHUNKED = b"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ", CHUNKED + b"X-Long: "],
+    ids=["header", "trailer"],
+)
+def test_an_endless_header_is_cut_off(address: tuple[str, int], beginning: bytes) -> None:
     sent = 0
     with socket.create_connection(address, timeout=10) as client:
-        client.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ")
+        client.sendall(beginning)
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             while sent < 100_000_000:
                 sent += client.send(b"a" * 65536)
@@ -53,11 +63,37 @@ def test_a_large_head_is_told_so(address: tuple[str, int]) -> None:
         assert http.get("/livez", headers={"X-Long": "a" * 32768}).status_code == 200
 
 
-@pytest.mark.parametrize("head", [b"", b"GET /livez HTTP/1.1\r\nHost: 127."])
+@pytest.mark.parametrize("head", [b"", b"GET /livez HTTP/1.1\r\nHost: 127.", CHUNKED + b"X-Slow: "])
 def test_a_head_that_does_not_come_is_not_waited_for(address: tuple[str, int], head: bytes) -> None:
     with socket.create_connection(address, timeout=10) as client:
         client.sendall(head)
         assert client.recv(1024) == b""
+
+
+@pytest.mark.parametrize("begun", [b"", b'{"prompt": '])
+def test_a_body_that_does_not_come_is_not_waited_for(address: tuple[str, int], begun: bytes) -> None:
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(head + begun)
+        answer = client.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"body_timeout"' in answer
+
+
+def test_trailers_are_no_headers(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(CHUNKED + b"X-Request-ID: smuggled\r\n\r\n")
+        answer = client.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 415 ")  # it was read to its end
+    assert b"smuggled" not in answer
+
+
+def test_a_body_in_many_chunks_is_read_whole(address: tuple[str, int]) -> None:
+    body = json.dumps({"prompt": "a cat", "width": 64, "height": 64, "metadata": {"note": 4000 * "x"}}).encode()
+    chunks = (bytes([byte]) for byte in body)
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"http://{address[0]}:{address[1]}/v1/jobs", content=chunks, headers=headers)
+    assert answer.status_code == 202
 
 
 def test_a_connection_that_is_used_again_is_not_ended(address: tuple[str, int]) -> None:

@@ -223,6 +223,38 @@ def test_what_can_not_be_honoured_is_refused_by_name(client: OpenAI, field: str,
     assert refused.value.request_id
 
 
+@pytest.mark.parametrize(
+    ("fields", "param", "told"),
+    [
+        ({"size": "1040x1056"}, "size", "size: the served model draws 64 to 1024 pixels"),
+        ({"size": "64x63"}, "size", "size: Input should be a multiple of 16"),
+        ({"user": "x" * 5000}, "user", "user: keys and values must be at most 4096 bytes together, got 5004"),
+        ({"colour": "red", "n": 0}, "n", "n: Input should be greater than or equal to 1; colour: Extra inputs"),
+    ],
+)
+def test_errors_name_what_openai_s_request_has(client: OpenAI, fields: dict[str, Any], param: str, told: str) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        client.images.generate(prompt="a cat", extra_body=fields)
+    assert refused.value.param == param
+    assert refused.value.body["message"].startswith(told)  # type: ignore[index]
+
+
+CALLS: dict[str, Callable[[OpenAI], object]] = {
+    "/v1/chat/completions": lambda client: client.chat.completions.create(model="tiny", messages=[]),
+    "/v1/responses": lambda client: client.responses.create(model="tiny", input="a cat"),
+    "/v1/embeddings": lambda client: client.embeddings.create(model="tiny", input="a cat"),
+    "/v1/images/edits": lambda client: client.images.edit(image=100_000 * b"a", prompt="a cat"),
+}
+
+
+@pytest.mark.parametrize("path", CALLS)
+def test_what_openai_has_and_this_service_has_not_is_told_to_its_client(client: OpenAI, path: str) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        CALLS[path](client)
+    assert (refused.value.code, refused.value.type) == ("not_found", "invalid_request_error")
+    assert f"POST {path} is not supported: this service draws images" in str(refused.value)
+
+
 def test_the_user_is_said_once(client: OpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match="send one of them"):
         client.images.generate(**{**SMALL, "extra_body": {"metadata": {"user": "another"}}}, user="someone")

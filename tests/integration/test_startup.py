@@ -14,10 +14,9 @@ from pipeline import TINY_CHECKPOINT
 
 
 def start(program: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    own = {key: value for key, value in os.environ.items() if not key.startswith("ZIMAGE_")}
     return subprocess.run(
         [sys.executable, "-m", "cli.main", program],
-        env={**own, "ZIMAGE_STARTUP_TIMEOUT": "1", "ZIMAGE_METRICS_PORT": "0", "ZIMAGE_PORT": "0", **env},
+        env={**os.environ, "ZIMAGE_STARTUP_TIMEOUT": "1", "ZIMAGE_METRICS_PORT": "0", "ZIMAGE_PORT": "0", **env},
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,4 +1,4 @@
-"""Those who wait for a job while Redis dies, and comes back sooner or later.
+"""Those who wait for a job while Redis dies, and comes back sooner or later, or their key is revoked.
 
 The API runs in this process, so that it looks again and gives up sooner than it does; Valkey is a real one, killed.
 """
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from operating import Service, service
 from api import waiting
 from api.app import create_app
 from cli.stack import Stack
+from jobs.keys import KeysFile
+from jobs.settings import Settings
 
 Event = tuple[str, str]  # its id, and the status of the job that it tells
 
@@ -40,11 +43,15 @@ def own(server: Stack) -> Iterator[Service]:
         yield running
 
 
-@pytest.fixture
-def http(own: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
-    """An API whose waiting clients look at their job all the time, so that they do while Redis is away."""
+@pytest.fixture(autouse=True)
+def all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let waiting clients look at their job all the time, so that they do while Redis is away."""
     monkeypatch.setattr(waiting, "LOOK_AGAIN_SECONDS", 0.1)
-    api = uvicorn.Server(uvicorn.Config(create_app(own.settings), port=0, log_config=None))
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[httpx.Client]:
+    api = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_config=None))
     thread = threading.Thread(target=api.run)
     thread.start()
     while not api.started:
@@ -55,6 +62,12 @@ def http(own: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client
         yield client
     api.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def http(own: Service) -> Iterator[httpx.Client]:
+    with serving(own.settings) as client:
+        yield client
 
 
 def submitted(http: httpx.Client) -> dict[str, Any]:
@@ -99,6 +112,29 @@ def test_an_outage_is_waited_out(server: Stack, own: Service, http: httpx.Client
         assert (poll.result().status_code, poll.result().json()["status"]) == (200, "succeeded")
 
 
+def test_a_client_that_leaves_during_an_outage_cancels_its_job(server: Stack, own: Service, http: httpx.Client) -> None:
+    def only() -> dict[str, Any]:
+        (job,) = http.get("/v1/jobs").json()["jobs"]
+        return job
+
+    def draw() -> None:
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/v1/images/generations", json={"prompt": "a cat", "size": "64x64"}, timeout=3)
+
+    with ThreadPoolExecutor(1) as pool:
+        client = pool.submit(draw)
+        while not http.get("/v1/jobs").json()["jobs"]:
+            time.sleep(0.05)
+        kill(server)
+        client.result()
+    time.sleep(1.5)  # at least one try to cancel finds nobody
+    server.start()
+    deadline = time.monotonic() + 30
+    while only()["status"] != "canceled":
+        assert time.monotonic() < deadline, only()
+        time.sleep(0.1)
+
+
 def test_an_outage_that_lasts_ends_the_waiting_in_order(
     server: Stack,
     own: Service,
@@ -138,3 +174,18 @@ def test_a_job_that_goes_meanwhile_ends_its_events_in_order(
         assert list(events) == []
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
     assert http.get(job["urls"]["events"]).status_code == 404
+
+
+def test_a_key_that_is_revoked_ends_its_streams(own: Service, tmp_path: Path) -> None:
+    file = KeysFile(tmp_path / "keys.json")
+    file.create("bob", None, None)
+    bearer = {"Authorization": f"Bearer {file.create('alice', None, None)}"}
+    with serving(own.settings.model_copy(update={"api_keys_file": tmp_path / "keys.json"})) as http:
+        http.headers.update(bearer)
+        job = submitted(http)
+        with http.stream("GET", job["urls"]["events"]) as response:
+            events = told(response)
+            assert next(events)[1] == "queued"
+            file.revoke("alice")
+            assert list(events) == []
+        assert http.get(job["urls"]["events"]).status_code == 401

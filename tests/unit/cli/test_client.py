@@ -206,10 +206,55 @@ def test_get_waits_as_long_as_the_service_allows(script: Script, client: Client)
     assert script.requests[1][2]["prefer"] == "wait=60"
 
 
-def test_progress_ends_with_the_ended_job(script: Script, client: Client) -> None:
-    states = ["queued", "running", "running", "succeeded"]
-    script.answers = [Answer(200, {"id": "job_1", "status": state}) for state in states]
-    assert [job["status"] for job in client.progress("job_1", interval=0)] == states
+def running(step: int) -> dict[str, Any]:
+    return {"id": "job_1", "status": "running", "progress": {"step": step, "total": 2}}
+
+
+SUCCEEDED = {"id": "job_1", "status": "succeeded"}
+
+
+def events(*jobs: dict[str, Any]) -> bytes:
+    return b"".join(b"event: progress\ndata: %s\nid: 3\n\n" % json.dumps(job).encode() for job in jobs)
+
+
+def test_progress_is_what_the_job_s_events_tell(script: Script, client: Client) -> None:
+    stream = events(running(1)) + b": ping\n\n" + events(running(2), SUCCEEDED)
+    script.answers = [Answer(200, QUEUED), Answer(200, QUEUED), Answer(200, running(0)), Answer(200, stream)]
+    told = [QUEUED, QUEUED, running(0), running(1), running(1), running(2), SUCCEEDED]
+    assert list(client.progress("job_1")) == told
+    assert [path for _, path, _, _ in script.requests] == ["/v1/jobs/job_1"] * 3 + ["/v1/jobs/job_1/events"]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        Answer(200, events(running(1))),
+        Answer(200, events(running(1)) + b'event: progress\ndata: {"id": "job_1", "stat'),
+        Answer(0, hang_up=True),
+        Answer(503, {"code": "queue_unavailable", "detail": "away"}),
+    ],
+    ids=["ended", "cut off", "lost", "refused"],
+)
+def test_progress_goes_on_when_its_stream_does_not(script: Script, client: Client, stream: Answer) -> None:
+    rest = Answer(200, events(running(2), SUCCEEDED))
+    script.answers = [Answer(200, running(0)), stream, Answer(200, running(2)), rest]
+    given = list(client.progress("job_1"))
+    assert (given[0], given[-1]) == (running(0), SUCCEEDED)
+    assert running(2) in given
+
+
+def test_progress_of_a_job_that_goes_ends_with_the_refusal(script: Script, client: Client) -> None:
+    gone = Answer(410, {"code": "job_gone", "detail": "the job was deleted"})
+    script.answers = [Answer(200, running(0)), Answer(200, events(running(1))), gone]
+    with pytest.raises(ServiceError, match="the job was deleted"):
+        list(client.progress("job_1"))
+
+
+def test_a_page_where_a_job_should_be_is_told_so(script: Script, client: Client) -> None:
+    script.answers = [Answer(200, b"<html>Sign in to the proxy</html>")]
+    with pytest.raises(ServiceError, match="answered 200, but no JSON") as caught:
+        client.get("job_1")
+    assert caught.value.code == "unexpected_answer"
 
 
 def test_list_follows_cursors(script: Script, client: Client) -> None:
