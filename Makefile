@@ -31,6 +31,11 @@ test-chaos: install
 test-compose: install
 	$(BIN)/pytest -m compose tests/compose
 
+# Prometheus' rules as the Prometheus Operator takes them: their file, indented, below the head that is there.
+deploy/kubernetes/monitoring/rules.yaml: deploy/prometheus/rules.yml
+	{ sed '/^spec:/q' $@; sed 's/./  &/' $<; } > $@.new
+	mv $@.new $@
+
 # The README's contact sheet, drawn again.
 gallery: install
 	$(BIN)/python -m bench.gallery

@@ -1,6 +1,7 @@
 """The settings as commands need them: an invalid one ends the command with a line that names its variable."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import ExitCode, UserError
@@ -11,16 +12,24 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 
-def load_settings() -> "Settings":
+def load_settings(data: Path | None = None) -> "Settings":
     """Return the settings.
 
+    Args:
+        data: directory of a running `zimage up` whose servers are meant, whatever the environment says; None: those
+            that it names.
+
     Raises:
-        UserError: a `ZIMAGE_…` variable has a value that its field refuses.
+        UserError: a `ZIMAGE_…` variable has a value that its field refuses, or nothing runs on the directory.
     """
     from pydantic import ValidationError
 
     from jobs.settings import get_settings
 
+    if data is not None:
+        from cli.stack import use_running
+
+        use_running(data)
     try:
         return get_settings()
     except ValidationError as error:

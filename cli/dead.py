@@ -1,4 +1,4 @@
-"""`zimage dead list, retry, drop`: jobs that lost worker after worker. Talks to Redis, where the settings say it is."""
+"""`zimage dead list, retry, drop`: jobs that lost worker after worker. Talks to Redis itself."""
 
 import sys
 from collections.abc import Callable
@@ -28,11 +28,11 @@ All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
 
 @dead.command("list")
-def list_dead(as_json: options.Json = False) -> None:
+def list_dead(as_json: options.Json = False, data: options.Running = None) -> None:
     """List dead letters, the longest dead first."""
     from jobs.dead_letters import DeadLetters
 
-    settings = load_settings()
+    settings = load_settings(data)
     with redis_client(settings) as client:
         jobs = DeadLetters(client, settings).jobs()
     if as_json:
@@ -53,12 +53,12 @@ def _cells(job: "Job", written: Callable[[datetime], str], prompt: str) -> tuple
 
 
 @dead.command()
-def retry(job_ids: JobIds = None, every: All = False) -> None:
+def retry(job_ids: JobIds = None, every: All = False, data: options.Running = None) -> None:
     """Queue dead letters again, with their losses forgiven; prints the id of each one queued."""
     from jobs.dead_letters import DeadLetters
     from jobs.doorbell import celery_app
 
-    settings = load_settings()
+    settings = load_settings(data)
     refusals = {"unknown": NOT_DEAD, "too_late": "its timeout_seconds have passed since it was accepted"}
     with redis_client(settings) as client, celery_app(settings) as bell:
         letters = DeadLetters(client, settings)
@@ -84,11 +84,11 @@ def _ring(bell: "Celery") -> None:
 
 
 @dead.command()
-def drop(job_ids: JobIds = None, every: All = False) -> None:
+def drop(job_ids: JobIds = None, every: All = False, data: options.Running = None) -> None:
     """Take dead letters off the list; prints the id of each one dropped. The jobs stay failed."""
     from jobs.dead_letters import DeadLetters
 
-    settings = load_settings()
+    settings = load_settings(data)
     with redis_client(settings) as client:
         letters = DeadLetters(client, settings)
 

@@ -16,6 +16,10 @@ Key = Annotated[str | None, typer.Option("--key", envvar="ZIMAGE_API_KEY", help=
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 WaitTimeout = Annotated[float | None, typer.Option("--timeout", min=0, metavar="S", help="Give up waiting after S s.")]
+Running = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="That of a running `zimage up`; default: what the settings name."),
+]
 Data = Annotated[Path, typer.Option("--data", metavar="DIR", help="Where servers keep data and logs.")]
 
 Prompt = Annotated[str, typer.Argument(help="What to draw.")]

@@ -20,6 +20,19 @@ BUCKET = "zimage"
 WEED_PORTS = ("master", "volume", "filer", "s3", "admin")  # weed opens each and, for gRPC, each + ports.GRPC_OFFSET
 
 
+OTHER_KEYS = ("AWS_SESSION_TOKEN", "AWS_PROFILE")  # boto3's variables that belong to another key pair than a stack's
+
+
+def servers_environ(redis_url: str, s3_url: str, credentials: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment in which a process of ours finds a stack's servers."""
+    return {
+        "ZIMAGE_REDIS_URL": redis_url,
+        "ZIMAGE_S3_ENDPOINT": s3_url,
+        "ZIMAGE_S3_BUCKET": BUCKET,
+        **credentials,
+    }
+
+
 @dataclass(frozen=True)
 class Site:
     """Where a stack lives and what it runs: its directory, the port of each part, its S3 key pair, the module."""
@@ -42,12 +55,7 @@ class Site:
     @property
     def environ(self) -> dict[str, str]:
         """The environment in which a process of ours finds the servers."""
-        return {
-            "ZIMAGE_REDIS_URL": self.redis_url,
-            "ZIMAGE_S3_ENDPOINT": self.s3_url,
-            "ZIMAGE_S3_BUCKET": BUCKET,
-            **self.credentials,
-        }
+        return servers_environ(self.redis_url, self.s3_url, self.credentials)
 
     def log(self, name: str) -> Path:
         """Return the path of a part's log."""

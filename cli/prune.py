@@ -1,4 +1,4 @@
-"""`zimage prune`: removes objects from the bucket that no job needs. Talks to Redis and S3, where the settings say."""
+"""`zimage prune`: removes objects from the bucket that no job needs. Talks to Redis and S3 itself."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -25,6 +25,7 @@ def prune(
         bool, typer.Option("--even-all", help="Go on also when Redis knows none of the jobs in the bucket.")
     ] = False,
     as_json: options.Json = False,
+    data: options.Running = None,
 ) -> None:
     """Remove from S3 what no job needs: objects of jobs that Redis doesn't know, and of attempts that lost."""
     from botocore.exceptions import BotoCoreError, ClientError
@@ -32,7 +33,7 @@ def prune(
     from jobs.images import ImageStore, StillThereError
     from jobs.pruning import NothingKnownError, Pruner
 
-    settings = load_settings()
+    settings = load_settings(data)
     images = ImageStore(settings)
     with redis_client(settings) as client:
         pruner = Pruner(client, images, settings)

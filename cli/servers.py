@@ -27,4 +27,6 @@ def redis_client(settings: "Settings") -> "Iterator[redis.Redis]":
         try:
             yield client
         except RedisError as error:
-            raise UserError(f"Redis at {address(settings)} (ZIMAGE_REDIS_URL): {error}") from error
+            chosen = "redis_url" in settings.model_fields_set
+            advice = "" if chosen else "; set it, or name the directory of a running `zimage up` with --data"
+            raise UserError(f"Redis at {address(settings)} (ZIMAGE_REDIS_URL): {error}{advice}") from error

@@ -190,7 +190,7 @@ class Stack:
         stages = [[parts.valkey(self._site)], [parts.weed(self._site)]]
         if self._services:
             environ = {**os.environ, **self._env, **self.environ()}
-            for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE"):  # they belong to another key pair
+            for name in parts.OTHER_KEYS:
                 environ.pop(name, None)
             devices = parts.devices(len(self._workers), environ)
             workers = [
@@ -240,3 +240,20 @@ class Stack:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(value, file)
         draft.replace(self.data_dir / name)
+
+
+def use_running(data_dir: Path) -> None:
+    """Let this process's environment name the servers of the stack that runs on a directory.
+
+    Raises:
+        StackError: none does.
+    """
+    try:
+        endpoints, credentials = (
+            json.loads((data_dir / name).read_text()) for name in ("endpoints.json", "credentials.json")
+        )
+    except FileNotFoundError:
+        raise StackError(f"no stack runs on {data_dir}: start it with `zimage up --data {data_dir}`") from None
+    for name in parts.OTHER_KEYS:
+        os.environ.pop(name, None)
+    os.environ.update(parts.servers_environ(endpoints["redis"], endpoints["s3"], credentials))

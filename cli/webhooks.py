@@ -1,4 +1,4 @@
-"""`zimage webhooks list, redeliver`: events that were not delivered. Talks to Redis, where the settings say it is."""
+"""`zimage webhooks list, redeliver`: events that were not delivered. Talks to Redis itself."""
 
 import sys
 from collections.abc import Callable
@@ -24,11 +24,11 @@ All = Annotated[bool, typer.Option("--all", help="All events listed.")]
 
 
 @webhooks.command("list")
-def list_webhooks(as_json: options.Json = False) -> None:
+def list_webhooks(as_json: options.Json = False, data: options.Running = None) -> None:
     """List undelivered events: those given up, then those that wait, with the time of the next try."""
     from jobs.webhooks import Undelivered
 
-    settings = load_settings()
+    settings = load_settings(data)
     with redis_client(settings) as client:
         events = Undelivered(client, settings).events()
     if as_json:
@@ -62,11 +62,11 @@ def _cells(
 
 
 @webhooks.command()
-def redeliver(event_ids: EventIds = None, every: All = False) -> None:
+def redeliver(event_ids: EventIds = None, every: All = False, data: options.Running = None) -> None:
     """Let events be tried now, and again for a day; prints the id of each one."""
     from jobs.webhooks import Undelivered
 
-    settings = load_settings()
+    settings = load_settings(data)
     refusals = {
         "unknown": "is not in the outbox: it was delivered, or given up long ago",
         "busy": "is being delivered right now",

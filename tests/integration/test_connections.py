@@ -1,4 +1,4 @@
-"""Clients that send endless or slow request heads and trailers, over real sockets."""
+"""Clients that send endless or slow request heads, bodies and trailers, over real sockets."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from operating import service
 
-from api import connections
+from api import connections, middleware
 from api.app import create_app
 from api.connections import BoundedHeads
 from cli.stack import Stack
@@ -22,6 +22,7 @@ from cli.stack import Stack
 def address(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     """An API, in this process so that its patience can be short."""
     monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 1.0)
     for name, value in servers.environ().items():
         monkeypatch.setenv(name, value)
     with service(servers) as running:
@@ -67,6 +68,16 @@ def test_a_head_that_does_not_come_is_not_waited_for(address: tuple[str, int], h
     with socket.create_connection(address, timeout=10) as client:
         client.sendall(head)
         assert client.recv(1024) == b""
+
+
+@pytest.mark.parametrize("begun", [b"", b'{"prompt": '])
+def test_a_body_that_does_not_come_is_not_waited_for(address: tuple[str, int], begun: bytes) -> None:
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(head + begun)
+        answer = client.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"body_timeout"' in answer
 
 
 def test_trailers_are_no_headers(address: tuple[str, int]) -> None:

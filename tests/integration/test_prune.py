@@ -196,3 +196,17 @@ def test_more_orphans_than_one_request_names(own: Service) -> None:
         own.upload(UNKNOWN, attempt)
     assert own.zimage_json(*NOW)["unknown_jobs"]["objects"] == MOST_KEYS + 2
     assert uploads(own) == {(kept, "3")}
+
+
+def test_the_servers_of_a_running_stack_are_found_by_its_directory(own: Service, servers: Stack) -> None:
+    elsewhere = {"ZIMAGE_REDIS_URL": "redis://127.0.0.1:1/0", "AWS_ACCESS_KEY_ID": "another", "AWS_PROFILE": "another"}
+    job_id = own.dead_letter(webhook_url="https://hooks.example/")
+    own.upload(UNKNOWN, 1)
+    here = ["--data", str(servers.data_dir)]
+    assert job_id in own.zimage("dead", "list", *here, **elsewhere).stdout
+    assert "https://hooks.example/" in own.zimage("webhooks", "list", *here, **elsewhere).stdout
+    assert own.zimage(*NOW, "--even-all", *here, **elsewhere).returncode == 0
+    assert bucket(own) == []
+    nowhere = own.zimage("dead", "list", "--data", "/nowhere")
+    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (1, 1)
+    assert "no stack runs on /nowhere" in nowhere.stderr

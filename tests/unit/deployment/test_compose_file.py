@@ -11,7 +11,7 @@ import yaml
 
 from jobs.settings import Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = ("docker-compose.yml", "docker-compose.gpu.yml")
 TEXTS = {name: (ROOT / name).read_text() for name in FILES}
 SERVICES = {name: yaml.safe_load(text)["services"] for name, text in TEXTS.items()}

@@ -1,0 +1,10 @@
+"""Every test of the manifests is one of each overlay."""
+
+import pytest
+from kubernetes_objects import OVERLAYS, Object, overlay
+
+
+@pytest.fixture(params=OVERLAYS)
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    """An overlay's objects."""
+    return overlay(request.param)

@@ -1,0 +1,51 @@
+"""What docs/kubernetes.md tells to put into the overlay `gpu` works there."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kubernetes_objects import KUBERNETES, ROOT, Object, container, kustomize, title
+from network_policies import End, gets_through
+
+DOCS = (ROOT / "docs" / "kubernetes.md").read_text()
+WORKER = End({"app.kubernetes.io/name": "zimage", "app.kubernetes.io/component": "worker"})
+
+
+def example(path: str) -> str:
+    """The file that the docs show under this path."""
+    found = re.search(rf"```yaml\n# {re.escape(path)}\n(.*?)```", DOCS, re.DOTALL)
+    assert found
+    return found[1]
+
+
+def with_example(folder: Path, name: str, field: str, *, without: str | None = None) -> list[Object]:
+    """The overlay's objects with a file of the docs named in a field of its kustomization."""
+    shutil.copytree(KUBERNETES, folder, dirs_exist_ok=True)
+    gpu = folder / "overlays" / "gpu"
+    (gpu / name).write_text(example(f"overlays/gpu/{name}"))
+    kustomization: dict[str, Any] = yaml.safe_load((gpu / "kustomization.yaml").read_text())
+    kustomization[field].append({"path": name} if field == "patches" else name)
+    if without:
+        kustomization["resources"].remove(without)
+    (gpu / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return kustomize(gpu)
+
+
+def test_weights_may_come_from_a_volume(tmp_path: Path) -> None:
+    objects = with_example(tmp_path, "weights.yaml", "patches")
+    mounts = {mount["mountPath"]: mount for mount in container(objects, "zimage-worker")["volumeMounts"]}
+    assert mounts["/models"]["readOnly"]
+    assert {"/tmp", "/cache"} <= mounts.keys()  # noqa: S108
+
+
+def test_redis_may_be_elsewhere(tmp_path: Path) -> None:
+    objects = with_example(tmp_path, "redis-egress.yaml", "resources", without="../../valkey")
+    assert [title(found) for found in objects if "valkey" in title(found)] == []
+    assert gets_through(objects, WORKER, End(address="198.51.100.7"), 6379)
+
+
+def test_linked_files_are_there() -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", DOCS):
+        assert (ROOT / "docs" / target).exists(), target
