@@ -4,13 +4,29 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery.worker import state
 
+from jobs.models import Job, JobInput, JobStatus
+from jobs.worker_store import Claim
+from worker.lease import HeldJob
 from worker.leaving import Departure, drain_at_shutdown
+
+NOW = datetime.now(UTC)
+JOB = Job(
+    id="job_1",
+    owner="someone",
+    status=JobStatus.RUNNING,
+    version=2,
+    created_at=NOW,
+    deadline=NOW,
+    started_at=NOW,
+    input=JobInput(prompt="a cat"),
+)
 
 
 @pytest.fixture
@@ -35,16 +51,21 @@ def test_a_signal_before_celery_runs_ends_the_claims_and_celery(number: int) -> 
 
 
 def test_a_job_that_is_being_claimed_is_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[Any] = []
-    requeued: list[Any] = []
+    held: list[HeldJob] = []
+    requeued: list[Claim] = []
     gone = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda _code: gone.set())
     leases: Any = SimpleNamespace(held=lambda: list(held), stop=lambda: None)
-    store: Any = SimpleNamespace(requeue=requeued.append)
+
+    def requeue(claim: Claim) -> str:
+        requeued.append(claim)
+        return "queued"
+
+    store: Any = SimpleNamespace(requeue=requeue)
     departure = Departure(leases, store)
     with departure.put_off():
         threading.Thread(target=departure.leave, args=(0,)).start()
-        held.append(SimpleNamespace(claim=SimpleNamespace(job=SimpleNamespace(id="job_1"))))
+        held.append(HeldJob(Claim(JOB, "worker-1")))
         assert not gone.is_set()
     assert gone.wait(30)
     assert requeued == [held[0].claim]
