@@ -12,9 +12,7 @@ RESULTS = Path("bench/results")
 KUBERNETES = Path("deploy/kubernetes")
 ENDED_JOB_BYTES = 2300  # of Redis' memory, with all of its keys: docs/reliability.md
 REDIS_CONNECTIONS = 10_000  # Valkey's `maxclients` where nothing is said of it
-S3_PUTS_PER_SECOND = (
-    3500  # of one prefix of AWS' S3: "Best practices design patterns: optimizing Amazon S3 performance"
-)
+S3_PUTS_PER_SECOND = 3500  # of one prefix, says AWS' "Best practices design patterns: optimizing Amazon S3 performance"
 PUTS_OF_A_JOB = 2  # the image and job.json
 
 

@@ -35,7 +35,7 @@ USUAL_FLEET = 100  # the one that all else is tried with
 TARGETS = (8.0, 2.0, 1.0, 0.9, 0.8)
 HOURS = {"steady": 8, "diurnal": 24, "bursty": 24, "spike": 3}
 PEAK = 0.8  # of the fleet, in a spike of a hundred times the load before
-WARM_POOLS = (1, 30, 60)
+WARM_POOLS = (30, 60)
 
 # Assumed: 3 min for a machine with a GPU, 90 s for the image, 20 s for 20 GB of weights at 1 GB/s.
 NODE_SECONDS, IMAGE_SECONDS, WEIGHTS_SECONDS = 180.0, 90.0, 20.0
@@ -152,19 +152,19 @@ def main() -> None:
     job_seconds = 1 / json.loads((RESULTS / "service-h100.json").read_text())["all_at_once"]["images_per_second"]
     ready_seconds = json.loads((RESULTS / "service-h100-first.json").read_text())["ready_seconds"]
     todo = list(cases(scaling, ready_seconds))
+    carried = limits(1 / job_seconds, spike_seconds=todo[0].start.seconds, spike_share=PEAK)
     with ProcessPoolExecutor() as pool:
         rows = list(pool.map(simulate, todo, itertools.repeat(job_seconds)))
-    ordered = todo[0].start
     result = {
         **describe("bench.scaling_sim", "simpy", "numpy"),
         "job_seconds": job_seconds,
         "assumed": {"node_seconds": NODE_SECONDS, "image_seconds": IMAGE_SECONDS, "weights_seconds": WEIGHTS_SECONDS},
         "rows": rows,
-        "gpus_that_each_part_carries": limits(1 / job_seconds, spike_seconds=ordered.seconds, spike_share=PEAK),
+        "gpus_that_each_part_carries": carried,
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     show(rows)
-    for part, gpus in result["gpus_that_each_part_carries"].items():
+    for part, gpus in carried.items():
         print(f"{part}: {gpus:,.0f} GPUs")
 
 
