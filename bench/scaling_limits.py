@@ -24,7 +24,8 @@ def limits(jobs_per_second: float, *, spike_seconds: float, spike_share: float) 
         spike_seconds: how long after a spike's beginning no new worker is ready.
         spike_share: the spike's load, as a share of the fleet.
     """
-    settings = Settings.model_fields
+    overlay = (KUBERNETES / "overlays" / "gpu" / "settings.env").read_text()
+    (job_ttl,) = re.findall(r"^ZIMAGE_JOB_TTL=(\d+)$", overlay, re.MULTILINE)
     queue = json.loads((RESULTS / "queue.json").read_text())
     soak = json.loads((RESULTS / "chaos" / "soak.json").read_text())
     megabytes = re.search(r"^maxmemory (\d+)mb$", (KUBERNETES / "valkey" / "valkey.conf").read_text(), re.MULTILINE)
@@ -36,11 +37,11 @@ def limits(jobs_per_second: float, *, spike_seconds: float, spike_share: float) 
     carried = {
         "Redis' memory, jobs kept for ZIMAGE_JOB_TTL": int(megabytes[1])
         * 2**20
-        / (ENDED_JOB_BYTES * settings["job_ttl"].default * jobs_per_second),
-        "ZIMAGE_QUEUE_LIMIT, in a spike until new workers are ready": settings["queue_limit"].default
+        / (ENDED_JOB_BYTES * int(job_ttl) * jobs_per_second),
+        "ZIMAGE_QUEUE_LIMIT, in a spike until new workers are ready": Settings.model_fields["queue_limit"].default
         / (spike_seconds * spike_share * jobs_per_second),
         "Redis' CPU, one core": 1 / redis_seconds,
-        "Redis' connections": REDIS_CONNECTIONS / soak["growth"]["worker"]["connections"]["in_the_end"],
+        "Redis' connections": REDIS_CONNECTIONS / soak["growth"]["worker"]["sockets"]["in_the_end"],
         "the API's POSTs, one at a time in each pod": api["spec"]["maxReplicas"]
         / (queue["idle"]["post_ms"] / 1000 * jobs_per_second),
         "S3's PUTs below one prefix": S3_PUTS_PER_SECOND / (PUTS_OF_A_JOB * jobs_per_second),
