@@ -46,6 +46,12 @@ def test_redis_may_be_elsewhere(tmp_path: Path) -> None:
     assert gets_through(objects, WORKER, End(address="198.51.100.7"), 6379)
 
 
+def test_traces_reach_a_collector(tmp_path: Path) -> None:
+    collector = End(namespace="observability")
+    assert not gets_through(kustomize(KUBERNETES / "overlays" / "gpu"), WORKER, collector, 4318)
+    assert gets_through(with_example(tmp_path, "collector-egress.yaml", "resources"), WORKER, collector, 4318)
+
+
 def test_linked_files_are_there() -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", DOCS):
         assert (ROOT / "docs" / target).exists(), target
