@@ -30,8 +30,8 @@ class OpenAIErrorBody(BaseModel):
 
 def spoken_at(path: str) -> bool:
     """Tell whether errors at this path are in OpenAI's shape."""
-    root, version, *resource = path.split("/", 3)
-    return (root, version) == ("", "v1") and not _RESOURCES.isdisjoint(resource[:1])
+    segments = path.split("/")  # of `*`, in `OPTIONS *`, there is but one
+    return segments[:2] == ["", "v1"] and not _RESOURCES.isdisjoint(segments[2:3])
 
 
 def not_supported(method: str, path: str) -> str:
