@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.deps import KeyDep, OwnerDep, ServicesDep
 from api.document import FAULT, RATE_LIMIT, REPLAYED, SUBMITTED
+from api.metrics import CLIENT_LEFT
 from api.openai_errors import openai_error_responses
 from api.openai_images import ImageData, ImagesRequest, ImagesResponse
 from api.problems import ProblemError, unavailable
@@ -21,7 +22,6 @@ router = APIRouter(prefix="/v1/images", tags=["openai"])
 
 FINAL = {"X-Should-Retry": "false"}  # OpenAI's clients heed it: they retry 409 and 5xx by themselves otherwise
 CANCEL_SECONDS = 300.0  # that Redis may be away before the job of a client that left is drawn all the same
-CLIENT_LEFT = 499  # nginx's status for it; nobody reads the answer, but the metrics tell
 
 ERRORS = openai_error_responses(
     *SUBMITTED,

@@ -80,6 +80,26 @@ def test_a_body_that_does_not_come_is_not_waited_for(address: tuple[str, int], b
     assert b'"code":"body_timeout"' in answer
 
 
+def posts_ended(http: httpx.Client) -> float:
+    lines = http.get("/metrics").text.splitlines()
+    counts = [line for line in lines if line.startswith("zimage_http_request_seconds_count") and '"POST"' in line]
+    return sum(float(line.split()[-1]) for line in counts)
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 100\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n2e\r\n"])
+def test_a_request_that_is_cut_off_is_no_job(address: tuple[str, int], framing: str) -> None:
+    head = f"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{framing}"
+    with httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as http:
+        before = posts_ended(http)
+        with socket.create_connection(address, timeout=10) as client:
+            client.sendall(head.encode() + b'{"prompt": "a cat", "width": 64, "height": 64}')
+        deadline = time.monotonic() + 30
+        while posts_ended(http) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert http.get("/v1/jobs").json()["jobs"] == []
+
+
 def test_trailers_are_no_headers(address: tuple[str, int]) -> None:
     with socket.create_connection(address, timeout=10) as client:
         client.sendall(CHUNKED + b"X-Request-ID: smuggled\r\n\r\n")
