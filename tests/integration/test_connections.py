@@ -26,7 +26,8 @@ def address(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
     for name, value in servers.environ().items():
         monkeypatch.setenv(name, value)
     with service(servers) as running:
-        config = uvicorn.Config(create_app(running.settings), http=BoundedHeads, port=0, log_config=None)
+        app = create_app(running.settings)
+        config = uvicorn.Config(app, http=BoundedHeads, port=0, log_config=None, timeout_keep_alive=2)
         api = uvicorn.Server(config)
         thread = threading.Thread(target=api.run)
         thread.start()
@@ -78,6 +79,38 @@ def test_a_body_that_does_not_come_is_not_waited_for(address: tuple[str, int], b
         answer = client.recv(65536)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"body_timeout"' in answer
+
+
+EARLY = {
+    "no route": b"POST /v1/nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2000000\r\n\r\n",
+    "no route, chunked": b"POST /v1/nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "too large": b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2000000\r\n\r\n",
+}
+
+
+def drip(client: socket.socket) -> None:
+    for _ in range(300):
+        client.sendall(b"1\r\na\r\n")
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("head", EARLY.values(), ids=EARLY)
+def test_who_was_answered_can_not_go_on_sending(address: tuple[str, int], head: bytes) -> None:
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(head)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))  # to its end
+        assert answer.startswith(b"HTTP/1.1 4")
+        assert b"\r\nconnection: close\r\n" in answer
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            drip(client)
+
+
+def test_who_sends_all_of_a_large_body_is_answered(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(EARLY["no route"])
+        time.sleep(0.5)  # it is answered meanwhile
+        client.sendall(2_000_000 * b"a")
+        assert client.recv(65536).startswith(b"HTTP/1.1 404 ")
 
 
 def posts_ended(http: httpx.Client) -> float:
