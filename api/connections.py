@@ -12,6 +12,8 @@ from typing import Any
 from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.upgrades import DeafParser
+
 MAX_HEAD_BYTES = 64 * 1024  # of the request line and all headers, when more is to come
 HEAD_SECONDS = 20.0  # for all of it, from the connection's or the request's first byte on
 
@@ -22,6 +24,7 @@ class BoundedHeads(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request (asyncio)."""
         super().connection_made(transport)
+        self.parser: DeafParser = DeafParser(self)
         self._answered_early = False
         self._expect_head()
 
@@ -55,6 +58,8 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Count no more until the next chunk or request (httptools)."""
+        if self.parser.will_repeat:
+            return
         self._trailing = True
         self._head_ended()
         super().on_headers_complete()
@@ -72,6 +77,8 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Count no more until the next request (httptools)."""
+        if self.parser.will_repeat:
+            return
         self._head_ended()
         super().on_message_complete()
 

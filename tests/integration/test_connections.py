@@ -27,7 +27,7 @@ def address(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
         monkeypatch.setenv(name, value)
     with service(servers) as running:
         app = create_app(running.settings)
-        config = uvicorn.Config(app, http=BoundedHeads, port=0, log_config=None, timeout_keep_alive=2)
+        config = uvicorn.Config(app, http=BoundedHeads, ws="none", port=0, log_config=None, timeout_keep_alive=2)
         api = uvicorn.Server(config)
         thread = threading.Thread(target=api.run)
         thread.start()
@@ -79,6 +79,33 @@ def test_a_body_that_does_not_come_is_not_waited_for(address: tuple[str, int], b
         answer = client.recv(65536)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"body_timeout"' in answer
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_upgrade_is_ignored(address: tuple[str, int], protocol: str, chunked: bool) -> None:
+    """As curl's --http2 and Java's HttpClient ask for one."""
+    headers = {
+        "Connection": "Upgrade, HTTP2-Settings",
+        "Upgrade": protocol,
+        "HTTP2-Settings": "AAMAAABkAAQAAP__",
+        "Content-Type": "application/json",
+    }
+    body = json.dumps({"prompt": "a cat", "width": 64, "height": 64}).encode()
+    with httpx.Client(base_url=f"http://{address[0]}:{address[1]}", headers=headers) as http:
+        for _ in range(2):
+            answer = http.post("/v1/jobs", content=(bytes([byte]) for byte in body) if chunked else body)
+            assert answer.status_code == 202
+            assert answer.json()["input"]["prompt"] == "a cat"
+        assert len(http.get("/v1/jobs").json()["jobs"]) == 2
+
+
+def test_pipelined_requests_that_ask_for_upgrades_are_all_answered(address: tuple[str, int]) -> None:
+    ask = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: upgrade\r\nUpgrade: foo\r\n"
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(500 * (ask + b"\r\n") + ask.replace(b"upgrade", b"upgrade, close") + b"\r\n")
+        answers = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answers.count(b"HTTP/1.1 200 ") == 501
 
 
 EARLY = {
