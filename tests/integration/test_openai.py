@@ -271,6 +271,10 @@ def test_the_served_model_goes_by_its_name_and_its_aliases(client: OpenAI) -> No
         assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
 
 
+def test_the_models_are_listed_with_a_slash_behind_too(http: httpx.Client) -> None:
+    assert http.get("/v1/models/").json() == http.get("/v1/models").json()
+
+
 def test_a_client_that_gives_up_cancels_its_job(client: OpenAI, http: httpx.Client) -> None:
     name, metadata = mark()
     with pytest.raises(openai.APITimeoutError):
