@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, SHOULD_RETRY, Error, Responses, error_responses
+from api.document import CHALLENGE, RATE_LIMIT, REPLAYED, RETRY_AFTER, SHOULD_RETRY, Error, Responses, error_responses
 
 # What OpenAI's clients call below /v1, whether it is here or not.
 _RESOURCES = frozenset(
@@ -66,14 +66,15 @@ def _parameter(pointer: str) -> str | None:
     return _PARAMETERS.get(name, name) or None
 
 
+_WAITED = {**RATE_LIMIT, **REPLAYED, **SHOULD_RETRY}
 _HEADERS = {
     401: CHALLENGE,
-    409: SHOULD_RETRY,
+    409: _WAITED,
     422: RATE_LIMIT,
     429: {**RETRY_AFTER, **RATE_LIMIT},
-    500: SHOULD_RETRY,
-    503: {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}, **RATE_LIMIT, **SHOULD_RETRY},
-    504: SHOULD_RETRY,
+    500: _WAITED,
+    503: {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}, **_WAITED},
+    504: _WAITED,
 }
 
 

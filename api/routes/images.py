@@ -68,28 +68,30 @@ async def generate_images(
             await patient(patience)(services.store.cancel, job_id, owner)
         if found is None:
             return Response(status_code=CLIENT_LEFT)
-        raise unavailable("closing", "this process of the service is ending: send the request again", seconds=1)
-    _check_success(found.job)
+        detail = "this process of the service is ending: send the request again"
+        raise unavailable("closing", detail, seconds=1, headers=submission.headers)
+    _check_success(found.job, submission.headers)
     try:
         content = await asyncio.to_thread(_answer, found.job, body.response_format or "b64_json", services.images)
     except (BotoCoreError, ClientError):
         detail = f"job {job_id} is done, but its images can't be read now: fetch them at /v1/jobs/{job_id}"
-        raise ProblemError(503, "storage_unavailable", detail, headers=FINAL) from None
+        raise ProblemError(503, "storage_unavailable", detail, headers={**submission.headers, **FINAL}) from None
     return Response(content, media_type="application/json", headers=submission.headers)
 
 
-def _check_success(job: Job) -> None:
-    """Raise what a job's end means to a client that waited for its images."""
+def _check_success(job: Job, headers: dict[str, str]) -> None:
+    """Raise what a job's end means to a client that waited for its images, with these headers."""
+    final = {**headers, **FINAL}
     match job.status:
         case JobStatus.CANCELED:
-            raise ProblemError(409, "job_canceled", f"job {job.id} was canceled", headers=FINAL)
+            raise ProblemError(409, "job_canceled", f"job {job.id} was canceled", headers=final)
         case JobStatus.EXPIRED:
-            raise ProblemError(504, "job_expired", f"job {job.id} was not started in time", headers=FINAL)
+            raise ProblemError(504, "job_expired", f"job {job.id} was not started in time", headers=final)
     if job.error:
         late = job.error.code == "deadline_exceeded"
-        headers = {"X-Should-Retry": "true"} if job.error.retryable and not late else FINAL
+        again = {**headers, "X-Should-Retry": "true"} if job.error.retryable and not late else final
         detail = f"job {job.id} failed: {job.error.message}"
-        raise ProblemError(504 if late else 500, job.error.code, detail, headers=headers)
+        raise ProblemError(504 if late else 500, job.error.code, detail, headers=again)
 
 
 def _answer(job: Job, response_format: str, images: ImageStore) -> bytes:
