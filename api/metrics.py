@@ -2,6 +2,8 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+CLIENT_LEFT = 499  # nginx's status for a request whose client left; nobody reads the answer, but the metrics tell
+
 http_request_seconds = Histogram("zimage_http_request_seconds", "HTTP requests.", ["route", "method", "status"])
 jobs_submitted_total = Counter(
     "zimage_jobs_submitted_total",

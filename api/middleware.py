@@ -8,6 +8,7 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics
@@ -72,6 +73,8 @@ class RequestId:
 class BodyGuard:
     """Refuses bodies that are too large (413), too slow (408) or not plain JSON (415) before a route sees them.
 
+    Those that were cut off are dropped: what came of them may read like a whole one.
+
     Where no route is there to see one, it is left alone: a picture sent there is not too large, but in the wrong place.
     """
 
@@ -95,6 +98,9 @@ class BodyGuard:
         except ProblemError as problem:
             await error_response(scope, problem)(scope, receive, send)
             return
+        if body is None:
+            await Response(status_code=metrics.CLIENT_LEFT)(scope, receive, send)
+            return
         sent = False
 
         async def receive_body() -> Message:
@@ -106,7 +112,8 @@ class BodyGuard:
 
         await self._app(scope, receive_body, send)
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
+        """Return the body; None when the client left before its end."""
         too_large = ProblemError(413, "body_too_large", f"the body may have at most {MAX_BODY_BYTES} bytes")
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > MAX_BODY_BYTES:
@@ -116,7 +123,7 @@ class BodyGuard:
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                break
+                return None
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > MAX_BODY_BYTES:

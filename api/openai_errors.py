@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, SHOULD_RETRY, Error, Responses, error_responses
+from api.document import CHALLENGE, RATE_LIMIT, REPLAYED, RETRY_AFTER, SHOULD_RETRY, Error, Responses, error_responses
 
 # What OpenAI's clients call below /v1, whether it is here or not.
 _RESOURCES = frozenset(
@@ -30,8 +30,8 @@ class OpenAIErrorBody(BaseModel):
 
 def spoken_at(path: str) -> bool:
     """Tell whether errors at this path are in OpenAI's shape."""
-    root, version, *resource = path.split("/", 3)
-    return (root, version) == ("", "v1") and not _RESOURCES.isdisjoint(resource[:1])
+    segments = path.split("/")  # of `*`, in `OPTIONS *`, there is but one
+    return segments[:2] == ["", "v1"] and not _RESOURCES.isdisjoint(segments[2:3])
 
 
 def not_supported(method: str, path: str) -> str:
@@ -66,14 +66,15 @@ def _parameter(pointer: str) -> str | None:
     return _PARAMETERS.get(name, name) or None
 
 
+_WAITED = {**RATE_LIMIT, **REPLAYED, **SHOULD_RETRY}
 _HEADERS = {
     401: CHALLENGE,
-    409: SHOULD_RETRY,
+    409: _WAITED,
     422: RATE_LIMIT,
     429: {**RETRY_AFTER, **RATE_LIMIT},
-    500: SHOULD_RETRY,
-    503: {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}, **RATE_LIMIT, **SHOULD_RETRY},
-    504: SHOULD_RETRY,
+    500: _WAITED,
+    503: {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}, **_WAITED},
+    504: _WAITED,
 }
 
 

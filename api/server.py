@@ -49,6 +49,7 @@ def serve(settings: Settings) -> None:
     config = uvicorn.Config(
         app,
         http=BoundedHeads,
+        ws="none",
         host=settings.host,
         port=settings.port,
         access_log=False,

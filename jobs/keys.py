@@ -9,6 +9,7 @@ import hmac
 import logging
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 log = logging.getLogger(__name__)
 
 KEY_PREFIX = "zimage_"  # so that scanners for leaked secrets know one
-MODE = 0o600
 RESERVED = "anonymous"  # owner of the jobs of a service without keys
 
 
@@ -47,10 +47,15 @@ class _Document(BaseModel):
 
 
 class KeysFile:
-    """The file on disk, for those who change it."""
+    """The file on disk, for those who change it: it is replaced as a whole, and keeps its owner, group and mode."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    @property
+    def _target(self) -> Path:
+        """Where the file itself is: the path may be a link to it."""
+        return self._path.resolve()
 
     def read(self) -> list[ApiKey]:
         """Return its keys.
@@ -61,7 +66,8 @@ class KeysFile:
         try:
             keys = _Document.model_validate_json(self._path.read_bytes()).keys
         except OSError as error:
-            raise KeysFileError(f"{self._path}: {error.strerror}: `zimage keys create` makes it") from None
+            advice = ": `zimage keys create` makes it" if isinstance(error, FileNotFoundError) else ""
+            raise KeysFileError(f"{self._path}: {error.strerror}{advice}") from None
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the file"
@@ -75,14 +81,14 @@ class KeysFile:
         """Add a key and return it: it can't be read again later. Makes the file where there is none.
 
         Raises:
-            KeysFileError: the name is taken or can't be one, or the file is broken.
+            KeysFileError: the name is taken or can't be one, or the file is broken or can't keep its owner.
         """
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         try:
             key = ApiKey(name=name, sha256=digest(secret), rate=rate, in_flight=in_flight, created_at=datetime.now(UTC))
         except ValidationError:
             raise KeysFileError(f"{name}: a name has up to 64 letters, digits, '.', '_' and '-'") from None
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._target.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
             keys = self.read() if self._path.exists() else []
             if name == RESERVED or any(other.name == name for other in keys):
@@ -94,7 +100,7 @@ class KeysFile:
         """Remove a key; who uses it is refused from now on. Its jobs stay.
 
         Raises:
-            KeysFileError: there is no such key, or the file is missing or broken.
+            KeysFileError: there is no such key, or the file is missing or broken or can't keep its owner.
         """
         self.read()  # of a file that is not there, say so
         with self._locked():
@@ -107,7 +113,7 @@ class KeysFile:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep two who change the file at once apart; the file itself is replaced, so its folder holds the lock."""
-        folder = os.open(self._path.parent, os.O_RDONLY)
+        folder = os.open(self._target.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
             yield
@@ -115,31 +121,39 @@ class KeysFile:
             os.close(folder)
 
     def _write(self, keys: list[ApiKey]) -> None:
-        descriptor, draft = tempfile.mkstemp(prefix=f".{self._path.name}-", dir=self._path.parent)
+        target = self._target
+        descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
         try:
             with os.fdopen(descriptor, "w") as file:
                 file.write(_Document(keys=keys).model_dump_json(indent=1) + "\n")
-            # The API may run as another user, who was given the right to read it.
-            mode = self._path.stat().st_mode & 0o777 if self._path.exists() else MODE
-            Path(draft).chmod(mode)
-            Path(draft).replace(self._path)
+                if target.exists():  # the API may run as another user, who was given the right to read it
+                    self._keep_rights(file.fileno(), target.stat())
+            Path(draft).replace(target)
         except BaseException:
             Path(draft).unlink(missing_ok=True)
             raise
+
+    def _keep_rights(self, descriptor: int, before: os.stat_result) -> None:
+        try:
+            os.fchown(descriptor, before.st_uid, before.st_gid)
+        except OSError as error:
+            detail = f"{error.strerror}: not changed, since it would lose its owner or group: try as its owner, or root"
+            raise KeysFileError(f"{self._path}: {detail}") from None
+        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
 
 
 class KeyRing:
     """The keys that are valid now: the file is read again when it changes.
 
     Raises KeysFileError when made from a file that is missing or broken. Should it become so later, the keys read last
-    stay valid.
+    stay valid until it can be read again.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = KeysFile(path)
+        self._seen = self._told = self._state()  # before it is read, so that no change is missed
         self._keys = self._file.read()
-        self._seen = self._state()
 
     def find(self, secret: str) -> ApiKey | None:
         """Return the entry of a key, None if it is none of ours; takes as long for every key."""
@@ -159,18 +173,21 @@ class KeyRing:
         state = self._state()
         if state == self._seen:
             return
-        self._seen = state
         try:
             self._keys = self._file.read()
         except KeysFileError as error:
-            log.error("the keys read last stay valid: %s", error)
+            if state != self._told:  # once, though it is tried again at each request
+                log.error("the keys read last stay valid: %s", error)
+                self._told = state
+        else:
+            self._seen = state
 
-    def _state(self) -> tuple[int, int, int] | None:
+    def _state(self) -> tuple[int, ...] | None:
         try:
             status = self._path.stat()
         except OSError:
             return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def digest(secret: str) -> str:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.deps import KeyDep, OwnerDep, ServicesDep
 from api.document import FAULT, RATE_LIMIT, REPLAYED, SUBMITTED
+from api.metrics import CLIENT_LEFT
 from api.openai_errors import openai_error_responses
 from api.openai_images import ImageData, ImagesRequest, ImagesResponse
 from api.problems import ProblemError, unavailable
@@ -21,7 +22,6 @@ router = APIRouter(prefix="/v1/images", tags=["openai"])
 
 FINAL = {"X-Should-Retry": "false"}  # OpenAI's clients heed it: they retry 409 and 5xx by themselves otherwise
 CANCEL_SECONDS = 300.0  # that Redis may be away before the job of a client that left is drawn all the same
-CLIENT_LEFT = 499  # nginx's status for it; nobody reads the answer, but the metrics tell
 
 ERRORS = openai_error_responses(
     *SUBMITTED,
@@ -68,28 +68,30 @@ async def generate_images(
             await patient(patience)(services.store.cancel, job_id, owner)
         if found is None:
             return Response(status_code=CLIENT_LEFT)
-        raise unavailable("closing", "this process of the service is ending: send the request again", seconds=1)
-    _check_success(found.job)
+        detail = "this process of the service is ending: send the request again"
+        raise unavailable("closing", detail, seconds=1, headers=submission.headers)
+    _check_success(found.job, submission.headers)
     try:
         content = await asyncio.to_thread(_answer, found.job, body.response_format or "b64_json", services.images)
     except (BotoCoreError, ClientError):
         detail = f"job {job_id} is done, but its images can't be read now: fetch them at /v1/jobs/{job_id}"
-        raise ProblemError(503, "storage_unavailable", detail, headers=FINAL) from None
+        raise ProblemError(503, "storage_unavailable", detail, headers={**submission.headers, **FINAL}) from None
     return Response(content, media_type="application/json", headers=submission.headers)
 
 
-def _check_success(job: Job) -> None:
-    """Raise what a job's end means to a client that waited for its images."""
+def _check_success(job: Job, headers: dict[str, str]) -> None:
+    """Raise what a job's end means to a client that waited for its images, with these headers."""
+    final = {**headers, **FINAL}
     match job.status:
         case JobStatus.CANCELED:
-            raise ProblemError(409, "job_canceled", f"job {job.id} was canceled", headers=FINAL)
+            raise ProblemError(409, "job_canceled", f"job {job.id} was canceled", headers=final)
         case JobStatus.EXPIRED:
-            raise ProblemError(504, "job_expired", f"job {job.id} was not started in time", headers=FINAL)
+            raise ProblemError(504, "job_expired", f"job {job.id} was not started in time", headers=final)
     if job.error:
         late = job.error.code == "deadline_exceeded"
-        headers = {"X-Should-Retry": "true"} if job.error.retryable and not late else FINAL
+        again = {**headers, "X-Should-Retry": "true"} if job.error.retryable and not late else final
         detail = f"job {job.id} failed: {job.error.message}"
-        raise ProblemError(504 if late else 500, job.error.code, detail, headers=headers)
+        raise ProblemError(504 if late else 500, job.error.code, detail, headers=again)
 
 
 def _answer(job: Job, response_format: str, images: ImageStore) -> bytes:

@@ -42,6 +42,7 @@ class ModelPage(BaseModel):
     data: list[ModelView]
 
 
+@router.get("/", include_in_schema=False)  # else it would be a model without a name
 @router.get("", response_model=ModelPage)
 async def list_models(services: ServicesDep) -> ModelPage:
     """List the names that `POST /v1/images/generations` takes as `model`."""

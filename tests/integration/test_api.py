@@ -174,6 +174,7 @@ def test_an_unknown_job_is_404(http: httpx.Client, method: str, path: str) -> No
 
 def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
     check_problem(http.get("/v2/jobs"), 404, "not_found")
+    check_problem(http.options("/", extensions={"target": b"*"}), 404, "not_found")
     refused = http.put("/v1/jobs")
     check_problem(refused, 405, "method_not_allowed")
     assert refused.headers["allow"] == "GET, POST"

@@ -26,7 +26,8 @@ def address(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
     for name, value in servers.environ().items():
         monkeypatch.setenv(name, value)
     with service(servers) as running:
-        config = uvicorn.Config(create_app(running.settings), http=BoundedHeads, port=0, log_config=None)
+        app = create_app(running.settings)
+        config = uvicorn.Config(app, http=BoundedHeads, ws="none", port=0, log_config=None, timeout_keep_alive=2)
         api = uvicorn.Server(config)
         thread = threading.Thread(target=api.run)
         thread.start()
@@ -78,6 +79,85 @@ def test_a_body_that_does_not_come_is_not_waited_for(address: tuple[str, int], b
         answer = client.recv(65536)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"body_timeout"' in answer
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_upgrade_is_ignored(address: tuple[str, int], protocol: str, chunked: bool) -> None:
+    """As curl's --http2 and Java's HttpClient ask for one."""
+    headers = {
+        "Connection": "Upgrade, HTTP2-Settings",
+        "Upgrade": protocol,
+        "HTTP2-Settings": "AAMAAABkAAQAAP__",
+        "Content-Type": "application/json",
+    }
+    body = json.dumps({"prompt": "a cat", "width": 64, "height": 64}).encode()
+    with httpx.Client(base_url=f"http://{address[0]}:{address[1]}", headers=headers) as http:
+        for _ in range(2):
+            answer = http.post("/v1/jobs", content=(bytes([byte]) for byte in body) if chunked else body)
+            assert answer.status_code == 202
+            assert answer.json()["input"]["prompt"] == "a cat"
+        assert len(http.get("/v1/jobs").json()["jobs"]) == 2
+
+
+def test_pipelined_requests_that_ask_for_upgrades_are_all_answered(address: tuple[str, int]) -> None:
+    ask = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: upgrade\r\nUpgrade: foo\r\n"
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(500 * (ask + b"\r\n") + ask.replace(b"upgrade", b"upgrade, close") + b"\r\n")
+        answers = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answers.count(b"HTTP/1.1 200 ") == 501
+
+
+EARLY = {
+    "no route": b"POST /v1/nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2000000\r\n\r\n",
+    "no route, chunked": b"POST /v1/nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "too large": b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2000000\r\n\r\n",
+}
+
+
+def drip(client: socket.socket) -> None:
+    for _ in range(300):
+        client.sendall(b"1\r\na\r\n")
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("head", EARLY.values(), ids=EARLY)
+def test_who_was_answered_can_not_go_on_sending(address: tuple[str, int], head: bytes) -> None:
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(head)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))  # to its end
+        assert answer.startswith(b"HTTP/1.1 4")
+        assert b"\r\nconnection: close\r\n" in answer
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            drip(client)
+
+
+def test_who_sends_all_of_a_large_body_is_answered(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(EARLY["no route"])
+        time.sleep(0.5)  # it is answered meanwhile
+        client.sendall(2_000_000 * b"a")
+        assert client.recv(65536).startswith(b"HTTP/1.1 404 ")
+
+
+def posts_ended(http: httpx.Client) -> float:
+    lines = http.get("/metrics").text.splitlines()
+    counts = [line for line in lines if line.startswith("zimage_http_request_seconds_count") and '"POST"' in line]
+    return sum(float(line.split()[-1]) for line in counts)
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 100\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n2e\r\n"])
+def test_a_request_that_is_cut_off_is_no_job(address: tuple[str, int], framing: str) -> None:
+    head = f"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{framing}"
+    with httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as http:
+        before = posts_ended(http)
+        with socket.create_connection(address, timeout=10) as client:
+            client.sendall(head.encode() + b'{"prompt": "a cat", "width": 64, "height": 64}')
+        deadline = time.monotonic() + 30
+        while posts_ended(http) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert http.get("/v1/jobs").json()["jobs"] == []
 
 
 def test_trailers_are_no_headers(address: tuple[str, int]) -> None:

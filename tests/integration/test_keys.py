@@ -166,6 +166,10 @@ def test_smuggled_headers_help_nobody(guarded: Guarded) -> None:
     assert raw(guarded, f"{trailer}{bearer['alice']}\r\n") == 401
 
 
+def test_a_target_that_is_no_path_needs_a_key_too(guarded: Guarded) -> None:
+    assert raw(guarded, "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n") == 401
+
+
 def test_who_is_refused_need_not_send_the_body(guarded: Guarded) -> None:
     head = "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
     assert raw(guarded, head) == 401

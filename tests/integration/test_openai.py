@@ -19,11 +19,13 @@ import pytest
 from fastapi.testclient import TestClient
 from openai import AsyncOpenAI, OpenAI
 from openai.types import ImagesResponse
+from operating import Service, service
 from PIL import Image
 
 from api.app import create_app
 from cli.stack import Stack
 from jobs.keys import KeysFile
+from jobs.models import JobError
 from jobs.settings import Settings
 
 README = Path(__file__).parents[2] / "README.md"
@@ -271,6 +273,10 @@ def test_the_served_model_goes_by_its_name_and_its_aliases(client: OpenAI) -> No
         assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
 
 
+def test_the_models_are_listed_with_a_slash_behind_too(http: httpx.Client) -> None:
+    assert http.get("/v1/models/").json() == http.get("/v1/models").json()
+
+
 def test_a_client_that_gives_up_cancels_its_job(client: OpenAI, http: httpx.Client) -> None:
     name, metadata = mark()
     with pytest.raises(openai.APITimeoutError):
@@ -384,6 +390,64 @@ def test_without_a_key_401_and_beyond_its_rate_429(servers: Stack, tmp_path: Pat
         with pytest.raises(openai.AuthenticationError) as refused:
             stranger.images.generate(**SMALL)
         assert (refused.value.code, refused.value.type) == ("invalid_api_key", "authentication_error")
+
+
+def cancel(own: Service, http: TestClient) -> None:
+    (job,) = http.get("/v1/jobs").json()["jobs"]
+    http.post(f"/v1/jobs/{job['id']}/cancel")
+
+
+def fail(own: Service, _http: TestClient) -> None:
+    own.worker.fail(own.claim(), JobError(code="device_error", message="the GPU is broken", retryable=True))
+
+
+def time_out(own: Service, _http: TestClient) -> None:
+    own.worker.fail(own.claim(), JobError(code="deadline_exceeded", message="it took too long", retryable=False))
+
+
+def lose_the_images(own: Service, _http: TestClient) -> None:
+    own.commit(own.claim())  # they are not in the bucket
+
+
+def close(_own: Service, http: TestClient) -> None:
+    assert http.portal
+    http.portal.call(http.app.state.services.events.close)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "code", "again"),
+    [
+        (cancel, 409, "job_canceled", "false"),
+        (fail, 500, "device_error", "true"),
+        (time_out, 504, "deadline_exceeded", "false"),
+        (lose_the_images, 503, "storage_unavailable", "false"),
+        (close, 503, "closing", None),
+    ],
+)
+def test_who_waited_in_vain_is_told_what_the_rate_leaves(
+    servers: Stack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[Service, TestClient], None],
+    status: int,
+    code: str,
+    again: str | None,
+) -> None:
+    file = tmp_path / "keys.json"
+    bearer = {"Authorization": f"Bearer {KeysFile(file).create('slow', rate=3, in_flight=None)}"}
+    for name, value in servers.environ().items():
+        monkeypatch.setenv(name, value)  # the key pair of the bucket
+    with service(servers) as own, ThreadPoolExecutor(1) as pool:
+        settings = own.settings.model_copy(update={"api_keys_file": file})
+        with TestClient(create_app(settings), headers=bearer) as http:
+            waiting = pool.submit(http.post, "/v1/images/generations", json={"prompt": "a cat", "size": "64x64"})
+            wait_until(lambda: http.get("/v1/jobs").json()["jobs"])
+            end(own, http)
+            answer = waiting.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert answer.headers.get("x-should-retry") == again
+    assert answer.headers["ratelimit-policy"] == '"submits";q=3;w=60'
+    assert answer.headers["ratelimit"].startswith('"submits";r=2;')
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,100 @@
+"""The file of API keys as operators' systems have it: links, other users, other hands, failing reads."""
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobs.keys import KeyRing, KeysFile, KeysFileError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys.json"
+
+
+@pytest.fixture
+def file(path: Path) -> KeysFile:
+    return KeysFile(path)
+
+
+@contextmanager
+def no_file_to_be_opened() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_read_that_failed_is_tried_again(path: Path, file: KeysFile) -> None:
+    bob = file.create("bob", None, None)
+    ring = KeyRing(path)
+    file.revoke("bob")
+    with no_file_to_be_opened():
+        assert ring.find(bob) is not None  # nobody could know better
+    assert ring.find(bob) is None
+
+
+def test_a_failing_read_is_logged_once(path: Path, file: KeysFile, caplog: pytest.LogCaptureFixture) -> None:
+    alice = file.create("alice", None, None)
+    ring = KeyRing(path)
+    path.write_text("{")
+    for _ in range(3):
+        assert ring.find(alice) is not None
+    (told,) = caplog.messages
+    assert str(path) in told
+
+
+def test_a_change_that_keeps_size_and_time_is_noticed(path: Path, file: KeysFile) -> None:
+    alice = file.create("alice", None, None)
+    before = path.stat()
+    ring = KeyRing(path)
+    (key,) = file.read()
+    time.sleep(0.05)  # the kernel's clock ticks
+    path.write_text(path.read_text().replace(key.sha256, 64 * "0"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert ring.find(alice) is None
+
+
+def test_a_link_stays_and_the_file_it_leads_to_is_changed(tmp_path: Path) -> None:
+    (tmp_path / "mounted").mkdir()
+    link, target = tmp_path / "keys.json", tmp_path / "mounted" / "keys.json"
+    link.symlink_to("mounted/keys.json")
+    alice = KeysFile(link).create("alice", None, None)  # makes the file where the link leads
+    ring = KeyRing(target)
+    assert ring.find(alice) is not None
+    KeysFile(link).revoke("alice")
+    assert ring.find(alice) is None
+    assert link.is_symlink()
+
+
+def test_who_may_read_it_still_may(path: Path, file: KeysFile) -> None:
+    groups = [65534] if os.geteuid() == 0 else [group for group in os.getgroups() if group != os.getegid()]
+    if not groups:
+        pytest.skip("this user has but one group")
+    file.create("alice", None, None)
+    os.chown(path, 65534 if os.geteuid() == 0 else -1, groups[0])
+    path.chmod(0o640)
+
+    def rights() -> tuple[int, int, int]:
+        status = path.stat()
+        return status.st_uid, status.st_gid, status.st_mode & 0o777
+
+    before = rights()
+    file.create("bob", None, None)
+    file.revoke("alice")
+    assert rights() == before
+
+
+def test_only_a_missing_file_is_told_how_it_is_made(path: Path, file: KeysFile) -> None:
+    with pytest.raises(KeysFileError, match="`zimage keys create` makes it"):
+        file.read()
+    path.mkdir()
+    with pytest.raises(KeysFileError, match=r"keys\.json: Is a directory$"):
+        file.read()
