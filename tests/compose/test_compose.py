@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,23 @@ class Compose:
         self._env.write_text(filled + "".join(f"{name}={port}\n" for name, port in self.ports.items()))
         self.api = f"http://127.0.0.1:{self.ports['API_PORT']}"
 
-    def __call__(self, *words: str) -> str:
-        file = ("--file", ROOT / "docker-compose.yml", "--env-file", self._env, "--project-name", self.project)
-        return run(sys.executable, "-m", "podman_compose", *file, *words, cwd=ROOT)
+    def __call__(self, *words: str, also: Sequence[str] = ()) -> str:
+        """Run a command of compose, with further files beside the first one."""
+        files = [word for name in ("docker-compose.yml", *also) for word in ("--file", ROOT / name)]
+        options = (*files, "--env-file", self._env, "--project-name", self.project)
+        return run(sys.executable, "-m", "podman_compose", *options, *words, cwd=ROOT)
+
+    def down(self) -> None:
+        """Remove all of it; podman-compose alone forgets what was scaled."""
+        containers = self._labeled("ps", "--all")
+        if containers:
+            run("podman", "rm", "--force", "--time", "30", *containers)
+        self("down", "--volumes", also=["docker-compose.keys.yml"])
+        assert not self._labeled("ps", "--all")
+        assert not self._labeled("volume", "ls")
+
+    def _labeled(self, *words: str) -> list[str]:
+        return run("podman", *words, "--quiet", f"--filter=label=io.podman.compose.project={self.project}").split()
 
     def containers(self, service: str) -> list[str]:
         """Ids of a service's running containers."""
@@ -71,9 +85,7 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
         stack("up", "--detach", "--no-build", *SERVICES)
         yield stack
     finally:
-        stack("down", "--volumes", "--timeout", "90")
-        left = run("podman", "ps", "--all", "--quiet", f"--filter=label=io.podman.compose.project={stack.project}")
-        assert not left
+        stack.down()
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +220,19 @@ def test_jobs_and_pictures_outlive_a_restart_of_everything(compose: Compose, htt
     wait_for(lambda: http.get("/readyz").status_code == 200, 120)
     assert read(http, done)["images"][0]["sha256"] == done["images"][0]["sha256"]
     assert httpx.get(read(http, done)["images"][0]["url"]).status_code == 200
+
+
+def test_with_keys_nobody_draws_without_one_nor_with_one_that_was_revoked(compose: Compose, http: httpx.Client) -> None:
+    keys = ("run", "--rm", "--no-deps", "-T", "api", "keys")
+    also = ["docker-compose.keys.yml"]
+    key = compose(*keys, "create", "alice", also=also).split()[-1]
+    compose("up", "--detach", "--no-build", "--no-deps", "api", also=also)
+
+    def status(headers: dict[str, str]) -> int:
+        return http.get("/v1/jobs", headers=headers).status_code
+
+    mine = {"Authorization": f"Bearer {key}"}
+    wait_for(lambda: status({}) == 401, 120)
+    assert status(mine) == 200
+    compose(*keys, "revoke", "alice", also=also)
+    wait_for(lambda: status(mine) == 401, 30)
