@@ -26,6 +26,7 @@ LONGEST_DELAY = 30.0
 ANSWER_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 LONGEST_WAIT = 60  # seconds that the service holds an answer at most
+NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)  # faults of the request itself
 BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class Call(Generic[T]):
 
 def submit(request: JobRequest, idempotency_key: str | None) -> Call[Job]:
     """Post a job; under a new key without one."""
-    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    headers = {"Idempotency-Key": header_value("idempotency_key", idempotency_key or str(uuid.uuid4()))}
     return Call("POST", "/jobs", _json, {"json": request, "headers": headers})
 
 
@@ -106,6 +107,18 @@ def download(image: Image) -> Call[bytes]:
     return Call("GET", image["url"], checked)
 
 
+def header_value(name: str, value: str) -> str:
+    """Return what a header can take.
+
+    Raises:
+        ServiceError: `value` can't be sent; it is not repeated, since it may be secret.
+    """
+    if not (value.isascii() and value.isprintable()):
+        detail = f"the {name} can't be sent: only visible ASCII characters and spaces can be in it"
+        raise ServiceError(None, "invalid_header", detail)
+    return value
+
+
 def timeout(wait: float = 0) -> httpx.Timeout:
     """Return the timeout of a request that the service may hold for `wait` seconds."""
     return httpx.Timeout(ANSWER_SECONDS + wait, connect=CONNECT_SECONDS)
@@ -116,8 +129,7 @@ def retry_rules(method: str) -> dict[str, Any]:
     # A DELETE that got lost on the way back would be answered 404 or 410 the second time.
     lost = httpx.ConnectError if method == "DELETE" else httpx.TransportError
     return {
-        "retry": (retry_if_exception_type(lost) & retry_if_not_exception_type(httpx.UnsupportedProtocol))
-        | retry_if_result(_busy),
+        "retry": (retry_if_exception_type(lost) & retry_if_not_exception_type(NEVER_SENT)) | retry_if_result(_busy),
         "wait": _delay,
         "stop": stop_after_attempt(ATTEMPTS),
         "retry_error_callback": lambda state: _outcome(state).result(),
@@ -131,6 +143,8 @@ def unreachable_told(request: httpx.Request) -> Iterator[None]:
         yield
     except httpx.UnsupportedProtocol:
         raise ServiceError(None, "unreachable", f"{request.url}: not an http:// or https:// address") from None
+    except httpx.LocalProtocolError:  # its text repeats headers, and with them the key
+        raise ServiceError(None, "invalid_request", "the request can't be written as HTTP") from None
     except httpx.TransportError as error:
         host = f"{request.url.scheme}://{request.url.netloc.decode()}"
         detail = (

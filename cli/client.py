@@ -25,6 +25,7 @@ CUT = (httpx.TransportError, ValueError)
 
 
 def _service(url: str, key: str | None) -> dict[str, Any]:
+    key = calls.header_value("API key", (key or "").strip())  # files and shells add line ends
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return {"base_url": f"{url.rstrip('/')}/v1", "headers": headers, "timeout": calls.timeout()}
 
@@ -43,6 +44,9 @@ class ZImageClient:
         Args:
             url: the service's address, without `/v1`.
             key: API key, if the service asks for one.
+
+        Raises:
+            ServiceError: the key can't be one.
         """
         self._http = httpx.Client(**_service(url, key))
         self._storage = httpx.Client(**_storage())
@@ -61,7 +65,7 @@ class ZImageClient:
 
         Args:
             request: what to draw.
-            idempotency_key: the same key with the same request again gives the same job; None: a new key.
+            idempotency_key: the same key with the same request again gives the same job; None: a new key. ASCII.
         """
         return self._send(self._http, calls.submit(request, idempotency_key))
 
@@ -134,6 +138,9 @@ class AsyncZImageClient:
         Args:
             url: the service's address, without `/v1`.
             key: API key, if the service asks for one.
+
+        Raises:
+            ServiceError: the key can't be one.
         """
         self._http = httpx.AsyncClient(**_service(url, key))
         self._storage = httpx.AsyncClient(**_storage())

@@ -139,6 +139,27 @@ def test_each_submit_has_its_own_key(script: Script, client: Client) -> None:
     assert first != second
 
 
+def test_a_key_with_a_line_end_is_sent_without(script: Script, connect: Connect) -> None:
+    script.answers = [Answer(200, QUEUED)]
+    with connect(script.url, key=" zimage_abc\r\n") as client:
+        client.get("job_1")
+    assert script.requests[0][2]["authorization"] == "Bearer zimage_abc"
+
+
+@pytest.mark.parametrize("key", ["zimage_abc\nzimage_def", "zimage_abcü", "zimage_abc\x00"])
+def test_a_key_that_no_header_takes_is_refused_without_repeating_it(connect: Connect, key: str) -> None:
+    with pytest.raises(ServiceError, match="the API key can't be sent") as caught:
+        connect("http://127.0.0.1:1", key=key)
+    assert "zimage_abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["order 7\n", "bestellung-ü"])
+def test_an_idempotency_key_that_no_header_takes_is_refused(script: Script, client: Client, key: str) -> None:
+    with pytest.raises(ServiceError, match="the idempotency_key can't be sent"):
+        client.submit({"prompt": "a cat"}, idempotency_key=key)
+    assert script.requests == []
+
+
 def test_a_refusal_carries_the_problem(script: Script, client: Client) -> None:
     problem = {"code": "invalid_request", "detail": "/width: too wide", "status": 422, "request_id": "req_7"}
     script.answers = [Answer(422, problem)]
