@@ -1,4 +1,4 @@
-"""The service's endpoints as descriptions, and when a request is sent again: what both clients have in common."""
+"""The service's endpoints as descriptions, and how failures are told: what both clients have in common."""
 
 import hashlib
 import json
@@ -9,25 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 import httpx
-from tenacity import (
-    Future,
-    RetryCallState,
-    retry_if_exception_type,
-    retry_if_not_exception_type,
-    retry_if_result,
-    stop_after_attempt,
-)
 
 from cli.contract import Image, Job, JobPage, JobRequest, ServiceError
 
-ATTEMPTS = 5
-FIRST_DELAY = 0.2
-LONGEST_DELAY = 30.0
 ANSWER_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 LONGEST_WAIT = 60  # seconds that the service holds an answer at most
-NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)  # faults of the request itself
-BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 T = TypeVar("T")
 
@@ -124,18 +111,6 @@ def timeout(wait: float = 0) -> httpx.Timeout:
     return httpx.Timeout(ANSWER_SECONDS + wait, connect=CONNECT_SECONDS)
 
 
-def retry_rules(method: str) -> dict[str, Any]:
-    """Return what tenacity does about lost connections and a busy service; at the end the last outcome is given."""
-    # A DELETE that got lost on the way back would be answered 404 or 410 the second time.
-    lost = httpx.ConnectError if method == "DELETE" else httpx.TransportError
-    return {
-        "retry": (retry_if_exception_type(lost) & retry_if_not_exception_type(NEVER_SENT)) | retry_if_result(_busy),
-        "wait": _delay,
-        "stop": stop_after_attempt(ATTEMPTS),
-        "retry_error_callback": lambda state: _outcome(state).result(),
-    }
-
-
 @contextmanager
 def unreachable_told(request: httpx.Request) -> Iterator[None]:
     """Turn a request's failure to be answered into a `ServiceError`."""
@@ -152,26 +127,6 @@ def unreachable_told(request: httpx.Request) -> Iterator[None]:
             "start a service with `zimage up`, or name one with --url or ZIMAGE_URL"
         )
         raise ServiceError(None, "unreachable", detail) from error
-
-
-def _busy(response: httpx.Response) -> bool:
-    # One that asks for more patience than we have is an answer.
-    return response.status_code in BUSY and _retry_after(response) <= LONGEST_DELAY
-
-
-def _delay(state: RetryCallState) -> float:
-    outcome = _outcome(state)
-    asked = 0.0 if outcome.failed else _retry_after(outcome.result())
-    return max(FIRST_DELAY * 2.0 ** (state.attempt_number - 1), asked)
-
-
-def _outcome(state: RetryCallState) -> Future:
-    return cast("Future", state.outcome)  # None only before the first attempt, when nobody asks
-
-
-def _retry_after(response: httpx.Response) -> float:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else 0.0
 
 
 def _json(response: httpx.Response) -> Any:

@@ -1,6 +1,8 @@
 """Clients of the service's HTTP API, for scripts and for the `zimage` command: `ZImageClient`, `AsyncZImageClient`.
 
 They try again by themselves where that is safe: reads, and posts under the `Idempotency-Key` that they always send.
+Once anything has answered a client it outlasts a restart of the service (45 s); before that, at an address that may be
+wrong, it gives up after 3 s.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ from tenacity import AsyncRetrying, Retrying
 from cli import calls
 from cli.calls import Call
 from cli.contract import ACTIVE, Image, Job, JobPage, JobRequest, ServiceError
+from cli.patience import Patience
 
 __all__ = ["AsyncZImageClient", "Image", "Job", "JobPage", "JobRequest", "ServiceError", "ZImageClient"]
 
@@ -50,6 +53,7 @@ class ZImageClient:
         """
         self._http = httpx.Client(**_service(url, key))
         self._storage = httpx.Client(**_storage())
+        self._patience = Patience()
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +129,8 @@ class ZImageClient:
     def _send(self, http: httpx.Client, call: Call[T]) -> T:
         request = http.build_request(call.method, call.url, **call.options)
         with calls.unreachable_told(request):
-            response = Retrying(**calls.retry_rules(call.method))(http.send, request)
+            response = Retrying(**self._patience.rules(call.method))(http.send, request)
+        self._patience.answered()
         return call.read(response)
 
 
@@ -144,6 +149,7 @@ class AsyncZImageClient:
         """
         self._http = httpx.AsyncClient(**_service(url, key))
         self._storage = httpx.AsyncClient(**_storage())
+        self._patience = Patience()
 
     async def __aenter__(self) -> Self:
         return self
@@ -208,5 +214,6 @@ class AsyncZImageClient:
     async def _send(self, http: httpx.AsyncClient, call: Call[T]) -> T:
         request = http.build_request(call.method, call.url, **call.options)
         with calls.unreachable_told(request):
-            response: httpx.Response = await AsyncRetrying(**calls.retry_rules(call.method))(http.send, request)
+            response: httpx.Response = await AsyncRetrying(**self._patience.rules(call.method))(http.send, request)
+        self._patience.answered()
         return call.read(response)

@@ -5,13 +5,15 @@ import hashlib
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 import pytest
 
-from cli import calls
+from cli import patience
 from cli.client import AsyncZImageClient, Image, ServiceError, ZImageClient
 
 QUEUED = {"id": "job_1", "status": "queued"}
@@ -28,10 +30,10 @@ class Answer:
 class Script(ThreadingHTTPServer):
     """Gives its answers one after another, and remembers the requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.answers: list[Answer] = []
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", port), Handler)
 
     @property
     def url(self) -> str:
@@ -63,14 +65,22 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def script() -> Iterator[Script]:
-    with Script() as server:
+@contextmanager
+def serving(port: int = 0) -> Iterator[Script]:
+    with Script(port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    with serving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 class Driven:
@@ -106,7 +116,8 @@ Connect = Callable[..., Client]
 
 @pytest.fixture(params=[ZImageClient, Driven], ids=["sync", "async"])
 def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Connect:
-    monkeypatch.setattr(calls, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(patience, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(patience, "STRANGER_SECONDS", 0.2)
     chosen: Connect = request.param
     return chosen
 
@@ -169,20 +180,47 @@ def test_a_refusal_carries_the_problem(script: Script, client: Client) -> None:
     assert len(script.requests) == 1
 
 
-@pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b"[]", b"{}"])
+@pytest.mark.parametrize("body", [b"<html>Sorry</html>", b"[]", b"{}"])
 def test_an_answer_that_is_no_problem_is_told_by_its_status(script: Script, client: Client, body: bytes) -> None:
-    script.answers = [Answer(502, body)]
-    with pytest.raises(ServiceError, match="answered 502 Bad Gateway") as caught:
+    script.answers = [Answer(500, body)]
+    with pytest.raises(ServiceError, match="answered 500 Internal Server Error") as caught:
         client.get("job_1")
     assert caught.value.code == "unexpected_answer"
 
 
-def test_a_service_that_stays_busy_is_given_up(script: Script, client: Client) -> None:
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_what_a_proxy_says_meanwhile_is_no_answer(script: Script, client: Client, status: int) -> None:
+    away = Answer(status, b"<html>Sorry</html>")
+    script.answers = [away, away, Answer(200, QUEUED), away, Answer(202, QUEUED)]
+    assert client.get("job_1") == QUEUED
+    assert client.submit({"prompt": "a cat"}) == QUEUED
+
+
+def test_a_service_that_stays_busy_is_given_up(script: Script, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "RESTART_SECONDS", 0.1)
     busy = Answer(503, {"code": "queue_full", "detail": "full"}, {"Retry-After": "0"})
-    script.answers = [busy] * 10
+    script.answers = [busy] * 1000
     with pytest.raises(ServiceError, match="full"):
         client.submit({"prompt": "a cat"})
-    assert len(script.requests) == calls.ATTEMPTS
+    assert len(script.requests) > 1
+
+
+def test_a_client_that_has_been_answered_outlasts_a_restart(connect: Connect) -> None:
+    with serving() as first:
+        first.answers = [Answer(200, QUEUED, {"Connection": "close"})]
+        port = first.server_address[1]
+        client = connect(first.url)
+        with client:
+            client.get("job_1")
+            first.shutdown()
+            first.server_close()
+            with ThreadPoolExecutor(1) as caller:
+                got = caller.submit(client.get, "job_1")
+                with pytest.raises(TimeoutError):
+                    got.result(1)  # it is refused all the while
+                with serving(port) as second:
+                    second.answers = [Answer(200, SUCCEEDED)]
+                    assert got.result(30) == SUCCEEDED
 
 
 def test_a_retry_after_beyond_patience_is_an_answer(script: Script, client: Client) -> None:
@@ -197,6 +235,13 @@ def test_a_delete_that_may_have_happened_is_not_sent_again(script: Script, clien
     with pytest.raises(ServiceError) as caught:
         client.delete("job_1")
     assert caught.value.code == "unreachable"
+    assert len(script.requests) == 1
+
+
+def test_a_delete_that_a_proxy_may_have_passed_on_is_not_sent_again(script: Script, client: Client) -> None:
+    script.answers = [Answer(502, b"<html>Sorry</html>")]
+    with pytest.raises(ServiceError, match="answered 502 Bad Gateway"):
+        client.delete("job_1")
     assert len(script.requests) == 1
 
 
