@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
+from urllib.parse import quote
 
 import httpx
 
@@ -46,12 +47,12 @@ def get(job_id: str, wait: float) -> Call[Job]:
     """Read a job, after it ended or `wait` seconds passed."""
     wait = min(wait, LONGEST_WAIT)
     headers = {"Prefer": f"wait={wait:.0f}"} if wait >= 1 else {}
-    return Call("GET", f"/jobs/{job_id}", _json, {"headers": headers, "timeout": timeout(wait)})
+    return Call("GET", _job(job_id), _json, {"headers": headers, "timeout": timeout(wait)})
 
 
 def events(job_id: str) -> str:
     """Return where a job's events are."""
-    return f"/jobs/{job_id}/events"
+    return f"{_job(job_id)}/events"
 
 
 def event(line: str) -> Job | None:
@@ -62,12 +63,12 @@ def event(line: str) -> Job | None:
 
 def cancel(job_id: str) -> Call[Job]:
     """Cancel a job."""
-    return Call("POST", f"/jobs/{job_id}/cancel", _json, {"headers": {"Idempotency-Key": str(uuid.uuid4())}})
+    return Call("POST", f"{_job(job_id)}/cancel", _json, {"headers": {"Idempotency-Key": str(uuid.uuid4())}})
 
 
 def delete(job_id: str) -> Call[None]:
     """Delete an ended job and its images."""
-    return Call("DELETE", f"/jobs/{job_id}", _nothing)
+    return Call("DELETE", _job(job_id), _nothing)
 
 
 def page(status: str | None, limit: int, cursor: str | None) -> Call[JobPage]:
@@ -127,6 +128,12 @@ def unreachable_told(request: httpx.Request) -> Iterator[None]:
             "start a service with `zimage up`, or name one with --url or ZIMAGE_URL"
         )
         raise ServiceError(None, "unreachable", detail) from error
+
+
+def _job(job_id: str) -> str:
+    if not job_id.strip("."):  # would name another path: "." and ".." can't be quoted
+        raise ServiceError(None, "invalid_id", f"{job_id!r} is no job's id")
+    return f"/jobs/{quote(job_id, safe='')}"
 
 
 def _json(response: httpx.Response) -> Any:

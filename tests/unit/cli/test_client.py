@@ -180,6 +180,26 @@ def test_a_refusal_carries_the_problem(script: Script, client: Client) -> None:
     assert len(script.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("job_id", "path"), [("../queue", "..%2Fqueue"), ("job_1?x#y", "job_1%3Fx%23y"), ("ü", "%C3%BC")]
+)
+def test_an_id_never_names_another_path(script: Script, client: Client, job_id: str, path: str) -> None:
+    script.answers = [Answer(404, {"code": "job_not_found", "detail": "no such job"})] * 3
+    for method in (client.get, client.cancel, client.delete):
+        with pytest.raises(ServiceError, match="no such job"):
+            method(job_id)
+    asked = [path for _, path, _, _ in script.requests]
+    assert asked == [f"/v1/jobs/{path}", f"/v1/jobs/{path}/cancel", f"/v1/jobs/{path}"]
+
+
+@pytest.mark.parametrize("job_id", ["", ".", ".."])
+def test_what_can_be_no_id_is_told(script: Script, client: Client, job_id: str) -> None:
+    for method in (client.get, client.cancel, client.delete):
+        with pytest.raises(ServiceError, match=f"'{job_id}' is no job's id"):
+            method(job_id)
+    assert script.requests == []
+
+
 @pytest.mark.parametrize("body", [b"<html>Sorry</html>", b"[]", b"{}"])
 def test_an_answer_that_is_no_problem_is_told_by_its_status(script: Script, client: Client, body: bytes) -> None:
     script.answers = [Answer(500, body)]
