@@ -5,8 +5,10 @@ at least once, always under the same `webhook-id`.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -36,7 +38,7 @@ CONNECT_SECONDS = 5.0  # to one address
 DELAYS = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 24_000.0)
 JITTER = 0.1  # of a delay, either way
 POLL_SECONDS = 1.0
-MOST_AT_ONCE = 128  # that one process delivers: receivers that hang must not hold up the others
+MOST_AT_ONCE = 128  # that one process delivers
 
 documented = APIRouter()
 
@@ -102,7 +104,8 @@ class Deliverer:
         self._signer = Webhook(secret)
         self._transport = transport
         self._delays = delays
-        self._slots = asyncio.Semaphore(MOST_AT_ONCE)
+        self._under_way: Counter[str] = Counter()  # by owner
+        self._ended = asyncio.Event()
 
     async def run(self) -> None:
         """Deliver until canceled; what is under way then is tried again once its lease is over."""
@@ -111,17 +114,25 @@ class Deliverer:
         client = httpx.AsyncClient(transport=self._transport, timeout=timeout, trust_env=False, follow_redirects=False)
         async with client as http, asyncio.TaskGroup() as group:
             while True:
-                await self._slots.acquire()
-                group.create_task(self._deliver(http, await self._next()))
+                self._ended.clear()
+                if delivery := await self._claim():
+                    self._under_way[delivery.owner] += 1
+                    group.create_task(self._deliver(http, delivery))
+                else:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(POLL_SECONDS):
+                            await self._ended.wait()
 
-    async def _next(self) -> Delivery:
-        while True:
-            try:
-                if delivery := await self._outbox.claim():
-                    return delivery
-            except (RedisError, OSError) as error:
-                log.warning("webhooks: Redis is away (%s)", error)
-            await asyncio.sleep(POLL_SECONDS)
+    async def _claim(self) -> Delivery | None:
+        # An owner has no more under way than are left free. So one whose receivers hang never takes what others need.
+        free = MOST_AT_ONCE - self._under_way.total()
+        if free == 0:
+            return None
+        try:
+            return await self._outbox.claim([owner for owner, count in self._under_way.items() if count >= free])
+        except (RedisError, OSError) as error:
+            log.warning("webhooks: Redis is away (%s)", error)
+            return None
 
     async def _deliver(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
         with about(Attempt.model_validate(delivery.record)):
@@ -144,7 +155,8 @@ class Deliverer:
         except (RedisError, OSError) as failure:
             log.warning("webhook %s: Redis is away (%s); it will be sent again", delivery.event, failure)
         finally:
-            self._slots.release()
+            self._under_way -= Counter([delivery.owner])  # which keeps no zeros
+            self._ended.set()
 
     async def _send(self, http: httpx.AsyncClient, delivery: Delivery) -> int:
         job = Job.from_record(delivery.record)

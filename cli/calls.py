@@ -1,4 +1,4 @@
-"""The service's endpoints as descriptions, and when a request is sent again: what both clients have in common."""
+"""The service's endpoints as descriptions, and how failures are told: what both clients have in common."""
 
 import hashlib
 import json
@@ -7,26 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
+from urllib.parse import quote
 
 import httpx
-from tenacity import (
-    Future,
-    RetryCallState,
-    retry_if_exception_type,
-    retry_if_not_exception_type,
-    retry_if_result,
-    stop_after_attempt,
-)
 
 from cli.contract import Image, Job, JobPage, JobRequest, ServiceError
 
-ATTEMPTS = 5
-FIRST_DELAY = 0.2
-LONGEST_DELAY = 30.0
 ANSWER_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 LONGEST_WAIT = 60  # seconds that the service holds an answer at most
-BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 T = TypeVar("T")
 
@@ -50,7 +39,7 @@ class Call(Generic[T]):
 
 def submit(request: JobRequest, idempotency_key: str | None) -> Call[Job]:
     """Post a job; under a new key without one."""
-    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    headers = {"Idempotency-Key": header_value("idempotency_key", idempotency_key or str(uuid.uuid4()))}
     return Call("POST", "/jobs", _json, {"json": request, "headers": headers})
 
 
@@ -58,12 +47,12 @@ def get(job_id: str, wait: float) -> Call[Job]:
     """Read a job, after it ended or `wait` seconds passed."""
     wait = min(wait, LONGEST_WAIT)
     headers = {"Prefer": f"wait={wait:.0f}"} if wait >= 1 else {}
-    return Call("GET", f"/jobs/{job_id}", _json, {"headers": headers, "timeout": timeout(wait)})
+    return Call("GET", _job(job_id), _json, {"headers": headers, "timeout": timeout(wait)})
 
 
 def events(job_id: str) -> str:
     """Return where a job's events are."""
-    return f"/jobs/{job_id}/events"
+    return f"{_job(job_id)}/events"
 
 
 def event(line: str) -> Job | None:
@@ -74,12 +63,12 @@ def event(line: str) -> Job | None:
 
 def cancel(job_id: str) -> Call[Job]:
     """Cancel a job."""
-    return Call("POST", f"/jobs/{job_id}/cancel", _json, {"headers": {"Idempotency-Key": str(uuid.uuid4())}})
+    return Call("POST", f"{_job(job_id)}/cancel", _json, {"headers": {"Idempotency-Key": str(uuid.uuid4())}})
 
 
 def delete(job_id: str) -> Call[None]:
     """Delete an ended job and its images."""
-    return Call("DELETE", f"/jobs/{job_id}", _nothing)
+    return Call("DELETE", _job(job_id), _nothing)
 
 
 def page(status: str | None, limit: int, cursor: str | None) -> Call[JobPage]:
@@ -106,22 +95,21 @@ def download(image: Image) -> Call[bytes]:
     return Call("GET", image["url"], checked)
 
 
+def header_value(name: str, value: str) -> str:
+    """Return what a header can take.
+
+    Raises:
+        ServiceError: `value` can't be sent; it is not repeated, since it may be secret.
+    """
+    if not (value.isascii() and value.isprintable()):
+        detail = f"the {name} can't be sent: only visible ASCII characters and spaces can be in it"
+        raise ServiceError(None, "invalid_header", detail)
+    return value
+
+
 def timeout(wait: float = 0) -> httpx.Timeout:
     """Return the timeout of a request that the service may hold for `wait` seconds."""
     return httpx.Timeout(ANSWER_SECONDS + wait, connect=CONNECT_SECONDS)
-
-
-def retry_rules(method: str) -> dict[str, Any]:
-    """Return what tenacity does about lost connections and a busy service; at the end the last outcome is given."""
-    # A DELETE that got lost on the way back would be answered 404 or 410 the second time.
-    lost = httpx.ConnectError if method == "DELETE" else httpx.TransportError
-    return {
-        "retry": (retry_if_exception_type(lost) & retry_if_not_exception_type(httpx.UnsupportedProtocol))
-        | retry_if_result(_busy),
-        "wait": _delay,
-        "stop": stop_after_attempt(ATTEMPTS),
-        "retry_error_callback": lambda state: _outcome(state).result(),
-    }
 
 
 @contextmanager
@@ -131,6 +119,8 @@ def unreachable_told(request: httpx.Request) -> Iterator[None]:
         yield
     except httpx.UnsupportedProtocol:
         raise ServiceError(None, "unreachable", f"{request.url}: not an http:// or https:// address") from None
+    except httpx.LocalProtocolError:  # its text repeats headers, and with them the key
+        raise ServiceError(None, "invalid_request", "the request can't be written as HTTP") from None
     except httpx.TransportError as error:
         host = f"{request.url.scheme}://{request.url.netloc.decode()}"
         detail = (
@@ -140,24 +130,10 @@ def unreachable_told(request: httpx.Request) -> Iterator[None]:
         raise ServiceError(None, "unreachable", detail) from error
 
 
-def _busy(response: httpx.Response) -> bool:
-    # One that asks for more patience than we have is an answer.
-    return response.status_code in BUSY and _retry_after(response) <= LONGEST_DELAY
-
-
-def _delay(state: RetryCallState) -> float:
-    outcome = _outcome(state)
-    asked = 0.0 if outcome.failed else _retry_after(outcome.result())
-    return max(FIRST_DELAY * 2.0 ** (state.attempt_number - 1), asked)
-
-
-def _outcome(state: RetryCallState) -> Future:
-    return cast("Future", state.outcome)  # None only before the first attempt, when nobody asks
-
-
-def _retry_after(response: httpx.Response) -> float:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else 0.0
+def _job(job_id: str) -> str:
+    if not job_id.strip("."):  # would name another path: "." and ".." can't be quoted
+        raise ServiceError(None, "invalid_id", f"{job_id!r} is no job's id")
+    return f"/jobs/{quote(job_id, safe='')}"
 
 
 def _json(response: httpx.Response) -> Any:

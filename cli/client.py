@@ -1,6 +1,8 @@
 """Clients of the service's HTTP API, for scripts and for the `zimage` command: `ZImageClient`, `AsyncZImageClient`.
 
 They try again by themselves where that is safe: reads, and posts under the `Idempotency-Key` that they always send.
+Once anything has answered a client it outlasts a restart of the service (45 s); before that, at an address that may be
+wrong, it gives up after 3 s.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ from tenacity import AsyncRetrying, Retrying
 from cli import calls
 from cli.calls import Call
 from cli.contract import ACTIVE, Image, Job, JobPage, JobRequest, ServiceError
+from cli.patience import Patience
 
 __all__ = ["AsyncZImageClient", "Image", "Job", "JobPage", "JobRequest", "ServiceError", "ZImageClient"]
 
@@ -25,6 +28,7 @@ CUT = (httpx.TransportError, ValueError)
 
 
 def _service(url: str, key: str | None) -> dict[str, Any]:
+    key = calls.header_value("API key", (key or "").strip())  # files and shells add line ends
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return {"base_url": f"{url.rstrip('/')}/v1", "headers": headers, "timeout": calls.timeout()}
 
@@ -43,9 +47,13 @@ class ZImageClient:
         Args:
             url: the service's address, without `/v1`.
             key: API key, if the service asks for one.
+
+        Raises:
+            ServiceError: the key can't be one.
         """
         self._http = httpx.Client(**_service(url, key))
         self._storage = httpx.Client(**_storage())
+        self._patience = Patience()
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +69,7 @@ class ZImageClient:
 
         Args:
             request: what to draw.
-            idempotency_key: the same key with the same request again gives the same job; None: a new key.
+            idempotency_key: the same key with the same request again gives the same job; None: a new key. ASCII.
         """
         return self._send(self._http, calls.submit(request, idempotency_key))
 
@@ -121,7 +129,8 @@ class ZImageClient:
     def _send(self, http: httpx.Client, call: Call[T]) -> T:
         request = http.build_request(call.method, call.url, **call.options)
         with calls.unreachable_told(request):
-            response = Retrying(**calls.retry_rules(call.method))(http.send, request)
+            response = Retrying(**self._patience.rules(call.method))(http.send, request)
+        self._patience.answered()
         return call.read(response)
 
 
@@ -134,9 +143,13 @@ class AsyncZImageClient:
         Args:
             url: the service's address, without `/v1`.
             key: API key, if the service asks for one.
+
+        Raises:
+            ServiceError: the key can't be one.
         """
         self._http = httpx.AsyncClient(**_service(url, key))
         self._storage = httpx.AsyncClient(**_storage())
+        self._patience = Patience()
 
     async def __aenter__(self) -> Self:
         return self
@@ -201,5 +214,6 @@ class AsyncZImageClient:
     async def _send(self, http: httpx.AsyncClient, call: Call[T]) -> T:
         request = http.build_request(call.method, call.url, **call.options)
         with calls.unreachable_told(request):
-            response: httpx.Response = await AsyncRetrying(**calls.retry_rules(call.method))(http.send, request)
+            response: httpx.Response = await AsyncRetrying(**self._patience.rules(call.method))(http.send, request)
+        self._patience.answered()
         return call.read(response)

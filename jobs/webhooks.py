@@ -5,7 +5,7 @@ on what becomes of the job. `Outbox` is the deliverer's side, `Undelivered` the 
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -30,6 +30,11 @@ class Delivery:
     token: str
 
     @property
+    def owner(self) -> str:
+        """Return the name of the API key whose job ended."""
+        return self.record["owner"]
+
+    @property
     def tries(self) -> int:
         """How often it was tried, this time included."""
         return int(self.record["tries"])
@@ -48,10 +53,17 @@ class Outbox:
         self._claim = client.register_script(scripts.source("webhook_claim"))
         self._settle = client.register_script(scripts.source("webhook_settle"))
 
-    async def claim(self) -> Delivery | None:
-        """Take the event that has been due for longest; None when none is due."""
+    async def claim(self, passed_over: Collection[str] = ()) -> Delivery | None:
+        """Take an event that is due; None when none is.
+
+        Owners take turns; of an owner's events the one comes first that has been due for longest.
+
+        Args:
+            passed_over: owners whose events are not wanted now.
+        """
         token = secrets.token_hex(8)
-        found = await self._claim(keys=[self._prefix], args=[LEASE_SECONDS * _MICROSECONDS, token])
+        arguments: list[str | int] = [LEASE_SECONDS * _MICROSECONDS, token, *passed_over]
+        found = await self._claim(keys=[self._prefix], args=arguments)
         if not found:
             return None
         event, flat = found
@@ -79,7 +91,7 @@ class Outbox:
 
 @dataclass(frozen=True)
 class UndeliveredEvent:
-    """An event as an operator sees it; `at` is when it is tried next, or was given up."""
+    """An event as an operator sees it; `at` is when it is tried next or looked at again, or was given up."""
 
     event: str
     state: Literal["pending", "dead"]

@@ -38,7 +38,8 @@ class Artist:
             finally:
                 held.drawing = False
 
-        return self._gpu.draw(held.claim.job.input.work, on_device, while_waiting=lambda: self._report(held, 0))
+        job = held.claim.job
+        return self._gpu.draw(job.owner, job.input.work, on_device, while_waiting=lambda: self._report(held, 0))
 
     def _draw(self, held: HeldJob) -> Generation:
         asked = held.claim.job.input

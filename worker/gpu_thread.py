@@ -32,6 +32,7 @@ class GpuThread:
         self._seconds = 0.0
         self._idle_since = time.monotonic()
         self._busy_since = self._idle_since
+        self._owner = ""
         self._drawing = False
         self._signs_of_life = 0
 
@@ -45,10 +46,11 @@ class GpuThread:
         """Run a function on the device's thread and return its result."""
         return self._executor.submit(function).result()
 
-    def draw(self, work: int, function: Callable[[], T], while_waiting: Callable[[], None]) -> T:
-        """Like `call`, for a job: counted as busy time and, when it succeeds, in the rate.
+    def draw(self, owner: str, work: int, function: Callable[[], T], while_waiting: Callable[[], None]) -> T:
+        """Like `call`, for a job: counted as busy time however it ends and, when it succeeds, in the rate.
 
         Args:
+            owner: whose job it is.
             work: pixels × steps × images.
             function: draws them.
             while_waiting: called again and again until the job's turn comes; raising from it gives the job up.
@@ -58,6 +60,7 @@ class GpuThread:
         def timed() -> T:
             self._busy_since = time.monotonic()
             self._signs_of_life += 1
+            self._owner = owner
             self._drawing = True
             try:
                 result = function()
@@ -87,6 +90,7 @@ class GpuThread:
         now = time.monotonic()
         self._signs_of_life += 1
         metrics.gpu_busy_seconds_total.inc(now - self._busy_since)
+        metrics.key_gpu_seconds_total.labels(self._owner).inc(now - self._busy_since)
         self._busy_since = now
 
     def sign_of_life(self) -> int | None:

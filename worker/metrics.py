@@ -11,7 +11,9 @@ prompts_total = Counter("zimage_prompts_total", "Prompts by where their features
 images_total = Counter("zimage_images_total", "Images committed.", ["size"])
 key_images_total = Counter("zimage_key_images_total", "Images committed, by API key.", ["key"])
 key_pixels_total = Counter("zimage_key_pixels_total", "Pixels of images committed, by API key.", ["key"])
-key_gpu_seconds_total = Counter("zimage_key_gpu_seconds_total", "Time on the GPU of images committed.", ["key"])
+key_gpu_seconds_total = Counter(
+    "zimage_key_gpu_seconds_total", "Time that the GPU thread worked on jobs, however they ended, by API key.", ["key"]
+)
 vram_peak_bytes = Gauge("zimage_vram_peak_bytes", "Most GPU memory allocated during the last job; 0 on a CPU.")
 vram_reserved_bytes = Gauge("zimage_vram_reserved_bytes", "GPU memory held by the allocator; 0 on a CPU.")
 vram_total_bytes = Gauge("zimage_vram_total_bytes", "GPU memory of the worker's device; 0 on a CPU.")

@@ -178,7 +178,6 @@ class JobRunner:
             metrics.images_total.labels(f"{job.input.width}x{job.input.height}").inc(len(records))
             metrics.key_images_total.labels(job.owner).inc(len(records))
             metrics.key_pixels_total.labels(job.owner).inc(sum(record.width * record.height for record in records))
-            metrics.key_gpu_seconds_total.labels(job.owner).inc(sum(generation.timings.values()))
         elif outcome == "canceled" or self._until_redis_answers(self._store.latest_attempt, job.id) != job.attempt:
             # Attempts have the same number again after a Redis that lost its last writes: the other's images stay.
             self._delivery.remove(job)

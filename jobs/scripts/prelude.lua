@@ -17,7 +17,10 @@
 -- worker:{id}               hash    card (JSON), rate (work per second), number and id of its last claim
 -- card, rate                string  those of the worker heard last
 -- clock, reaper:last        string  time of the last submit, of the last reap
--- webhooks                  zset    undelivered events by the time of the next try, or by the end of a deliverer's lease
+-- webhooks                  zset    undelivered events by the time of the next try, of the next look at one that queues up, or
+--                                   by the end of a deliverer's lease
+-- webhooks:due:{owner}      zset    events that queue up for a deliverer, by the time since which they are due
+-- webhooks:owners           zset    owners of such events by the time of their last turn
 -- webhooks:dead             zset    events that were given up, by time
 -- webhook:{event}           hash    the job's record as it ended; tries, claimed (token of its deliverer), last_error
 -- events                    channel "<id> <version> <status>" at every change

@@ -157,6 +157,28 @@ def test_a_following_that_fails_leaves_nothing_that_seems_to_go_on(page: Chrome)
     assert not by_id(page, "bar").is_displayed()
 
 
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_job_is_followed_through_a_restart_behind_a_proxy(page: Chrome, status: int) -> None:
+    page.execute_script(
+        """
+        const real = fetch, status = arguments[0];
+        let asked = 0;
+        window.fetch = (url, options) => url.endsWith("/events") && asked++ < 2
+            ? Promise.resolve(new Response("<html>Sorry</html>", {status})) : real(url, options);
+        """,
+        status,
+    )
+    drawn(page, prompt=PROMPT, width=128, height=128)
+    assert by_id(page, "error").text == ""
+
+
+@pytest.mark.parametrize("key", ["zimage_schlüssel", "zimage_€"])
+def test_a_key_that_no_header_takes_is_told(page: Chrome, key: str) -> None:
+    page.execute_script("document.getElementById('key-field').hidden = false")
+    draw(page, key=key, prompt=PROMPT)
+    wait_until(lambda: by_id(page, "error").text == "The API key has characters that no key has: enter it again.")
+
+
 def test_a_picture_that_went_is_told_and_not_saved(page: Chrome, stack: Stack, tmp_path: Path) -> None:
     drawn(page, prompt=PROMPT, width=128, height=128)
     entry = wait_until(lambda: page.find_elements(By.CSS_SELECTOR, "#entries li:first-child img"))[0]

@@ -38,11 +38,11 @@ class Service:
     images: ImageStore
     claims: Iterator[int] = field(default_factory=itertools.count)
 
-    def submit(self, **fields: Any) -> str:
+    def submit(self, owner: str = OWNER, **fields: Any) -> str:
         job_id = f"job_{secrets.token_hex(16)}"
         job_input = JobInput(seed=1, **{"prompt": "a cat", "width": 64, "height": 64, **fields})
 
-        self._as_client(lambda store: store.submit(job_id, OWNER, job_input, idempotency_key=None, digest="digest"))
+        self._as_client(lambda store: store.submit(job_id, owner, job_input, idempotency_key=None, digest="digest"))
         return job_id
 
     def cancel(self, job_id: str) -> None:

@@ -5,13 +5,15 @@ import hashlib
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 import pytest
 
-from cli import calls
+from cli import patience
 from cli.client import AsyncZImageClient, Image, ServiceError, ZImageClient
 
 QUEUED = {"id": "job_1", "status": "queued"}
@@ -28,10 +30,10 @@ class Answer:
 class Script(ThreadingHTTPServer):
     """Gives its answers one after another, and remembers the requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.answers: list[Answer] = []
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", port), Handler)
 
     @property
     def url(self) -> str:
@@ -63,14 +65,22 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def script() -> Iterator[Script]:
-    with Script() as server:
+@contextmanager
+def serving(port: int = 0) -> Iterator[Script]:
+    with Script(port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    with serving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 class Driven:
@@ -106,7 +116,8 @@ Connect = Callable[..., Client]
 
 @pytest.fixture(params=[ZImageClient, Driven], ids=["sync", "async"])
 def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Connect:
-    monkeypatch.setattr(calls, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(patience, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(patience, "STRANGER_SECONDS", 0.2)
     chosen: Connect = request.param
     return chosen
 
@@ -139,6 +150,27 @@ def test_each_submit_has_its_own_key(script: Script, client: Client) -> None:
     assert first != second
 
 
+def test_a_key_with_a_line_end_is_sent_without(script: Script, connect: Connect) -> None:
+    script.answers = [Answer(200, QUEUED)]
+    with connect(script.url, key=" zimage_abc\r\n") as client:
+        client.get("job_1")
+    assert script.requests[0][2]["authorization"] == "Bearer zimage_abc"
+
+
+@pytest.mark.parametrize("key", ["zimage_abc\nzimage_def", "zimage_abcü", "zimage_abc\x00"])
+def test_a_key_that_no_header_takes_is_refused_without_repeating_it(connect: Connect, key: str) -> None:
+    with pytest.raises(ServiceError, match="the API key can't be sent") as caught:
+        connect("http://127.0.0.1:1", key=key)
+    assert "zimage_abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["order 7\n", "bestellung-ü"])
+def test_an_idempotency_key_that_no_header_takes_is_refused(script: Script, client: Client, key: str) -> None:
+    with pytest.raises(ServiceError, match="the idempotency_key can't be sent"):
+        client.submit({"prompt": "a cat"}, idempotency_key=key)
+    assert script.requests == []
+
+
 def test_a_refusal_carries_the_problem(script: Script, client: Client) -> None:
     problem = {"code": "invalid_request", "detail": "/width: too wide", "status": 422, "request_id": "req_7"}
     script.answers = [Answer(422, problem)]
@@ -148,20 +180,67 @@ def test_a_refusal_carries_the_problem(script: Script, client: Client) -> None:
     assert len(script.requests) == 1
 
 
-@pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b"[]", b"{}"])
+@pytest.mark.parametrize(
+    ("job_id", "path"), [("../queue", "..%2Fqueue"), ("job_1?x#y", "job_1%3Fx%23y"), ("ü", "%C3%BC")]
+)
+def test_an_id_never_names_another_path(script: Script, client: Client, job_id: str, path: str) -> None:
+    script.answers = [Answer(404, {"code": "job_not_found", "detail": "no such job"})] * 3
+    for method in (client.get, client.cancel, client.delete):
+        with pytest.raises(ServiceError, match="no such job"):
+            method(job_id)
+    asked = [path for _, path, _, _ in script.requests]
+    assert asked == [f"/v1/jobs/{path}", f"/v1/jobs/{path}/cancel", f"/v1/jobs/{path}"]
+
+
+@pytest.mark.parametrize("job_id", ["", ".", ".."])
+def test_what_can_be_no_id_is_told(script: Script, client: Client, job_id: str) -> None:
+    for method in (client.get, client.cancel, client.delete):
+        with pytest.raises(ServiceError, match=f"'{job_id}' is no job's id"):
+            method(job_id)
+    assert script.requests == []
+
+
+@pytest.mark.parametrize("body", [b"<html>Sorry</html>", b"[]", b"{}"])
 def test_an_answer_that_is_no_problem_is_told_by_its_status(script: Script, client: Client, body: bytes) -> None:
-    script.answers = [Answer(502, body)]
-    with pytest.raises(ServiceError, match="answered 502 Bad Gateway") as caught:
+    script.answers = [Answer(500, body)]
+    with pytest.raises(ServiceError, match="answered 500 Internal Server Error") as caught:
         client.get("job_1")
     assert caught.value.code == "unexpected_answer"
 
 
-def test_a_service_that_stays_busy_is_given_up(script: Script, client: Client) -> None:
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_what_a_proxy_says_meanwhile_is_no_answer(script: Script, client: Client, status: int) -> None:
+    away = Answer(status, b"<html>Sorry</html>")
+    script.answers = [away, away, Answer(200, QUEUED), away, Answer(202, QUEUED)]
+    assert client.get("job_1") == QUEUED
+    assert client.submit({"prompt": "a cat"}) == QUEUED
+
+
+def test_a_service_that_stays_busy_is_given_up(script: Script, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "RESTART_SECONDS", 0.1)
     busy = Answer(503, {"code": "queue_full", "detail": "full"}, {"Retry-After": "0"})
-    script.answers = [busy] * 10
+    script.answers = [busy] * 1000
     with pytest.raises(ServiceError, match="full"):
         client.submit({"prompt": "a cat"})
-    assert len(script.requests) == calls.ATTEMPTS
+    assert len(script.requests) > 1
+
+
+def test_a_client_that_has_been_answered_outlasts_a_restart(connect: Connect) -> None:
+    with serving() as first:
+        first.answers = [Answer(200, QUEUED, {"Connection": "close"})]
+        port = first.server_address[1]
+        client = connect(first.url)
+        with client:
+            client.get("job_1")
+            first.shutdown()
+            first.server_close()
+            with ThreadPoolExecutor(1) as caller:
+                got = caller.submit(client.get, "job_1")
+                with pytest.raises(TimeoutError):
+                    got.result(1)  # it is refused all the while
+                with serving(port) as second:
+                    second.answers = [Answer(200, SUCCEEDED)]
+                    assert got.result(30) == SUCCEEDED
 
 
 def test_a_retry_after_beyond_patience_is_an_answer(script: Script, client: Client) -> None:
@@ -176,6 +255,13 @@ def test_a_delete_that_may_have_happened_is_not_sent_again(script: Script, clien
     with pytest.raises(ServiceError) as caught:
         client.delete("job_1")
     assert caught.value.code == "unreachable"
+    assert len(script.requests) == 1
+
+
+def test_a_delete_that_a_proxy_may_have_passed_on_is_not_sent_again(script: Script, client: Client) -> None:
+    script.answers = [Answer(502, b"<html>Sorry</html>")]
+    with pytest.raises(ServiceError, match="answered 502 Bad Gateway"):
+        client.delete("job_1")
     assert len(script.requests) == 1
 
 
