@@ -26,17 +26,26 @@ def choose_device(settings: Settings) -> torch.device:
     if settings.device == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        gpus = sorted(range(torch.cuda.device_count()), key=lambda index: -torch.cuda.mem_get_info(index)[0])
-        names = [str(torch.cuda.get_device_properties(index).uuid) for index in gpus]
+        names = [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(torch.cuda.device_count())]
+        gpus = sorted(range(len(names)), key=lambda index: -_free_bytes(names[index]))
         # Free memory alone would send workers that start together to the same GPU.
         try:
-            return torch.device("cuda", gpus[claim_first(names, settings.cache_dir / "gpus")])
+            first = claim_first([names[index] for index in gpus], settings.cache_dir / "gpus")
+            return torch.device("cuda", gpus[first])
         except OSError as error:
             raise ValueError(f"ZIMAGE_CACHE_DIR: {error}: name a directory that can be written") from error
     try:
         return find_device(settings.device)
     except ValueError as error:
         raise ValueError(f"ZIMAGE_DEVICE: {error}, and auto takes what there is") from error
+
+
+def _free_bytes(gpu: str) -> int:
+    """Return a GPU's free memory. The driver is asked: CUDA would take some of it, on every GPU that it is asked about."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(gpu)).free)
 
 
 def size_warnings(model: str, width: int, height: int) -> list[str]:
