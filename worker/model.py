@@ -41,7 +41,7 @@ def choose_device(settings: Settings) -> torch.device:
 
 
 def _free_bytes(gpu: str) -> int:
-    """Return a GPU's free memory. The driver is asked: CUDA would take some of it, on every GPU that it is asked about."""
+    """Return a GPU's free memory. The driver is asked: CUDA would take some itself, on every GPU asked about."""
     import pynvml
 
     pynvml.nvmlInit()
