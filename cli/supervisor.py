@@ -134,6 +134,8 @@ class Supervisor:
         self._on_start = on_start
         self._failure: str | None = None
         self._stopping = threading.Event()
+        # Waited for in place of the thread: a `join` that a signal interrupts takes the thread for ended (Python 3.11).
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
     @property
@@ -148,11 +150,11 @@ class Supervisor:
         """Stop every part: SIGTERM, then SIGKILL for those that outlast their `stop_seconds`."""
         self._stopping.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._ended.wait()
 
     def wait(self) -> str:
         """Block until the supervision ends; return why it did."""
-        self._thread.join()
+        self._ended.wait()
         return self._failure or "stopped"
 
     def pids(self) -> dict[str, int]:
@@ -178,6 +180,7 @@ class Supervisor:
         finally:
             for stage in reversed(self._stages):
                 _stop(stage)
+            self._ended.set()
 
 
 def _stop(stage: Iterable[_Child]) -> None:

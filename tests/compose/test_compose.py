@@ -58,7 +58,7 @@ class Compose:
         """Remove all of it; podman-compose alone forgets what was scaled."""
         containers = self._labeled("ps", "--all")
         if containers:
-            run("podman", "rm", "--force", "--time", "30", *containers)
+            run("podman", "rm", "--force", "--depend", "--ignore", "--time", "30", *containers)
         self("down", "--volumes", also=["docker-compose.keys.yml"])
         assert not self._labeled("ps", "--all")
         assert not self._labeled("volume", "ls")

@@ -235,6 +235,9 @@ def test_up_restarts_its_parts_and_leaves_nothing_at_sigterm(up_data: Path) -> N
     assert told.endswith("zimage: stopped\n")
     assert all(ended(child.pid) for child in children)
     assert not pids_path.exists()
+    # In order: each had its time, none was killed with its parent.
+    assert "draining" in (up_data / "logs" / "worker-1.log").read_text()
+    assert "ready to exit, bye bye" in (up_data / "logs" / "valkey.log").read_text()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -9)])
