@@ -218,14 +218,15 @@ def test_up_restarts_its_parts_and_leaves_nothing_at_sigterm(up_data: Path) -> N
         for pid in (before["api"], before["workers"][0]):
             os.kill(pid, signal.SIGKILL)
 
-        def answers() -> bool:
+        def is_ready(part: str) -> bool:
             try:
-                return httpx.get(f"{endpoints['api']}/readyz").status_code == 200
+                return httpx.get(f"{part}/readyz").status_code == 200
             except httpx.TransportError:
                 return False
 
-        wait_until(lambda: json.loads(pids_path.read_text())["api"] != before["api"] and answers())
+        wait_until(lambda: json.loads(pids_path.read_text())["api"] != before["api"] and is_ready(endpoints["api"]))
         wait_until(lambda: json.loads(pids_path.read_text())["workers"] != before["workers"])
+        wait_until(lambda: is_ready(endpoints["workers"][0].removesuffix("/metrics")))
         children = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         rest, told = process.communicate(timeout=60)
