@@ -1,5 +1,6 @@
 """Starting, being asked how one is, being scaled, and leaving."""
 
+import re
 from collections.abc import Iterator
 
 import httpx
@@ -168,6 +169,22 @@ def test_prometheus_scrapes_the_metrics_of_both(name: str) -> None:
         "zimage-api": "/metrics",
         "zimage-worker": "/metrics",
     }
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu-keda"])
+def test_jobs_of_prometheus_have_the_names_that_the_rules_ask_for(name: str) -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    scraped = {scrape["job_name"] for scrape in config["scrape_configs"]}
+    relabelings = [
+        relabeling
+        for found in of_kind(overlay(name), "PodMonitor")
+        for relabeling in found["spec"]["podMetricsEndpoints"][0]["relabelings"]
+    ]
+    assert {found["replacement"] for found in relabelings if found["targetLabel"] == "job"} == scraped
+    rules = (ROOT / "deploy" / "prometheus" / "rules.yml").read_text()
+    asked = set(re.findall(r'job="([^"]+)"', rules))
+    assert asked
+    assert asked <= scraped
 
 
 def test_valkey_may_take_twice_its_data(objects: list[Object]) -> None:
