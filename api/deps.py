@@ -14,6 +14,8 @@ from jobs.keys import RESERVED, ApiKey, KeyRing
 from jobs.settings import Settings
 from jobs.webhooks import Outbox
 
+CHECK_SECONDS = 3.0  # for which an answer waits for a server that it can do without
+
 
 @dataclass(frozen=True)
 class Services:

@@ -13,12 +13,10 @@ from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 
 from api import metrics
-from api.deps import ServicesDep
+from api.deps import CHECK_SECONDS, ServicesDep
 from api.problems import problem_responses, unavailable
 
 router = APIRouter(tags=["health"])
-
-CHECK_SECONDS = 3.0
 
 
 class Health(BaseModel):
@@ -67,9 +65,10 @@ async def _missing(name: str, check: Awaitable[object]) -> str | None:
 async def get_metrics(services: ServicesDep) -> Response:
     """Prometheus metrics of this process, and of the queue when Redis answers."""
     try:
-        overview = await services.store.overview()
-        metrics.webhooks_pending.set(await services.outbox.pending())
-    except RedisError:
+        async with asyncio.timeout(CHECK_SECONDS):  # Prometheus waits for 10 s, and then counts this process as dead
+            overview = await services.store.overview()
+            metrics.webhooks_pending.set(await services.outbox.pending())
+    except (RedisError, TimeoutError):
         metrics.jobs.clear()  # rather nothing than numbers from before
         gauges = (metrics.workers, metrics.dead_letters, metrics.oldest_queued_seconds, metrics.webhooks_pending)
         for gauge in gauges:

@@ -1,5 +1,6 @@
 """`/`: the playground, a page that drives the API from a browser. It is one file, without anything from elsewhere."""
 
+import asyncio
 import json
 from functools import cache
 from importlib.resources import files
@@ -10,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from redis.exceptions import RedisError
 
 from api.csp import CLOSED, inline_source
-from api.deps import Services, ServicesDep
+from api.deps import CHECK_SECONDS, Services, ServicesDep
 from api.served_model import served_model
 from jobs.models import TINY, TINY_SIZES, size_limits
 
@@ -33,9 +34,10 @@ async def get_playground(services: ServicesDep) -> HTMLResponse:
 
 async def _config(services: Services) -> dict[str, Any]:
     try:
-        served = await served_model(services)
+        async with asyncio.timeout(CHECK_SECONDS):
+            served = await served_model(services)
         model, limits = served.names[0], served.sizes
-    except RedisError:  # the page says so itself as soon as something is asked for
+    except (RedisError, TimeoutError):  # the page says so itself as soon as something is asked for
         model = services.settings.model
         limits = size_limits(model)
     return {

@@ -44,7 +44,7 @@ def expressions() -> list[str]:
 
 def selectors(expression: str) -> set[str]:
     """The vector selectors of an expression: a metric's name, or a recorded one's, with its matchers."""
-    return set(re.findall(r"\bzimage[a-z0-9_:]*(?:\{[^}]*\})?", expression))
+    return set(re.findall(r"\b(?:up|zimage[a-z0-9_:]*)\b(?:\{[^}]*\})?", expression))
 
 
 @pytest.mark.parametrize("command", [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]])

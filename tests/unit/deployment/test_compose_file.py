@@ -16,7 +16,9 @@ FILES = ("docker-compose.yml", "docker-compose.gpu.yml", "docker-compose.keys.ym
 TEXTS = {name: (ROOT / name).read_text() for name in FILES}
 SERVICES = {name: yaml.safe_load(text)["services"] for name, text in TEXTS.items()}
 SERVERS: dict[str, dict[str, Any]] = SERVICES["docker-compose.yml"]
+NETWORKS: dict[str, dict[str, Any]] = yaml.safe_load(TEXTS["docker-compose.yml"])["networks"]
 OURS = ("api", "worker")
+STANDARD = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "OTEL_EXPORTER_OTLP_ENDPOINT"}  # boto3's, OpenTelemetry's
 
 
 def test_hadolint_has_nothing_to_say() -> None:
@@ -27,20 +29,41 @@ def test_hadolint_has_nothing_to_say() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_setting_is_one(name: str) -> None:
-    given = {
-        setting
-        for service in SERVICES[name].values()
-        for setting in service.get("environment", {})
-        if setting.startswith("ZIMAGE_")
-    }
+    given = {setting for ours in OURS for setting in SERVICES[name].get(ours, {}).get("environment", {})}
     assert given
-    assert given <= {f"ZIMAGE_{field.upper()}" for field in Settings.model_fields}
+    assert given <= {f"ZIMAGE_{field.upper()}" for field in Settings.model_fields} | STANDARD
 
 
 def test_ports_are_published_on_loopback_alone_and_workers_have_none() -> None:
     published = {name: port for name, service in SERVERS.items() for port in service.get("ports", [])}
     assert set(published) == {"api", "seaweedfs", "grafana"}
     assert all(port.startswith("127.0.0.1:") for port in published.values())
+
+
+def test_without_keys_it_serves_all_the_same() -> None:
+    assert SERVERS["api"]["environment"]["ZIMAGE_ALLOW_ANONYMOUS"] == "true"
+
+
+def test_valkey_is_reached_by_api_and_worker_alone() -> None:
+    assert [name for name, service in SERVERS.items() if "queue" in service["networks"]] == ["api", "worker", "valkey"]
+    assert SERVERS["valkey"]["networks"] == ["queue"]
+    assert NETWORKS["queue"]["internal"] is True
+
+
+def test_what_valkey_has_accepted_is_on_the_disk() -> None:
+    words = SERVERS["valkey"]["command"][1:]
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    assert options["--appendonly"] == "yes"
+    assert options["--appendfsync"] == "always"
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert f"valkey:{options['--dir']}" in SERVERS["valkey"]["volumes"]
+
+
+def test_workers_on_gpus_are_given_them_and_a_torch_that_can_use_them() -> None:
+    worker = SERVICES["docker-compose.gpu.yml"]["worker"]
+    assert worker["build"]["args"]["TORCH"] == "cuda"
+    (devices,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert devices == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
 
 
 def test_any_number_of_workers_can_run() -> None:
@@ -71,6 +94,10 @@ def test_images_of_others_have_a_version() -> None:
 
 def test_a_worker_is_given_the_time_that_it_takes_to_drain() -> None:
     assert int(SERVERS["worker"]["stop_grace_period"].rstrip("s")) >= Settings().drain_seconds + 10
+
+
+def test_an_api_is_given_the_time_to_answer_those_who_wait() -> None:
+    assert int(SERVERS["api"]["stop_grace_period"].rstrip("s")) >= 30  # as docs/operations.md says
 
 
 def test_api_and_worker_can_do_no_more_than_they_need() -> None:

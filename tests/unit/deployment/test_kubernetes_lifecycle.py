@@ -1,5 +1,6 @@
 """Starting, being asked how one is, being scaled, and leaving."""
 
+import re
 from collections.abc import Iterator
 
 import httpx
@@ -138,6 +139,9 @@ def test_workers_are_scaled_on_queued_and_running_jobs_together() -> None:
     read = QueueOverview(queued=1, running=2, demand=3, workers=4, oldest_queued_seconds=5)
     assert getattr(read, trigger["metadata"]["valueLocation"]) == read.queued + read.running
     assert scaled["spec"]["scaleTargetRef"]["name"] == "zimage-worker"
+    assert float(trigger["metadata"]["targetValue"]) <= 1  # more: jobs wait while there could be workers for them
+    scale_down = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+    assert scale_down["stabilizationWindowSeconds"] >= 300  # less: a lull between two jobs costs the start of a worker
     assert "fallback" not in scaled["spec"]  # it would take workers away while the queue can't be read
 
 
@@ -167,6 +171,33 @@ def test_prometheus_scrapes_the_metrics_of_both(name: str) -> None:
     assert {name: endpoint["path"] for name, endpoint in endpoints.items()} == {
         "zimage-api": "/metrics",
         "zimage-worker": "/metrics",
+    }
+
+
+@pytest.mark.parametrize("name", ["gpu", "gpu-keda"])
+def test_jobs_of_prometheus_have_the_names_that_the_rules_ask_for(name: str) -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    scraped = {scrape["job_name"] for scrape in config["scrape_configs"]}
+    relabelings = [
+        relabeling
+        for found in of_kind(overlay(name), "PodMonitor")
+        for relabeling in found["spec"]["podMetricsEndpoints"][0]["relabelings"]
+    ]
+    assert {found["replacement"] for found in relabelings if found["targetLabel"] == "job"} == scraped
+    rules = (ROOT / "deploy" / "prometheus" / "rules.yml").read_text()
+    asked = set(re.findall(r'job="([^"]+)"', rules))
+    assert asked
+    assert asked <= scraped
+
+
+def test_valkey_is_asked_whether_it_serves_before_pods_reach_it_and_whether_it_lives_after(
+    objects: list[Object],
+) -> None:
+    probes = {probe: container(objects, "zimage-valkey")[probe]["exec"]["command"] for probe in PROBES}
+    assert probes == {
+        "startupProbe": ["valkey-cli", "-e", "ping"],
+        "readinessProbe": ["valkey-cli", "-e", "ping"],
+        "livenessProbe": ["valkey-cli", "ping"],  # an error is an answer: a full disk is no reason to kill it
     }
 
 
