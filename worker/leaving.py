@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from jobs import trace_export
 from jobs.logs import about
 from jobs.models import JobError
-from jobs.worker_store import WorkerStore
+from jobs.worker_store import MAX_LOSSES, WorkerStore
 from worker.gpu_thread import GpuThread
 from worker.lease import HeldJob, Leases
 
@@ -117,9 +117,11 @@ def watch_device(departure: Departure, gpu: GpuThread, leases: Leases, timeout: 
             looks = looks + 1 if sign is not None and sign == last else 0
             last = sign
             if looks >= LOOKS:
-                message = f"a step made no progress for {timeout:.0f} s, each time that the job was tried"
-                log.critical("the device made no progress for %.0f s: this process ends", timeout)
+                log.critical("the device made no progress for %g s: this process ends", timeout)
                 culprit = next((held for held in leases.held() if held.drawing), None)
+                message = f"a step made no progress for {timeout:g} s"
+                if culprit:
+                    message += f": this was loss {culprit.claim.job.losses + 1} of {MAX_LOSSES}"
                 departure.leave(BROKEN, culprit, JobError(code="step_timeout", message=message, retryable=True))
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()
