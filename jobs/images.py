@@ -125,6 +125,15 @@ class ImageStore:
         )
         return {error["Key"] for error in answer.get("Errors", [])}
 
+    def try_put(self, job_id: str, attempt: int, size: int) -> None:
+        """Ask whether the bucket takes an object of `size` bytes: a full or read-only one answers all else.
+
+        It is one of the attempt's, so that it goes with them should S3 not remove it at once.
+        """
+        key = f"{self._attempt_prefix(job_id, attempt)}probe"
+        self._put(key, bytes(size), "application/octet-stream")
+        self.remove([key])
+
     def check(self) -> None:
         """Ask whether the bucket is there and ours to use."""
         self._client.head_bucket(Bucket=self._settings.s3_bucket)

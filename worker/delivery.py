@@ -39,18 +39,19 @@ class Delivery:
         self._images = images
         self._model = model
         self._seconds = seconds
-        self._in_doubt = False
+        self._refused: tuple[Job, int] | None = None  # whose upload failed last, and an image's bytes
 
     def ready(self) -> bool:
-        """Tell whether a job is worth claiming: after a failed upload not until S3 has been heard again."""
-        if self._in_doubt:
+        """Tell whether a job is worth claiming: after a failed upload not until S3 has taken as much again."""
+        if self._refused:
+            job, size = self._refused
             try:
-                self._images.check()
+                self._images.try_put(job.id, job.attempt, size)
             except _STORAGE_ERRORS as error:
                 metrics.server_errors_total.labels("s3").inc()
-                log.warning("no job is claimed while S3 is away: %s", told(error))
+                log.warning("no job is claimed while S3 takes no image: %s", told(error))
                 return False
-            self._in_doubt = False
+            self._refused = None
         return True
 
     def deliver(self, held: HeldJob, generation: Generation) -> tuple[list[ImageRecord], dict[str, float]]:
@@ -71,7 +72,7 @@ class Delivery:
             png = encode_png(pixels.numpy(), parameters)
             encoded = time.monotonic()
             key = self._images.key(job.id, job.attempt, index)
-            self._upload(partial(self._images.put_png, key, png), held, deadline)
+            self._upload(partial(self._images.put_png, key, png), held, deadline, len(png))
             png_seconds += encoded - start
             upload_seconds += time.monotonic() - encoded
             records.append(
@@ -91,10 +92,11 @@ class Delivery:
             "model": self._model,
             "drawn_at": datetime.now(UTC).isoformat(),
         }
-        self._upload(partial(self._images.put_parameters, job.id, job.attempt, parameters), held, deadline)
+        put_parameters = partial(self._images.put_parameters, job.id, job.attempt, parameters)
+        self._upload(put_parameters, held, deadline, len(png))
         return records, {"png": png_seconds, "upload": upload_seconds}
 
-    def _upload(self, put: "partial[None]", held: HeldJob, deadline: float) -> None:
+    def _upload(self, put: "partial[None]", held: HeldJob, deadline: float, image_bytes: int) -> None:
         def put_unless_skewed() -> None:
             try:
                 put()
@@ -106,7 +108,7 @@ class Delivery:
         try:
             patiently("s3", _STORAGE_ERRORS, deadline - time.monotonic(), held.check)(put_unless_skewed)
         except (*_STORAGE_ERRORS, ClockSkewError, StopJobError):
-            self._in_doubt = True
+            self._refused = held.claim.job, image_bytes
             raise
 
     def remove(self, job: Job) -> None:

@@ -20,12 +20,13 @@ from redis.exceptions import RedisError
 from jobs import trace_export
 from jobs.logs import about
 from jobs.models import JobError
-from jobs.worker_store import WorkerStore
+from jobs.worker_store import MAX_LOSSES, WorkerStore
 from worker.gpu_thread import GpuThread
 from worker.lease import HeldJob, Leases
 
 log = logging.getLogger(__name__)
 
+LEAVE_SECONDS = 6.0  # with the flush of traces less than the 10 s that docs/operations.md names beside the drain
 LOOKS = 10  # of the watchdog within its timeout
 BROKEN = 70  # exit code: the device is of no use to this process, a new one may do better
 
@@ -48,13 +49,23 @@ class Departure:
             yield
 
     def leave(self, code: int, culprit: HeldJob | None = None, error: JobError | None = None) -> None:
-        """Hand the jobs at hand back and end the process.
+        """Hand the jobs at hand back and end the process, within `LEAVE_SECONDS` whatever Redis does.
 
         Args:
             code: exit code.
             culprit: the job because of which the process must end; it counts a loss.
             error: with which its last loss fails it.
         """
+        # Each call to a half-open Redis, tried again, takes a quarter of a minute and more.
+        orderly = threading.Thread(target=self._hand_back, args=(culprit, error), name="hand-back", daemon=True)
+        orderly.start()
+        orderly.join(LEAVE_SECONDS)
+        if orderly.is_alive():
+            log.warning("Redis did not take everything back within %g s: leases will end", LEAVE_SECONDS)
+        trace_export.flush()
+        os._exit(code)
+
+    def _hand_back(self, culprit: HeldJob | None, error: JobError | None) -> None:
         self._taken.acquire()  # never released: who comes second, or wants to claim, waits for the end
         for held in self._leases.held():
             job = held.claim.job
@@ -69,8 +80,6 @@ class Departure:
                 with about(job):
                     log.warning("job %s not handed back (%s): its lease will end", job.id, redis_error)
         self._leases.stop()
-        trace_export.flush()
-        os._exit(code)
 
 
 def drain_at_shutdown(departure: Departure, stop_claiming: threading.Event, seconds: float) -> None:
@@ -117,9 +126,11 @@ def watch_device(departure: Departure, gpu: GpuThread, leases: Leases, timeout: 
             looks = looks + 1 if sign is not None and sign == last else 0
             last = sign
             if looks >= LOOKS:
-                message = f"a step made no progress for {timeout:.0f} s, each time that the job was tried"
-                log.critical("the device made no progress for %.0f s: this process ends", timeout)
+                log.critical("the device made no progress for %g s: this process ends", timeout)
                 culprit = next((held for held in leases.held() if held.drawing), None)
+                message = f"a step made no progress for {timeout:g} s"
+                if culprit:
+                    message += f": this was loss {culprit.claim.job.losses + 1} of {MAX_LOSSES}"
                 departure.leave(BROKEN, culprit, JobError(code="step_timeout", message=message, retryable=True))
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()

@@ -96,3 +96,21 @@ def test_a_port_in_use_is_told(servers: Stack) -> None:
     assert ran.returncode == 2
     assert ran.stderr.startswith(f"zimage worker: ZIMAGE_METRICS_HOST=127.0.0.1, ZIMAGE_METRICS_PORT={port}: ")
     assert "in use" in ran.stderr
+
+
+def test_a_worker_leaves_also_when_redis_takes_nothing_back(own: Stack) -> None:
+    environ = {**os.environ, **own.environ(), "ZIMAGE_DRAIN_SECONDS": "1", "ZIMAGE_METRICS_PORT": str(free_port())}
+    worker = subprocess.Popen([sys.executable, "-m", "cli.main", "worker"], env=environ)
+    valkey = own.pids()["valkey"]
+    try:
+        with ZImageClient(own.api_url) as client:
+            long = job_request("a red circle", width=512, height=512, num_inference_steps=50)
+            job = client.submit(long)["id"]
+            eventually(lambda: client.get(job)["status"] == "running", "it draws")
+        os.kill(valkey, signal.SIGSTOP)  # connections stay open, and nobody answers
+        worker.terminate()
+        assert worker.wait(1 + 15) == 0
+    finally:
+        os.kill(valkey, signal.SIGCONT)
+        worker.kill()
+        worker.wait()

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -11,10 +12,10 @@ from typing import Any
 import pytest
 from celery.worker import state
 
-from jobs.models import Job, JobInput, JobStatus
+from jobs.models import Job, JobError, JobInput, JobStatus
 from jobs.worker_store import Claim
 from worker.lease import HeldJob
-from worker.leaving import Departure, drain_at_shutdown
+from worker.leaving import Departure, drain_at_shutdown, watch_device
 
 NOW = datetime.now(UTC)
 JOB = Job(
@@ -69,3 +70,24 @@ def test_a_job_that_is_being_claimed_is_handed_back(monkeypatch: pytest.MonkeyPa
         assert not gone.is_set()
     assert gone.wait(30)
     assert requeued == [held[0].claim]
+
+
+def test_a_hung_step_is_told_as_the_loss_that_it_is() -> None:
+    held = HeldJob(Claim(JOB.model_copy(update={"losses": 2}), "worker-1"))  # SIGKILLs, as far as anybody knows
+    held.drawing = True
+    told: list[tuple[HeldJob, JobError]] = []
+    gone = threading.Event()
+
+    def leave(_code: int, culprit: HeldJob, error: JobError) -> None:
+        told.append((culprit, error))
+        gone.set()
+        time.sleep(3600)  # as it does not return
+
+    leases: Any = SimpleNamespace(held=lambda: [held])
+    departure: Any = SimpleNamespace(leave=leave)
+    gpu: Any = SimpleNamespace(sign_of_life=lambda: 1)
+    watch_device(departure, gpu, leases, timeout=0.25)
+    assert gone.wait(30)
+    ((culprit, error),) = told
+    assert culprit is held
+    assert error.message == "a step made no progress for 0.25 s: this was loss 3 of 3"
