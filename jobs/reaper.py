@@ -1,4 +1,4 @@
-"""The reaper: takes jobs from silent workers, expires what waited or lay too long, and rings for forgotten jobs.
+"""The reaper: takes jobs from silent workers, expires what waited too long, rings for forgotten jobs, starts retention.
 
 Every worker and every API process runs one; a lock in Redis lets one at a time work. So it is noticed within a lease
 when the last worker dies.
@@ -6,17 +6,15 @@ when the last worker dies.
 
 import logging
 import threading
-from collections.abc import Sequence
 
 import redis
-from botocore.exceptions import BotoCoreError, ClientError
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import LockError, OutOfMemoryError, RedisError
 
 from jobs.doorbell import messages_key, ring
-from jobs.images import ImageStore, StillThereError
-from jobs.logs import bound
+from jobs.images import ImageStore
+from jobs.retention import Retention
 from jobs.settings import Settings
 from jobs.worker_store import WorkerStore
 
@@ -42,13 +40,12 @@ class Reaper:
     ) -> None:
         self._redis = client
         self._store = WorkerStore(client, settings)
-        self._images = images
+        self._retention = Retention(self._store, images)
         self._bell = bell
         self._messages_key = messages_key(settings)
         self._lock_key = f"{settings.redis_prefix}reaper"
         self._interval = settings.lease_seconds / 6
         self._stop = threading.Event()
-        self._forgetting = threading.Thread()  # none yet
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
 
     def start(self) -> None:
@@ -58,6 +55,7 @@ class Reaper:
     def stop(self) -> None:
         """Stop ticking; returns at once."""
         self._stop.set()
+        self._retention.stop()
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
@@ -87,24 +85,9 @@ class Reaper:
 
     def _round(self) -> None:
         self._store.reap()
-        _, old = self._store.expire()
+        self._store.expire()
         self._ring_for_forgotten()
-        # On a thread of its own: with an S3 that hangs each takes a minute, and leases end meanwhile.
-        if old and not self._forgetting.is_alive():
-            self._forgetting = threading.Thread(target=self._forget, args=(old,), name="retention", daemon=True)
-            self._forgetting.start()
-
-    def _forget(self, job_ids: Sequence[str]) -> None:
-        """Remove jobs that are past their retention: a job's images, then its record."""
-        for job_id in job_ids:
-            with bound(job_id=job_id):
-                try:
-                    self._images.delete_job(job_id)
-                    self._store.delete(job_id)
-                except (BotoCoreError, ClientError, StillThereError) as error:
-                    log.warning("reaper: images of job %s can't be removed now: %s", job_id, error)
-                except RedisError as error:
-                    log.warning("reaper: job %s can't be removed now: %s", job_id, error)
+        self._retention.begin()
 
     def _ring_for_forgotten(self) -> None:
         # A few rings too many do no harm: whoever hears one and finds nothing returns at once.

@@ -1,4 +1,4 @@
-"""What a worker may do with jobs: claim, renew, report, commit, fail, hand back; and the reaper's reap and expire.
+"""What a worker may do with jobs: claim, renew, report, commit, fail, hand back; and what the reaper does.
 
 Blocking. Every method raises `redis.exceptions.RedisError` when Redis can't be reached; the same call may then be sent
 again.
@@ -17,6 +17,8 @@ from jobs.models import SCHEMA_VERSION, Attempt, ImageRecord, Job, JobError, Mod
 from jobs.settings import Settings
 
 MAX_LOSSES = 3  # a job that was lost with its worker this often is failed
+MOST_RETIRED = 100  # jobs at once
+_RETIRED_AGAIN_SECONDS = 60  # after which a job that is still there is given to somebody else
 _MICROSECONDS = 1_000_000
 _WORKER_LOST = JobError(
     code="worker_lost", message=f"{MAX_LOSSES} workers were lost while drawing this job", retryable=True
@@ -62,6 +64,7 @@ class WorkerStore:
                 "lose",
                 "reap",
                 "expire",
+                "retire",
                 "delete",
             )
         }
@@ -168,12 +171,16 @@ class WorkerStore:
             outcomes[lost.id] = outcome
         return outcomes
 
-    def expire(self) -> tuple[list[str], list[str]]:
-        """End jobs queued for too long; return their ids, and those of ended jobs past their retention."""
-        rows, old = self._run("expire", self._settings.job_ttl)
-        expired = [Attempt.from_row(row) for row in rows]
+    def expire(self) -> list[str]:
+        """End jobs queued for too long; return their ids."""
+        expired = [Attempt.from_row(row) for row in self._run("expire")]
         _tell_expired(expired)
-        return [job.id for job in expired], old
+        return [job.id for job in expired]
+
+    def retire(self) -> list[str]:
+        """Take up to `MOST_RETIRED` jobs past their retention, to remove them; nobody else gets them for a minute."""
+        old: list[str] = self._run("retire", self._settings.job_ttl, MOST_RETIRED, _RETIRED_AGAIN_SECONDS)
+        return old
 
     def delete(self, job_id: str) -> None:
         """Delete the record of an ended job; its images must have been removed before."""

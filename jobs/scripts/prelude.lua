@@ -5,7 +5,7 @@
 -- pending                   zset    queued ids by claim order: accepted-at, shifted by priority
 -- running                   zset    running ids by the end of their lease
 -- deadlines                 zset    queued ids by the time at which they expire
--- ended                     zset    ended ids by the time at which they ended
+-- ended                     zset    ended ids by the time at which they ended; later while they are being removed
 -- dead                      zset    ids failed as worker_lost (the dead letters), by time
 -- work                      hash    id -> pixels x steps x images, while queued or running
 -- status:{status}           zset    ids by accepted-at: counts, and the oldest

@@ -356,7 +356,7 @@ async def test_a_job_queued_for_too_long_expires(queue: Queue, caplog: pytest.Lo
     await queue.submit("job_2")
     await asyncio.sleep(1.1)
     assert queue.try_claim("worker-1") is None  # nobody draws what nobody waits for any more
-    assert queue.worker.expire() == ([], [])
+    assert queue.worker.expire() == []
     assert (await queue.job("job_1")).status == JobStatus.EXPIRED
     told = [(record.levelname, record.getMessage()) for record in caplog.records if "expired" in record.getMessage()]
     assert told == [("INFO", "job job_1 expired in the queue"), ("INFO", "job job_2 expired in the queue")]
@@ -366,7 +366,7 @@ async def test_a_job_waits_no_longer_than_its_own_timeout(queue: Queue) -> None:
     await queue.submit("job_1", timeout_seconds=1)
     await queue.submit("job_2")
     await asyncio.sleep(1.1)
-    assert queue.worker.expire() == (["job_1"], [])
+    assert queue.worker.expire() == ["job_1"]
     assert queue.claim().job.id == "job_2"
 
 
@@ -375,9 +375,9 @@ async def test_an_ended_job_is_kept_for_a_while_then_gone_then_unknown(queue: Qu
     await queue.submit("job_1")
     await queue.submit("waiting")
     queue.commit(queue.claim())
-    assert queue.worker.expire() == ([], [])
+    assert queue.worker.retire() == []
     await asyncio.sleep(1.1)
-    assert queue.worker.expire() == ([], ["job_1"])
+    assert queue.worker.retire() == ["job_1"]
     queue.worker.delete("job_1")
     with pytest.raises(JobGoneError):
         await queue.job("job_1")
@@ -541,6 +541,51 @@ async def test_a_full_redis_still_lets_go_of_what_is_old(
 
     with pytest.raises(JobGoneError):
         await asyncio.wait_for(until_gone(), 30)
+
+
+@pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
+async def test_an_old_job_is_removed_by_one_process_at_a_time_and_by_another_if_that_one_dies(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.worker_store._RETIRED_AGAIN_SECONDS", 2)
+    jobs = [f"job_{n:03}" for n in range(150)]
+    for job_id in jobs:
+        await queue.submit(job_id)
+        queue.commit(queue.claim())
+    await asyncio.sleep(1.1)
+    first, second = queue.worker.retire(), queue.worker.retire()
+    assert (first, second) == (jobs[:100], jobs[100:])
+    assert queue.worker.retire() == []
+    for job_id in first:
+        queue.worker.delete(job_id)
+    await asyncio.sleep(2.1)
+    assert queue.worker.retire() == second
+
+
+@pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
+async def test_all_that_is_old_goes_without_waiting_for_a_next_round(
+    queue: Queue, servers: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in servers.environ().items():
+        monkeypatch.setenv(name, value)
+    settings = Settings(**queue.settings.model_dump() | {"s3_endpoint": servers.s3_url, "s3_bucket": "zimage"})
+    images = ImageStore(settings)
+    jobs = {f"job_{secrets.token_hex(8)}" for _ in range(150)}
+    for job_id in jobs:
+        await queue.submit(job_id)
+        images.put_png(images.key(job_id, 1, 0), b"png")
+        queue.commit(queue.claim())
+    await asyncio.sleep(1.1)
+    Reaper(queue.redis, images, celery_app(settings), settings).tick()
+
+    async def until_gone(job_id: str) -> None:
+        while await queue.job(job_id):
+            await asyncio.sleep(0.1)
+
+    for job_id in jobs:
+        with pytest.raises(JobGoneError):
+            await asyncio.wait_for(until_gone(job_id), 60)
+    assert not jobs & {stored.job_id for page in images.uploads() for stored in page}
 
 
 @pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
