@@ -270,6 +270,7 @@ def fill_valkey(scene: Scene, target: int) -> None:
     before = _refused(scene)
     with scene.redis as client:
         begin = time.time()
+        usual = client.config_get("maxmemory")["maxmemory"]
         client.config_set("maxmemory", 1_000_000)
         scene.strike([*client.zrange("zimage:running", 0, -1), *client.zrange("zimage:pending", 0, -1)])
         try:
@@ -279,7 +280,7 @@ def fill_valkey(scene: Scene, target: int) -> None:
                 "a refused submit and the end of all jobs while Valkey is full",
             )
         finally:
-            client.config_set("maxmemory", 0)
+            client.config_set("maxmemory", usual)
         scene.outages.append((begin, time.time()))
     scene.notes["submits_refused_503"] = _refused(scene) - before
 

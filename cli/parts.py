@@ -73,6 +73,7 @@ def valkey(site: Site) -> Part:
         "appendonly": "yes",
         "appendfsync": "always",
         "save": "",
+        "maxmemory": "1gb",
         "maxmemory-policy": "noeviction",
     }
     arguments = [word for option, value in options.items() for word in (f"--{option}", str(value))]

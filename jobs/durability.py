@@ -49,7 +49,7 @@ def judge(info: Mapping[str, Any], config: Mapping[Any, Any]) -> Iterator[Findin
     if info["role"] != "master":
         yield Finding("fail", f"it is a replica and takes no writes: name its primary, {_primary(info)}")
     yield _persistence(info, config)
-    yield _eviction(str(info["maxmemory_policy"]))
+    yield _memory(info)
 
 
 def _primary(info: Mapping[str, Any]) -> str:
@@ -80,7 +80,11 @@ def _persistence(info: Mapping[str, Any], config: Mapping[Any, Any]) -> Finding:
             return Finding("warn", "appendonly yes, but appendfsync can't be read: see that it is everysec or always")
 
 
-def _eviction(policy: str) -> Finding:
+def _memory(info: Mapping[str, Any]) -> Finding:
+    policy = info["maxmemory_policy"]
+    if not info["maxmemory"]:
+        killed = "Redis grows until the system kills it"
+        return Finding("warn", f"maxmemory 0, so {killed}: set it well below the machine's memory")
     if policy == "noeviction":
         return Finding("ok", "maxmemory-policy noeviction: full memory refuses new jobs and keeps the others")
     if policy.startswith("allkeys-"):

@@ -17,7 +17,7 @@ from jobs.durability import Finding, examine, judge
 from jobs.redis_client import connect
 from jobs.settings import Settings
 
-KEPT_SETTINGS = ("appendonly", "appendfsync", "save", "maxmemory-policy", "no-appendfsync-on-rewrite")
+KEPT_SETTINGS = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy", "no-appendfsync-on-rewrite")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,7 @@ def test_the_embedded_server_gives_no_cause_for_complaint(server: redis.Redis) -
         ({"appendonly": "no", "save": "3600 1"}, "snapshots only (save 3600 1)"),
         ({"appendfsync": "no"}, "appendfsync no"),
         ({"no-appendfsync-on-rewrite": "yes"}, "no-appendfsync-on-rewrite yes"),
+        ({"maxmemory": "0"}, "maxmemory 0, so Redis grows until the system kills it"),
         ({"maxmemory-policy": "allkeys-lru"}, "maxmemory-policy allkeys-lru drops jobs"),
         ({"maxmemory-policy": "volatile-ttl"}, "maxmemory-policy volatile-ttl drops Idempotency-Keys"),
     ],
@@ -123,7 +124,8 @@ def reachable(client: redis.Redis) -> bool:
 
 @pytest.mark.parametrize(("version", "complained"), [("6.2.14", True), ("7.0.0", False), ("10.0.0", False)])
 def test_a_redis_that_is_too_old_for_the_scripts(version: str, complained: bool) -> None:
-    info = {"redis_version": version, "role": "master", "aof_enabled": 1, "maxmemory_policy": "noeviction"}
+    memory = {"maxmemory": 2**30, "maxmemory_policy": "noeviction"}
+    info = {"redis_version": version, "role": "master", "aof_enabled": 1, **memory}
     found = complaints(list(judge(info, {"appendfsync": "everysec", "save": ""})))
     assert [level for level, _ in found] == (["fail"] if complained else [])
 

@@ -108,8 +108,14 @@ def test_the_directory_tells_who_runs_where_and_keeps_its_secrets(stack: Stack) 
 
 def test_valkey_refuses_to_drop_jobs(servers: Stack) -> None:
     with redis.Redis.from_url(servers.redis_url, decode_responses=True) as client:
-        config = client.config_get("appendonly", "appendfsync", "maxmemory-policy", "save")
-    assert config == {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
+        config = client.config_get("appendonly", "appendfsync", "maxmemory", "maxmemory-policy", "save")
+    assert config == {
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "maxmemory": str(2**30),
+        "maxmemory-policy": "noeviction",
+        "save": "",
+    }
 
 
 def test_a_killed_valkey_comes_back_on_its_port_with_its_data(own: Stack) -> None:

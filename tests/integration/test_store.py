@@ -502,8 +502,9 @@ async def test_a_silent_worker_is_not_counted(queue: Queue) -> None:
 @pytest.fixture
 def small_redis(servers: Stack) -> Iterator[redis.Redis]:
     client = redis.Redis.from_url(servers.redis_url, decode_responses=True)
+    before = client.config_get("maxmemory")["maxmemory"]
     yield client
-    client.config_set("maxmemory", 0)
+    client.config_set("maxmemory", before)
     client.close()
 
 
