@@ -18,7 +18,10 @@ SERVICES = {name: yaml.safe_load(text)["services"] for name, text in TEXTS.items
 SERVERS: dict[str, dict[str, Any]] = SERVICES["docker-compose.yml"]
 NETWORKS: dict[str, dict[str, Any]] = yaml.safe_load(TEXTS["docker-compose.yml"])["networks"]
 OURS = ("api", "worker")
-STANDARD = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "OTEL_EXPORTER_OTLP_ENDPOINT"}  # boto3's, OpenTelemetry's
+STANDARD = {  # boto3's and OpenTelemetry's
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"),
+}
 
 
 def test_hadolint_has_nothing_to_say() -> None:
