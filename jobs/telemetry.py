@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def accepted(job_id: str, owner: str, job_input: JobInput) -> None:
     """Tell of a submit that became a job."""
     asked = job_input.model_dump(include={"width", "height", "num_inference_steps", "num_images", "priority"})
-    ids = {"job_id": job_id, "key": owner}
+    ids = {"job_id": job_id, "attempt": 0, "key": owner}
     log.info("job %s accepted", job_id, extra={"event": "job.accepted", **ids, **asked})
 
 
@@ -26,11 +26,6 @@ def replayed(job_id: str, owner: str) -> None:
     """Tell of a submit that was sent again."""
     ids = {"job_id": job_id, "key": owner}
     log.info("job %s was accepted before", job_id, extra={"event": "job.replayed", **ids})
-
-
-def claimed(job: Job) -> None:
-    """Tell of a job that a worker has taken."""
-    spans.waited(job)
 
 
 def left_queue(job: Attempt, status: str) -> None:

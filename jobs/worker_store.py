@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import redis
 
-from jobs import scripts, telemetry
+from jobs import scripts, spans, telemetry
 from jobs.models import SCHEMA_VERSION, Attempt, ImageRecord, Job, JobError, ModelCard
 from jobs.settings import Settings
 
@@ -91,7 +91,7 @@ class WorkerStore:
         if flat == ["alone"]:
             raise AloneError
         job = Job.from_record(dict(zip(flat[::2], flat[1::2], strict=True)))
-        telemetry.claimed(job)
+        spans.waited(job)
         return Claim(job, worker)
 
     def heartbeat(self, worker: str, card: ModelCard, rate: float | None, claims: Sequence[Claim]) -> list[Verdict]:
