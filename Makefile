@@ -27,7 +27,7 @@ test: install
 test-chaos: install
 	$(BIN)/pytest tests/chaos
 
-# The compose file for real: images built, containers run by podman. As root; 7 min.
+# The compose file for real: images built, containers run by podman. As root; 6 min.
 test-compose: install
 	$(BIN)/pytest -m compose tests/compose
 
