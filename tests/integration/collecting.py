@@ -4,9 +4,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from integration.loopback import serving
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Message
 
@@ -40,6 +41,9 @@ def collector() -> Iterator[Collector]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            if (self.path, self.headers["content-type"]) != ("/v1/traces", "application/x-protobuf"):
+                self.send_error(404)
+                return
             body = self.rfile.read(int(self.headers["content-length"]))
             running.answering.wait(30)
             running.spans.extend(_decoded(body))
@@ -49,15 +53,11 @@ def collector() -> Iterator[Collector]:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        running = Collector(f"http://127.0.0.1:{server.server_port}")
+    with serving(Handler) as url:
+        running = Collector(url)
         running.answering.set()
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
         yield running
         running.answering.set()
-        server.shutdown()
-        thread.join()
 
 
 def _decoded(body: bytes) -> Iterator[Span]:

@@ -7,9 +7,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from integration.loopback import serving
 from standardwebhooks import Webhook
 
 from api.addresses import Lookup
@@ -79,14 +80,8 @@ def receiver(
         def log_message(self, *arguments: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
-        if tls:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        running = Receiver(f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}/hook")
+    with serving(Handler, port, tls) as url:
+        running = Receiver(f"{url}/hook")
         running.proceed.set()
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
         yield running
         running.proceed.set()
-        server.shutdown()
-        thread.join()
