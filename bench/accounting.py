@@ -220,34 +220,29 @@ def rate(finished: Sequence[float], begin: float, end: float) -> float:
     return sum(begin <= moment < end for moment in finished) / (end - begin) if end > begin else 0.0
 
 
-def recovery(finished: Sequence[float], back: float, before: float, window: float = 5.0) -> dict[str, float | None]:
+def recovery(
+    finished: Sequence[float], back: float, until: float, before: float, window: float
+) -> dict[str, float | None]:
     """Tell how soon work went on after an outage.
 
     Args:
         finished: when jobs ended.
         back: when the server was back, Unix time.
-        before: throughput before the outage, jobs per second.
+        until: when the next outage began, or the last job ended, Unix time.
+        before: throughput before the first outage, jobs per second.
         window: seconds over which throughput is measured.
 
     Returns:
         Seconds from `back` to the first job that ended, and to the begin of the first window with at least 90 % of the
-        throughput before (None when there is none before the jobs ran out), with that throughput.
+        throughput before (None when there is none before the end), with the median throughput of all windows.
     """
-    after = [moment for moment in finished if moment >= back]
-    first = after[0] - back if after else None
-    full = None
-    for moment in after:
-        if moment + window > finished[-1]:
-            break
-        if rate(finished, moment, moment + window) >= 0.9 * before:
-            full = moment - back
-            break
-    return {"first_job_seconds": first, "full_rate_seconds": full, "rate_after": _best(after, window)}
-
-
-def _best(moments: Sequence[float], window: float) -> float | None:
-    rates = [rate(moments, moment, moment + window) for moment in moments if moment + window <= moments[-1]]
-    return statistics.median(rates) if rates else None
+    after = [moment for moment in finished if back <= moment < until]
+    rates = [(moment, rate(after, moment, moment + window)) for moment in after if moment + window <= until]
+    return {
+        "first_job_seconds": after[0] - back if after else None,
+        "full_rate_seconds": next((moment - back for moment, speed in rates if speed >= 0.9 * before), None),
+        "rate_after": statistics.median(speed for _, speed in rates) if rates else None,
+    }
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:

@@ -3,9 +3,9 @@
     python -m bench.chaos [FAULT …] [--jobs N] [--hits N] [--lease SECONDS] [--out DIR]
 
 Without a name all faults of `bench.faults` are run, one after the other. Each is judged: it must have hit enough jobs,
-or the run is void; nothing may be lost, doubled or damaged; and whatever failed must have failed for the stated reason.
-The control, `unfenced`, must double some. The pipeline is the real one with the bundled model, at 64x64 in 2 steps, on
-the CPU.
+or the run is void; nothing may be lost, doubled or damaged; whatever failed must have failed for the stated reason; and
+work must go on as soon as is promised. The control, `unfenced`, must double some. The pipeline is the real one with the
+bundled model, at 64x64 in 2 steps, on the CPU.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,14 +30,17 @@ import redis
 import torch
 
 from bench.accounting import Account, Load, rate, recovery
-from bench.faults import FAULTS, Fault, Scene
+from bench.faults import FAULTS, Fault
 from bench.s3_proxy import S3Proxy
+from bench.scene import Scene
 from cli import supervisor
 from cli.stack import Stack
 
 WORKERS = 2
 QUEUE_DEPTH = 40  # jobs that wait while a fault strikes
 BATCH = 10
+WINDOW = 5.0  # seconds over which throughput is measured
+PAUSE = 2 * WINDOW  # after each outage: a window behind the recovery
 ENVIRON = {
     "ZIMAGE_LEASE_SECONDS": "3",
     "ZIMAGE_STEP_TIMEOUT": "2",
@@ -64,11 +68,11 @@ def main() -> None:
             continue
         with chaotic_stack(fenced, {"ZIMAGE_LEASE_SECONDS": arguments.lease}) as place:
             for name in chosen:
-                result = run(name, place, arguments.jobs, arguments.hits)
+                result = run(name, place, arguments.jobs, arguments.hits, PAUSE)
                 suffix = "" if arguments.lease == ENVIRON["ZIMAGE_LEASE_SECONDS"] else f"-lease-{arguments.lease}"
                 (arguments.out / f"{name}{suffix}.json").write_text(json.dumps(result, indent=1) + "\n")
                 print(summary(result), flush=True)
-                bad += [f"{name}: {problem}" for problem in result["problems"]]
+                bad += [f"{name}: {problem}" for problem in (*result["problems"], *result["too_slow"])]
     if bad:
         sys.exit("\n".join(bad))
 
@@ -94,6 +98,8 @@ def chaotic_stack(fenced: bool = True, environ: Mapping[str, str] | None = None)
         environ: settings other than `ENVIRON`.
     """
     with contextlib.ExitStack() as cleanup:
+        # A SIGTERM too must unmount what is mounted, and end what was started.
+        cleanup.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         root = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         data, folder = root / "stack", root / "chaos"
         (folder / "tokens").mkdir(parents=True)
@@ -120,7 +126,7 @@ def chaotic_stack(fenced: bool = True, environ: Mapping[str, str] | None = None)
         yield Place(stack, folder, proxy, {**os.environ, **environ, **stack.environ()})
 
 
-def run(name: str, place: Place, jobs: int, hits: int) -> dict[str, Any]:
+def run(name: str, place: Place, jobs: int, hits: int, pause: float = 0.0) -> dict[str, Any]:
     """Put a load on the stack, let the fault strike, wait for the end of all jobs and account for each.
 
     Args:
@@ -128,33 +134,30 @@ def run(name: str, place: Place, jobs: int, hits: int) -> dict[str, Any]:
         place: where.
         jobs: at least so many are submitted.
         hits: so many the fault must hit, or the run is void.
+        pause: seconds after each outage; without any, what is told of recovery is worth nothing.
     """
     fault = FAULTS[name]
     load = Load(place.stack.api_url, place.folder)
-    scene = Scene(place.stack, load, place.folder, place.proxy, place.environ)
+    scene = Scene(place.stack, load, place.folder, place.proxy, place.environ, pause=pause)
     began = time.time()
     marked = marks(fault, hits)
-    if name == "queue-10000":
-        load.submit(10 * jobs)
-        scene.strike(load.accepted)
-    else:
-        quiet = max(jobs // 3, BATCH)
-        feed(load, quiet, {})
-        struck = threading.Event()
-        middle = max(jobs - 2 * quiet, 2 * len(marked))
-        spread = {index * middle // len(marked): fields for index, fields in enumerate(marked)}
-        feeder = threading.Thread(target=feed, args=(load, middle, spread, struck))
-        feeder.start()
-        if fault.alone:
-            struck.set()
-            feeder.join()
-        try:
-            if fault.act:
-                fault.act(scene, hits)
-        finally:
-            struck.set()
-            feeder.join()
-        feed(load, quiet, {})
+    quiet = max(jobs // 3, BATCH)
+    feed(load, quiet, {})
+    struck = threading.Event()
+    middle = max(jobs - 2 * quiet, 2 * len(marked))
+    spread = {index * middle // len(marked): fields for index, fields in enumerate(marked)}
+    feeder = threading.Thread(target=feed, args=(load, middle, spread, struck))
+    feeder.start()
+    if fault.alone:
+        struck.set()
+        feeder.join()
+    try:
+        if fault.act:
+            fault.act(scene, hits)
+    finally:
+        struck.set()
+        feeder.join()
+    feed(load, quiet, {})
     load.wait_until_done()
     account = load.account()
     scene.hits += [(line["time"], line["job"]) for line in load.notes("hits.jsonl")]
@@ -166,8 +169,8 @@ def run(name: str, place: Place, jobs: int, hits: int) -> dict[str, Any]:
         "versions": versions(scene),
         "settings": {name: place.environ[name] for name in ENVIRON},
         "seconds": time.time() - began,
-        "hits": len(scene.hits),
-        "hits_by_fault": dict(Counter(line["fault"] for line in load.notes("hits.jsonl"))),
+        "hits": scene.jobs_hit,
+        "hits_by_fault": hits_by_fault(load),
         **account.counts(),
         "expected_lost": len(scene.expected_lost),
         "refusals": dict(load.refusals),
@@ -175,8 +178,15 @@ def run(name: str, place: Place, jobs: int, hits: int) -> dict[str, Any]:
         **times(scene, account),
     }
     result["problems"] = problems(fault, scene, account, hits)
+    result["too_slow"] = too_slow(name, scene, result)
     load.close()
     return result
+
+
+def hits_by_fault(load: Load) -> dict[str, int]:
+    """Return how many jobs each fault of a job's own has struck; of those that belong to no job, how often."""
+    lines = load.notes("hits.jsonl")
+    return dict(Counter(fault for fault, _ in {(line["fault"], line["job"] or line["time"]) for line in lines}))
 
 
 def marks(fault: Fault, hits: int) -> list[dict[str, Any]]:
@@ -203,8 +213,8 @@ def feed(load: Load, count: int, fields: Mapping[int, Mapping[str, Any]], until:
 def problems(fault: Fault, scene: Scene, account: Account, hits: int) -> list[str]:
     """Return what speaks against the run; nothing if all went as promised."""
     found = []
-    if len(scene.hits) < hits:
-        found.append(f"void: {len(scene.hits)} jobs were hit, {hits} were wanted")
+    if scene.jobs_hit < hits:
+        found.append(f"void: {scene.jobs_hit} jobs were hit, {hits} were wanted")
     if fault.unfenced:
         return found if account.doubled else [*found, "the control doubled nothing"]
     lost = set(account.lost)
@@ -220,12 +230,32 @@ def problems(fault: Fault, scene: Scene, account: Account, hits: int) -> list[st
     return found
 
 
+def too_slow(name: str, scene: Scene, result: Mapping[str, Any]) -> list[str]:
+    """Return where work did not go on as soon as promised, as far as the run shows it."""
+    found = []
+    if name == "kill" and (slowest := result["hit_job_runs_again_seconds"]["max"]) > again_within(scene.lease):
+        found.append(f"a job ran again after {slowest:.1f} s, {again_within(scene.lease):.1f} s were promised")
+    limit = FAULTS[name].back_within
+    if limit and not result["jobs_per_second_before"]:
+        found.append("void: there was no throughput before the outage")
+    elif limit:
+        recoveries = [outage["full_rate_seconds"] for outage in result["after_outage"]]
+        late = [seconds for seconds in recoveries if seconds is None or seconds > limit]
+        found += [f"back at 90 % after {seconds} s, {limit:.0f} s were promised" for seconds in late]
+    return found
+
+
+def again_within(lease: float) -> float:
+    """Return the seconds after which a killed worker's job must run: a lease, the reaper's period, some to begin."""
+    return lease * 7 / 6 + 3
+
+
 def times(scene: Scene, account: Account) -> dict[str, Any]:
     """Return throughput before the first and after the last hit, and how soon work went on."""
     finished = account.finished()
     if not finished:
         return {}
-    moments = [moment for moment, _ in scene.hits]
+    moments = [*(moment for moment, _ in scene.hits), *(begin for begin, _ in scene.outages)]
     first, last = (min(moments), max(moments)) if moments else (finished[0], finished[-1])
     before = rate(finished, finished[0], first)
     told: dict[str, Any] = {"jobs_per_second_before": before, "jobs_per_second": rate(finished, finished[0], last)}
@@ -238,7 +268,11 @@ def times(scene: Scene, account: Account) -> dict[str, Any]:
         told["hit_job_runs_again_seconds"] = {"median": statistics.median(again), "max": max(again)}
     if scene.outages:
         told["outage_seconds"] = [end - begin for begin, end in scene.outages]
-        told["after_outage"] = [recovery(finished, end, before) for _, end in scene.outages]
+        nexts = [*(begin for begin, _ in scene.outages[1:]), finished[-1]]
+        told["after_outage"] = [
+            recovery(finished, back, until, before, WINDOW)
+            for (_, back), until in zip(scene.outages, nexts, strict=True)
+        ]
     return told
 
 
@@ -257,7 +291,7 @@ def versions(scene: Scene) -> dict[str, str]:
 def summary(result: Mapping[str, Any]) -> str:
     """Return a run in one line."""
     told = [f"{word} {result.get(word, 0)}" for word in ("hits", "accepted", "succeeded", "failed", "lost", "doubled")]
-    words: Sequence[str] = result["problems"] or ["ok"]
+    words: Sequence[str] = [*result["problems"], *result["too_slow"]] or ["ok"]
     return f"{result['fault']:20}{', '.join(told)}, {result['seconds']:.0f} s: {'; '.join(words)[:300]}"
 
 

@@ -1,11 +1,10 @@
 """What can go wrong: each fault as a job's own (struck inside of `bench.faulty`) or as something done to the stack."""
 
-import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,105 +12,16 @@ from typing import Any
 import psutil
 import redis
 
-from bench.accounting import Load, wait_for
+from bench.accounting import wait_for
 from bench.nursery import child_of
-from bench.s3_proxy import S3Proxy
-from cli.stack import Stack
+from bench.scene import PATIENCE, Scene, freeze
 
-PATIENCE = 150.0  # seconds to wait for what must come; workers start slowly on a machine that is busy
-
-
-@dataclass
-class Scene:
-    """A running stack with a load on it, and what was done to it."""
-
-    stack: Stack
-    load: Load
-    folder: Path
-    proxy: S3Proxy
-    environ: Mapping[str, str]
-    hits: list[tuple[float, str | None]] = field(default_factory=list)  # Unix time, job
-    outages: list[tuple[float, float]] = field(default_factory=list)  # Unix times of begin and end
-    expected_lost: set[str] = field(default_factory=set)
-    notes: dict[str, Any] = field(default_factory=dict)
-    spared: Collection[int] = ()  # process ids of workers that nothing is done to
-
-    @property
-    def redis(self) -> redis.Redis:
-        """A connection to the stack's Valkey."""
-        return redis.Redis.from_url(self.stack.redis_url, decode_responses=True, socket_timeout=5)
-
-    @property
-    def lease(self) -> float:
-        """Seconds."""
-        return float(self.environ["ZIMAGE_LEASE_SECONDS"])
-
-    def workers(self) -> list[int]:
-        """Return the process ids of the workers that may be struck; one that just died is not among them."""
-        children = map(child_of, self.stack.pids()["workers"])
-        return [pid for pid in children if pid and pid not in self.spared]
-
-    def freeze_busy(self, but: Collection[int] = ()) -> int:
-        """Stop a worker that holds jobs, none of which was hit before, and return its process id.
-
-        Args:
-            but: process ids of workers that are passed over.
-        """
-        found: list[int] = []
-
-        def frozen() -> bool:
-            for pid in set(self.workers()) - set(but):
-                with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):  # it may just have ended
-                    if self.new_jobs(pid):
-                        freeze(pid)
-                        if self.new_jobs(pid):
-                            found.append(pid)
-                            return True
-                        os.kill(pid, signal.SIGCONT)
-            return False
-
-        wait_for(frozen, PATIENCE, "work")
-        return found[0]
-
-    def running(self, pid: int | None = None) -> list[str]:
-        """Return the ids of the jobs that run, on one worker or on all."""
-        with self.redis as client:
-            ids = client.zrange("zimage:running", 0, -1)
-            names = [client.hget(f"zimage:job:{job_id}", "worker") for job_id in ids]
-        return [job_id for job_id, name in zip(ids, names, strict=True) if pid is None or f"-{pid}-" in (name or "")]
-
-    def new_jobs(self, pid: int | None = None) -> list[str]:
-        """Like `running`, but none at all if one of them was hit before: three losses would fail it."""
-        jobs = self.running(pid)
-        return [] if {job for _, job in self.hits} & set(jobs) else jobs
-
-    def strike(self, jobs: Sequence[str | None]) -> None:
-        """Note which jobs a fault hit just now."""
-        self.hits += [(time.time(), job) for job in jobs]
-
-    def wait_for_progress(self, jobs: int = 5, seconds: float = PATIENCE) -> None:
-        """Return when so many more jobs have ended."""
-        begin = time.time() * 1e6
-
-        def ended() -> bool:
-            try:
-                with self.redis as client:
-                    return int(client.zcount("zimage:ended", begin, "+inf")) >= jobs
-            except redis.RedisError:
-                return False
-
-        wait_for(ended, seconds, f"the end of {jobs} more jobs")
-
-
-def freeze(pid: int) -> None:
-    """Stop a process and return when it stands still: what is then read about it stays true."""
-    os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, 5, f"the stop of {pid}")
+REDIS_BACK, S3_BACK = 30.0, 15.0  # seconds until throughput is what it was
 
 
 def kill_worker(scene: Scene, target: int) -> None:
     """SIGKILL of one worker at a time; the next one once its jobs have ended elsewhere: shows how soon that is."""
-    while len(scene.hits) < target:
+    while scene.jobs_hit < target:
         pid = scene.freeze_busy()
         jobs = scene.running(pid)
         scene.strike(jobs)
@@ -121,7 +31,7 @@ def kill_worker(scene: Scene, target: int) -> None:
 
 def kill_all_workers(scene: Scene, target: int) -> None:
     """SIGKILL of every worker at once, again and again."""
-    while len(scene.hits) < target:
+    while scene.jobs_hit < target:
         wait_for(lambda: len(scene.new_jobs()) > 1, PATIENCE, "work")
         pids = scene.workers()
         for pid in pids:
@@ -135,7 +45,7 @@ def kill_all_workers(scene: Scene, target: int) -> None:
 
 def freeze_worker(scene: Scene, target: int) -> None:
     """SIGSTOP of one worker until its lease is over and its jobs are somebody else's, then SIGCONT."""
-    while len(scene.hits) < target:
+    while scene.jobs_hit < target:
         pid = scene.freeze_busy()
         scene.strike(scene.running(pid))
         wait_for(lambda worker=pid: not scene.running(worker), 20 + 4 * scene.lease, "the loss of the lease")  # type: ignore[misc]
@@ -206,7 +116,7 @@ def kill_valkey(appendfsync: str) -> Callable[[Scene, int], None]:
 
     def act(scene: Scene, target: int) -> None:
         kills = 0
-        while kills < target / 4 or len(scene.hits) < target:
+        while kills < target / 4 or scene.jobs_hit < target:
             with scene.redis as client:
                 client.config_set("appendfsync", appendfsync)
             wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
@@ -214,8 +124,7 @@ def kill_valkey(appendfsync: str) -> Callable[[Scene, int], None]:
             scene.strike(scene.running())
             os.kill(pid, signal.SIGKILL)
             _wait_for_valkey(scene, pid)
-            scene.outages.append((begin, time.time()))
-            scene.wait_for_progress(10, 120)
+            scene.outage(begin, time.time())
             kills += 1
         scene.notes["kills"] = kills
 
@@ -244,8 +153,7 @@ def stop_valkey(seconds: float) -> Callable[[Scene, int], None]:
         os.kill(pid, signal.SIGSTOP)
         time.sleep(seconds)
         os.kill(pid, signal.SIGCONT)
-        scene.outages.append((begin, time.time()))
-        scene.wait_for_progress(10, 120)
+        scene.outage(begin, time.time())
 
     return act
 
@@ -253,7 +161,7 @@ def stop_valkey(seconds: float) -> Callable[[Scene, int], None]:
 def cut_connections(scene: Scene, target: int) -> None:
     """CLIENT KILL of every connection of API and workers, twice a second."""
     rounds = 0
-    while rounds < target / 2 or len(scene.hits) < target:
+    while rounds < target / 2 or scene.jobs_hit < target:
         wait_for(lambda: bool(scene.running()), PATIENCE, "work")
         with scene.redis as client:
             scene.strike(client.zrange("zimage:running", 0, -1))
@@ -319,31 +227,29 @@ def _dead(pid: int) -> bool:
 
 def kill_s3(scene: Scene, target: int) -> None:
     """SIGKILL of SeaweedFS while images are on their way."""
-    while len(scene.hits) < target:
+    while scene.jobs_hit < target:
         wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
         pid, begin = scene.stack.pids()["s3"], time.time()
         scene.strike(scene.running())
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda old=pid: scene.stack.pids()["s3"] != old, PATIENCE, "SeaweedFS's restart")  # type: ignore[misc]
-        scene.wait_for_progress(10, 120)
-        scene.outages.append((begin, begin))
+        scene.outage(begin, begin)  # it works again some time later: what is told is the restart, too
 
 
 def stop_s3(seconds: float) -> Callable[[Scene, int], None]:
-    """SIGSTOP of SeaweedFS: once for so long, and for short times until enough jobs were hit."""
+    """SIGSTOP of SeaweedFS: for short times until enough jobs were hit, then once for so long."""
 
     def act(scene: Scene, target: int) -> None:
-        wait = seconds
-        while len(scene.hits) < target:
+        wait = 0.0
+        while wait != seconds:
+            wait = min(3.0, seconds) if scene.jobs_hit < target else seconds
             wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
             pid, begin = scene.stack.pids()["s3"], time.time()
             os.kill(pid, signal.SIGSTOP)
             time.sleep(wait)
             scene.strike(scene.running())
             os.kill(pid, signal.SIGCONT)
-            scene.outages.append((begin, time.time()))
-            scene.wait_for_progress(10, 120)
-            wait = min(wait, 3.0)
+            scene.outage(begin, time.time())
 
     return act
 
@@ -352,15 +258,14 @@ def refuse_s3(status: int) -> Callable[[Scene, int], None]:
     """S3 answers every request with an error, for a few seconds at a time."""
 
     def act(scene: Scene, target: int) -> None:
-        while len(scene.hits) < target:
+        while scene.jobs_hit < target:
             wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
             begin = time.time()
             scene.proxy.refuse(status)
             time.sleep(4)
             scene.strike(sorted(scene.proxy.refused_jobs))
             scene.proxy.refuse(None)
-            scene.outages.append((begin, time.time()))
-            scene.wait_for_progress(10, 120)
+            scene.outage(begin, time.time())
 
     return act
 
@@ -368,7 +273,7 @@ def refuse_s3(status: int) -> Callable[[Scene, int], None]:
 def fill_disk(scene: Scene, target: int) -> None:
     """The disk under SeaweedFS is full for a few seconds at a time."""
     filler = scene.stack.data_dir / "s3" / "filler"
-    while len(scene.hits) < target:
+    while scene.jobs_hit < target:
         wait_for(lambda: len(scene.running()) > 1, PATIENCE, "work")
         begin = time.time()
         with filler.open("wb") as file:
@@ -381,8 +286,7 @@ def fill_disk(scene: Scene, target: int) -> None:
         time.sleep(4)
         scene.strike(scene.running())
         filler.unlink()
-        scene.outages.append((begin, time.time()))
-        scene.wait_for_progress(10, 180)
+        scene.outage(begin, time.time())
 
 
 def skew_clock(scene: Scene, target: int) -> None:
@@ -402,7 +306,7 @@ def skew_clock(scene: Scene, target: int) -> None:
         nursery = psutil.Popen([sys.executable, "-P", "-m", "bench.faulty", "worker"], env=environ, stderr=log)
     rounds = 0
     try:
-        while len(scene.hits) < target:
+        while scene.jobs_hit < target:
             skewed: list[int] = []
 
             def works(skewed: list[int] = skewed) -> bool:
@@ -412,11 +316,11 @@ def skew_clock(scene: Scene, target: int) -> None:
             wait_for(works, PATIENCE, "work of the worker")
             [pid] = skewed
             clock.write_text("+2h")
-            wait_for(lambda pid=pid: _returned(scene, pid) > 0, PATIENCE, "a hand-back")  # type: ignore[misc]
+            wait_for(lambda pid=pid: bool(_returned(scene, pid)), PATIENCE, "a hand-back")  # type: ignore[misc]
             wait_for(lambda pid=pid: not scene.running(pid), PATIENCE, "the hand-back of all")  # type: ignore[misc]
             scene.wait_for_progress(10)
             assert not scene.running(pid), "a worker that S3 refuses has claimed again"
-            scene.strike([None] * _returned(scene, pid))
+            scene.strike(_returned(scene, pid))
             clock.write_text("+0")
             os.kill(pid, signal.SIGKILL)  # its timers don't outlast the jump, so it can't drain
             rounds += 1
@@ -426,8 +330,22 @@ def skew_clock(scene: Scene, target: int) -> None:
     scene.notes["skewed_workers"] = rounds
 
 
-def _returned(scene: Scene, pid: int) -> int:
-    return sum(line["pid"] == pid and line["outcome"] == "queued" for line in scene.load.notes("requeues.jsonl"))
+def _returned(scene: Scene, pid: int) -> list[str]:
+    lines = scene.load.notes("requeues.jsonl")
+    return [line["job"] for line in lines if line["pid"] == pid and line["outcome"] == "queued"]
+
+
+def fill_queue(depth: int) -> Callable[[Scene, int], None]:
+    """Submit faster than can be drawn, until so many jobs wait at once."""
+
+    def act(scene: Scene, _target: int) -> None:
+        while scene.load.queue()["queued"] < depth:
+            scene.load.submit(min(depth, 100))
+        with scene.redis as client:
+            scene.strike(client.zrange("zimage:pending", 0, -1))
+        scene.notes["queued_at_once"] = scene.jobs_hit
+
+    return act
 
 
 @dataclass(frozen=True)
@@ -449,6 +367,7 @@ class Fault:
     marks: tuple[Mark, ...] = ()
     alone: bool = False  # nothing else is submitted while it acts
     unfenced: bool = False
+    back_within: float | None = None  # seconds from the end of an outage to 90 % of the throughput before it
 
     def with_act(self, act: Callable[[Scene, int], None]) -> "Fault":
         """Return the same fault with something else done."""
@@ -474,20 +393,20 @@ FAULTS: dict[str, Fault] = {
     "message-lost": Fault("message lost between pop and unacked", lose_messages),
     "kill-api": Fault("API SIGKILLed between record and doorbell", marks=(Mark("kill-api", 1),)),
     "sigterm": Fault("SIGTERM with jobs at hand", terminate_worker),
-    "valkey-kill": Fault("Valkey SIGKILLed, AOF everysec", kill_valkey("everysec")),
-    "valkey-kill-always": Fault("Valkey SIGKILLed, AOF always", kill_valkey("always")),
+    "valkey-kill": Fault("Valkey SIGKILLed, AOF everysec", kill_valkey("everysec"), back_within=REDIS_BACK),
+    "valkey-kill-always": Fault("Valkey SIGKILLed, AOF always", kill_valkey("always"), back_within=REDIS_BACK),
     "valkey-truncated": Fault("Valkey's AOF tail truncated", truncate_aof, alone=True),
-    "valkey-stop": Fault("Valkey SIGSTOPped for 120 s", stop_valkey(120)),
+    "valkey-stop": Fault("Valkey SIGSTOPped for 120 s", stop_valkey(120), back_within=REDIS_BACK),
     "client-kill": Fault("CLIENT KILL under load", cut_connections),
-    "valkey-full": Fault("Valkey full, noeviction", fill_valkey),
-    "s3-kill": Fault("SeaweedFS SIGKILLed", kill_s3),
-    "s3-stop": Fault("SeaweedFS SIGSTOPped for 60 s, then for 3 s at a time", stop_s3(60)),
-    "s3-503": Fault("S3 answers 503", refuse_s3(503)),
-    "s3-403": Fault("S3 answers 403", refuse_s3(403)),
-    "s3-disk-full": Fault("SeaweedFS's disk full", fill_disk),
-    "poison": Fault("a prompt that kills its worker each time", marks=(Mark("always-kill", 1 / 3, "worker_lost"),)),
+    "valkey-full": Fault("Valkey full, noeviction", fill_valkey, back_within=REDIS_BACK),
+    "s3-kill": Fault("SeaweedFS SIGKILLed", kill_s3, back_within=S3_BACK),
+    "s3-stop": Fault("SeaweedFS SIGSTOPped for 3 s at a time, then for 60 s", stop_s3(60), back_within=S3_BACK),
+    "s3-503": Fault("S3 answers 503", refuse_s3(503), back_within=S3_BACK),
+    "s3-403": Fault("S3 answers 403", refuse_s3(403), back_within=S3_BACK),
+    "s3-disk-full": Fault("SeaweedFS's disk full", fill_disk, back_within=S3_BACK),
+    "poison": Fault("a prompt that kills its worker each time", marks=(Mark("always-kill", 1, "worker_lost"),)),
     "hang": Fault(
-        "a step that hangs", marks=(Mark("hang", 2 / 3), Mark("always-hang", 1 / 9, "step_timeout")),
+        "a step that hangs", marks=(Mark("hang", 2 / 3), Mark("always-hang", 1 / 3, "step_timeout")),
     ),
     "device-error": Fault("a CUDA error that breaks the device", marks=(Mark("device-error", 1),)),
     "out-of-memory": Fault(
@@ -495,5 +414,5 @@ FAULTS: dict[str, Fault] = {
         marks=(Mark("oom", 1 / 2, fields={"num_images": 3}), Mark("always-oom", 1 / 2, "out_of_memory")),
     ),
     "clock": Fault("a worker's clock jumps two hours", skew_clock),
-    "queue-10000": Fault("10,000 jobs queued at once"),
+    "queue-10000": Fault("10,000 jobs queued at once", fill_queue(10_000), alone=True),
 }  # fmt: skip

@@ -27,7 +27,8 @@ import psutil
 
 from bench.accounting import PATIENCE_SECONDS, Load, wait_for
 from bench.chaos import ENVIRON, Place, chaotic_stack, versions
-from bench.faults import FAULTS, Scene, stop_s3, stop_valkey
+from bench.faults import FAULTS, stop_s3, stop_valkey
+from bench.scene import Scene
 
 KEPT_SECONDS = 120
 SETTINGS = {

@@ -12,7 +12,7 @@ import pytest
 
 from bench.accounting import Load, wait_for
 from bench.chaos import Place, chaotic_stack, run
-from bench.faults import FAULTS, Fault, stop_s3, stop_valkey
+from bench.faults import FAULTS, Fault, fill_queue, stop_s3, stop_valkey
 
 JOBS, HITS = 36, 5
 # Those that strike single jobs are run together: most of the time goes into starting workers that were killed, and
@@ -33,13 +33,9 @@ def test_nothing_is_lost_or_done_twice(place: Place, name: str, monkeypatch: pyt
         pytest.skip("needs libfaketime (Debian's package faketime)")
     if name == "s3-disk-full" and os.geteuid() != 0:
         pytest.skip("fills a small disk that only root can mount")
-    shorter = {"valkey-stop": stop_valkey(8), "s3-stop": stop_s3(6)}
+    shorter = {"valkey-stop": stop_valkey(8), "s3-stop": stop_s3(6), "queue-10000": fill_queue(50)}
     monkeypatch.setitem(FAULTS, name, FAULTS[name].with_act(shorter.get(name, FAULTS[name].act)))
     assert run(name, place, JOBS, HITS)["problems"] == []
-
-
-def test_many_jobs_queued_at_once_all_end(place: Place) -> None:
-    assert run("queue-10000", place, JOBS // 6, HITS)["problems"] == []
 
 
 @pytest.mark.timeout(600)
