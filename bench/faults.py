@@ -56,8 +56,8 @@ def freeze_worker(scene: Scene, target: int) -> None:
 
 def thaw_workers(scene: Scene, target: int) -> None:
     """SIGCONT of a worker that `bench.faulty` has stopped, once another one has done its job; one at a time."""
-    for number in range(target):
-        (scene.folder / "tokens" / f"freeze-commit-{number}").touch()
+    while len({line["job"] for line in scene.load.notes("hits.jsonl")}) < target:
+        (scene.folder / "tokens" / "freeze-commit-0").touch()
         wait_for(lambda: any(map(_stopped, scene.workers())), PATIENCE, "the stop of a worker")
         [pid] = filter(_stopped, scene.workers())
         job = next(line["job"] for line in reversed(scene.load.notes("hits.jsonl")) if line["pid"] == pid)
