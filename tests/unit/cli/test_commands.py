@@ -70,6 +70,13 @@ def test_an_unreachable_service_is_one_line_with_what_to_do() -> None:
     assert len(told.stderr.splitlines()) == 1
 
 
+def test_an_address_that_can_not_be_read_is_one_line() -> None:
+    told = zimage("status", "job_1", "--url", "http://localhost:port")
+    assert told.returncode == 1
+    assert "http://HOST:PORT" in told.stderr
+    assert len(told.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
