@@ -13,7 +13,8 @@ from api.auth import Authentication
 from api.bell import Bell
 from api.deps import Services
 from api.document import KEYED, UNKEYED, openapi
-from api.middleware import BodyGuard, LoopbackOnly, RequestId
+from api.hosts import HostGuard
+from api.middleware import BodyGuard, RequestId
 from api.openai_errors import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
 from api.routes import docs, health, images, jobs, models, playground, queue
@@ -89,8 +90,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyGuard)
     if keys:
         app.add_middleware(Authentication, keys=keys)
-    elif not settings.allow_anonymous:
-        app.add_middleware(LoopbackOnly)
+    else:
+        app.add_middleware(HostGuard, settings=settings)
     app.add_middleware(RequestId)
     install_problem_handlers(app)
     # It only says so in the OpenAPI document: `Authentication` is what looks at the key.

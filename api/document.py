@@ -73,8 +73,16 @@ STREAMED: Headers = {**CACHE_CONTROL, "X-Accel-Buffering": _header("Keeps nginx 
 FAULT: Error = (500, "internal_error", "this is a fault of the service: report it with the request_id")
 AWAY: Error = (503, "queue_unavailable", "the queue can't be reached: send the request again")
 UNKEYED: Sequence[Error] = [
-    (403, "forbidden_host", "without API keys only loopback addresses are served"),
-    (403, "forbidden_origin", "without API keys other sites' pages are not served"),
+    (
+        403,
+        "forbidden_host",
+        "without API keys call it by a loopback address or localhost, or name this host in ZIMAGE_ALLOWED_HOSTS",
+    ),
+    (
+        403,
+        "forbidden_origin",
+        "without API keys other sites' pages are not served; a proxy has to pass Host on as it came",
+    ),
     FAULT,
 ]
 KEYED: Sequence[Error] = [

@@ -1,7 +1,6 @@
-"""What happens to every request before a route sees it: id, metrics, size and type of the body, and who may ask."""
+"""What happens to every request before a route sees it: id, metrics, size and type of the body."""
 
 import asyncio
-import ipaddress
 import logging
 import re
 import time
@@ -136,47 +135,3 @@ class BodyGuard:
         if body and media_type != "application/json":
             raise ProblemError(415, "unsupported_media_type", "send JSON with Content-Type: application/json")
         return body
-
-
-class LoopbackOnly:
-    """Lets a service without keys be driven from this machine alone, and not by web pages opened on it.
-
-    A page's script reaches loopback addresses too, directly (it then sends its own Origin) or by a name of its own that
-    it lets point here (DNS rebinding: the Host is then that name).
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request (ASGI)."""
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            host = headers.get("host", "")
-            origin = headers.get("origin")
-            if not is_loopback(_name(host)):
-                problem = ProblemError(403, "forbidden_host", "without API keys only loopback addresses are served")
-            elif origin is not None and origin.partition("://")[2] != host:
-                problem = ProblemError(403, "forbidden_origin", "without API keys other sites' pages are not served")
-            else:
-                await self._app(scope, receive, send)
-                return
-            await error_response(scope, problem)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-
-def _name(host_header: str) -> str:
-    """Return the name or address in a Host header, without its port; "" when it is none."""
-    match = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|([^\[\]:@/]+)(?::\d+)?", host_header)
-    return (match[1] or match[2]) if match else ""
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine's loopback."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

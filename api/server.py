@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.connections import BoundedHeads
-from api.middleware import is_loopback
+from api.hosts import is_loopback
 from jobs import trace_export
 from jobs.images import ImageStore
 from jobs.keys import KeysFileError

@@ -95,6 +95,19 @@ def download(image: Image) -> Call[bytes]:
     return Call("GET", image["url"], checked)
 
 
+def base_url(url: str) -> httpx.URL:
+    """Return the address of a service's `/v1`.
+
+    Raises:
+        ServiceError: `url` can't be one.
+    """
+    try:
+        return httpx.URL(f"{url.rstrip('/')}/v1")
+    except httpx.InvalidURL as error:
+        detail = f"the service's address is none ({error}): name it as http://HOST:PORT with --url or ZIMAGE_URL"
+        raise ServiceError(None, "invalid_url", detail) from None
+
+
 def header_value(name: str, value: str) -> str:
     """Return what a header can take.
 

@@ -30,7 +30,7 @@ CUT = (httpx.TransportError, ValueError)
 def _service(url: str, key: str | None) -> dict[str, Any]:
     key = calls.header_value("API key", (key or "").strip())  # files and shells add line ends
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return {"base_url": f"{url.rstrip('/')}/v1", "headers": headers, "timeout": calls.timeout()}
+    return {"base_url": calls.base_url(url), "headers": headers, "timeout": calls.timeout()}
 
 
 def _storage() -> dict[str, Any]:
@@ -49,7 +49,7 @@ class ZImageClient:
             key: API key, if the service asks for one.
 
         Raises:
-            ServiceError: the key can't be one.
+            ServiceError: the address or the key can't be one.
         """
         self._http = httpx.Client(**_service(url, key))
         self._storage = httpx.Client(**_storage())
@@ -145,7 +145,7 @@ class AsyncZImageClient:
             key: API key, if the service asks for one.
 
         Raises:
-            ServiceError: the key can't be one.
+            ServiceError: the address or the key can't be one.
         """
         self._http = httpx.AsyncClient(**_service(url, key))
         self._storage = httpx.AsyncClient(**_storage())

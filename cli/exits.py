@@ -17,6 +17,7 @@ from cli.errors import ExitCode, UserError
 from cli.extras import missing_extra
 
 RESEND_SECONDS = 0.05
+SHORTEST_LIMIT = 1.0  # seconds: a look at a job takes some, too
 
 
 class Interrupt(KeyboardInterrupt):
@@ -76,6 +77,35 @@ def orderly_interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def time_limit(seconds: float | None, job_id: str) -> Iterator[None]:
+    """Give up a job that is waited for, whatever is being waited for just then: an event, a retry, a download.
+
+    Args:
+        seconds: after which; None: never, less than a second: after one.
+        job_id: the job.
+
+    Raises:
+        UserError: the time is over.
+    """
+    if seconds is None:
+        yield
+        return
+    message = f"gave up after {seconds:g} s, the job does not: `zimage wait {job_id}` goes on waiting"
+
+    def over(_number: int, _frame: FrameType | None) -> None:
+        raise UserError(message, ExitCode.TIMEOUT)
+
+    before = signal.signal(signal.SIGALRM, over)
+    # And every second from then on: Python drops what is raised while an object is destroyed.
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, SHORTEST_LIMIT), 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _send_again_when_swallowed(listen: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ from cli import options
 from cli.client import JobRequest
 from cli.config import load_settings
 from cli.errors import ExitCode, UserError
+from cli.exits import time_limit
 from cli.images import finish, output_path, print_json, print_timings, write_file
 from cli.progress import follow, progress_report
 
@@ -54,7 +55,8 @@ def generate(
         raise UserError("--model chooses what this process draws with; a service has its own", ExitCode.USAGE)
     with options.connect(url, key) as client:
         job = client.submit(request)
-        finish(client, follow(client, job["id"], timeout), out, as_json)
+        with time_limit(timeout, job["id"]):
+            finish(client, follow(client, job["id"]), out, as_json)
 
 
 def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool) -> None:

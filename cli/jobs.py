@@ -10,6 +10,7 @@ import typer
 
 from cli import options
 from cli.contract import ACTIVE, Job
+from cli.exits import time_limit
 from cli.images import ended_badly, finish, print_json, print_timings
 from cli.progress import follow
 from cli.table import local_time, print_table, printable
@@ -80,8 +81,8 @@ def wait(
     as_json: options.Json = False,
 ) -> None:
     """Wait until a job has ended; print its images' URLs, or with --out the files."""
-    with options.connect(url, key) as client:
-        finish(client, follow(client, job_id, timeout), out, as_json)
+    with options.connect(url, key) as client, time_limit(timeout, job_id):
+        finish(client, follow(client, job_id), out, as_json)
 
 
 def cancel(

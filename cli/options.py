@@ -15,7 +15,7 @@ Url = Annotated[str | None, typer.Option("--url", envvar="ZIMAGE_URL", help=f"Se
 Key = Annotated[str | None, typer.Option("--key", envvar="ZIMAGE_API_KEY", help="API key.", show_envvar=True)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
-WaitTimeout = Annotated[float | None, typer.Option("--timeout", min=0, metavar="S", help="Give up waiting after S s.")]
+WaitTimeout = Annotated[float | None, typer.Option("--timeout", min=0, metavar="S", help="Give up after S s.")]
 Running = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="That of a running `zimage up`; default: what the settings name."),

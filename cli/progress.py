@@ -1,13 +1,11 @@
 """Progress on stderr: a bar on a terminal, plain lines when piped."""
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from cli.client import Job, ZImageClient
-from cli.errors import ExitCode, UserError
 
 
 class Report(Protocol):
@@ -45,21 +43,15 @@ def _plain_lines() -> Report:
     return show
 
 
-def follow(client: ZImageClient, job_id: str, timeout: float | None = None) -> Job:
+def follow(client: ZImageClient, job_id: str) -> Job:
     """Show a job's progress until it ends, and return it.
 
     Raises:
-        UserError: it has not ended after `timeout` seconds.
         ServiceError: the service refused or could not be reached.
     """
-    began = time.monotonic()
     with progress_report() as report:
         for job in client.progress(job_id):
             report(_state(job), job["progress"]["step"], job["progress"]["total"])
-            ended = job["finished_at"] is not None
-            if not ended and timeout is not None and time.monotonic() - began > timeout:
-                message = f"{job_id} is still {job['status']} after {timeout:g} s; it goes on: `zimage wait {job_id}`"
-                raise UserError(message, ExitCode.TIMEOUT)
     return job
 
 

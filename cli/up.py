@@ -11,7 +11,7 @@ from cli import options
 from cli.client import ZImageClient
 from cli.config import load_settings
 from cli.errors import ExitCode, UserError
-from cli.exits import orderly_interrupts
+from cli.exits import orderly_interrupts, time_limit
 from cli.images import ended_badly, print_timings, save_images
 from cli.progress import follow
 
@@ -72,7 +72,9 @@ def demo(
     print("zimage: starting Valkey, SeaweedFS, the API and a worker", file=sys.stderr)
     with orderly_interrupts(), Stack(data, model="tiny") as stack, ZImageClient(stack.api_url) as client:
         print(f"zimage: the API is at {stack.api_url}; it gets: {DEMO_JOB['prompt']}", file=sys.stderr)
-        job = follow(client, client.submit(DEMO_JOB)["id"], DEMO_SECONDS)
+        job_id = client.submit(DEMO_JOB)["id"]
+        with time_limit(DEMO_SECONDS, job_id):
+            job = follow(client, job_id)
         if job["status"] != "succeeded":
             raise UserError(ended_badly(job), ExitCode.JOB_FAILED)
         paths = save_images(client, job, out)

@@ -81,14 +81,14 @@ class KeysFile:
         """Add a key and return it: it can't be read again later. Makes the file where there is none.
 
         Raises:
-            KeysFileError: the name is taken or can't be one, or the file is broken or can't keep its owner.
+            KeysFileError: the name is taken or can't be one, or the file is broken, can't be written or can't keep its
+                owner.
         """
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         try:
             key = ApiKey(name=name, sha256=digest(secret), rate=rate, in_flight=in_flight, created_at=datetime.now(UTC))
         except ValidationError:
             raise KeysFileError(f"{name}: a name has up to 64 letters, digits, '.', '_' and '-'") from None
-        self._target.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
             keys = self.read() if self._path.exists() else []
             if name == RESERVED or any(other.name == name for other in keys):
@@ -100,7 +100,8 @@ class KeysFile:
         """Remove a key; who uses it is refused from now on. Its jobs stay.
 
         Raises:
-            KeysFileError: there is no such key, or the file is missing or broken or can't keep its owner.
+            KeysFileError: there is no such key, or the file is missing or broken, can't be written or can't keep its
+                owner.
         """
         self.read()  # of a file that is not there, say so
         with self._locked():
@@ -112,13 +113,21 @@ class KeysFile:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep two who change the file at once apart; the file itself is replaced, so its folder holds the lock."""
-        folder = os.open(self._target.parent, os.O_RDONLY)
+        """Keep two who change the file at once apart; the file itself is replaced, so its folder holds the lock.
+
+        What the system refuses meanwhile is raised as KeysFileError.
+        """
+        folder = self._target.parent
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise KeysFileError(f"{self._path}: no file can be written into {folder}: {error.strerror}") from None
 
     def _write(self, keys: list[ApiKey]) -> None:
         target = self._target

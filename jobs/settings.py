@@ -101,6 +101,11 @@ class Settings(BaseSettings):
         None, description="file of API keys (`zimage keys create`): every request needs one then; unset: no keys"
     )
     allow_anonymous: bool = Field(False, description="serve without keys on an address that is not loopback")
+    allowed_hosts: str | None = Field(
+        None,
+        description="without keys: names, separated by commas, by which the service may be called besides `localhost` "
+        "and addresses, lest a web page comes by a name of its own",
+    )
     model_aliases: str = Field(
         "Tongyi-MAI/Z-Image-Turbo",
         description="further names of the model for OpenAI's clients, separated by commas",

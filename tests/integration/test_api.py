@@ -223,6 +223,49 @@ def test_web_pages_do_not_drive_a_service_without_keys(http: httpx.Client, heade
     assert http.get("/v1/jobs", headers=headers).status_code in (400, 403)
 
 
+@pytest.fixture(scope="module")
+def anonymous(servers: Stack) -> Iterator[TestClient]:
+    """An API without keys that serves other machines too, as one of its clients reaches it."""
+    settings = Settings(
+        redis_url=servers.redis_url,
+        redis_prefix=f"anonymous-{time.time_ns()}:",
+        s3_endpoint=servers.s3_url,
+        allow_anonymous=True,
+        allowed_hosts="pictures.example, zimage-api",
+    )
+    with TestClient(create_app(settings), base_url="http://10.1.2.3:8000") as http:
+        yield http
+
+
+@pytest.mark.parametrize(
+    "host", ["10.1.2.3:8000", "[fd00::1]:8000", "localhost:8000", "Pictures.example", "zimage-api", "127.0.0.1"]
+)
+def test_a_service_for_everyone_is_called_by_addresses_and_its_own_names(anonymous: TestClient, host: str) -> None:
+    own_page = {"Host": host, "Origin": f"http://{host}"}
+    assert anonymous.post("/v1/jobs", json=SMALL, headers=own_page).status_code == 202
+    assert anonymous.get("/v1/jobs", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Host": "evil.example:8000"}, "forbidden_host"),
+        ({"Host": "10.1.2.3.evil.example"}, "forbidden_host"),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, "forbidden_host"),
+        ({"Origin": "https://evil.example"}, "forbidden_origin"),
+        ({"Origin": "http://10.1.2.3:9000"}, "forbidden_origin"),
+        ({"Origin": "http://pictures.example"}, "forbidden_origin"),
+        ({"Origin": "null"}, "forbidden_origin"),
+    ],
+)
+def test_web_pages_do_not_drive_a_service_for_everyone(
+    anonymous: TestClient, headers: dict[str, str], code: str
+) -> None:
+    problem = check_problem(anonymous.post("/v1/jobs", json=SMALL, headers=headers), 403, code)
+    assert ("ZIMAGE_ALLOWED_HOSTS" in problem["detail"]) == (code == "forbidden_host")
+    check_problem(anonymous.get("/v1/jobs", headers=headers), 403, code)
+
+
 def test_a_submitted_job_says_where_it_is(http: httpx.Client) -> None:
     response = http.post("/v1/jobs", json=SMALL)
     job = response.json()

@@ -20,7 +20,7 @@ def test_the_gallery_through_the_service(stack: Stack) -> None:
     with ZImageClient(stack.api_url) as client:
         ids = [client.submit({"prompt": prompt.text, "seed": prompt.seed, **asked})["id"] for prompt in prompts]
         for prompt, job_id in zip(prompts, ids, strict=True):
-            job = follow(client, job_id, timeout=120)
+            job = follow(client, job_id)
             assert job["status"] == "succeeded", job
             picture = np.asarray(Image.open(io.BytesIO(client.download(job["images"][0]))))
             for attribute, value in grade(read(picture), prompt.scene).items():

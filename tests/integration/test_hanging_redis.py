@@ -1,9 +1,9 @@
-"""A Redis that hangs, which no connection notices: Prometheus and browsers get from the API what needs no Redis."""
+"""A Redis that hangs, which no connection notices: the API answers all the same, and says so where it needs Redis."""
 
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -11,12 +11,16 @@ import pytest
 from cli.stack import Stack
 
 SCRAPE_TIMEOUT = 10.0  # Prometheus' own; a target that answers later counts as down
+SUBMIT_TIMEOUT = 14.0  # of a client that is in a hurry
 
 
-@pytest.fixture
-def http(tmp_path: Path) -> Iterator[httpx.Client]:
+@pytest.fixture(scope="module")
+def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """An API whose Redis was well, and hangs."""
-    with Stack(tmp_path, workers=0) as own, httpx.Client(base_url=own.api_url, timeout=SCRAPE_TIMEOUT) as client:
+    with (
+        Stack(tmp_path_factory.mktemp("hanging"), workers=0) as own,
+        httpx.Client(base_url=own.api_url, timeout=SCRAPE_TIMEOUT) as client,
+    ):
         assert "zimage_workers 0.0\n" in client.get("/metrics").text
         valkey = own.pids()["valkey"]
         os.kill(valkey, signal.SIGSTOP)
@@ -33,3 +37,14 @@ def test_what_needs_no_redis_is_answered(http: httpx.Client) -> None:
         assert "zimage_workers NaN\n" in told
         assert "zimage_jobs{" not in told
     assert http.get("/").text.startswith("<!doctype html>")
+
+
+def test_submits_are_refused_before_their_clients_give_up(http: httpx.Client) -> None:
+    def submit(path: str) -> httpx.Response:
+        return http.post(path, json={"prompt": "a circle"}, timeout=SUBMIT_TIMEOUT)
+
+    many = ["/v1/jobs", "/v1/images/generations"] * 10  # more than there are connections to Redis
+    with ThreadPoolExecutor(len(many)) as clients:
+        answers = list(clients.map(submit, many))
+    assert {answer.status_code for answer in answers} == {503}
+    assert all(answer.headers["Retry-After"].isdecimal() for answer in answers)

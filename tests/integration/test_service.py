@@ -153,6 +153,7 @@ def test_a_size_that_the_bundled_model_draws_badly_is_drawn_with_a_warning(
 
 
 def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
+    draw(http)  # the worker is up
     worker_before, api_before = (scrape(url) for url in (stack.worker_metrics_urls[0], f"{stack.api_url}/metrics"))
     job = draw(http, prompt="a picture to count", num_images=2, width=192, height=64)
     worker, api = (scrape(url) for url in (stack.worker_metrics_urls[0], f"{stack.api_url}/metrics"))

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +122,19 @@ def test_an_event_outlives_its_job(own: Service) -> None:
     assert listening.requests[0].verified()["data"]["id"] == job_id
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 308, 400, 404, 429, 500, 503])
-def test_what_is_not_taken_is_sent_again_under_the_same_id(own: Service, status: int) -> None:
-    with receiver() as elsewhere, receiver([status] * 2, location=elsewhere.url) as listening:
-        ended(own, listening.url)
+def test_what_is_not_taken_is_sent_again_under_the_same_id(own: Service) -> None:
+    with ExitStack() as receivers:
+        elsewhere = receivers.enter_context(receiver())
+        listening = {
+            status: receivers.enter_context(receiver([status] * 2, location=elsewhere.url))
+            for status in (301, 302, 307, 308, 400, 404, 429, 500, 503)
+        }
+        for refusing in listening.values():
+            ended(own, refusing.url)
         deliver(own, lambda: undelivered(own) == [])
-        assert len(listening.requests) == 3
-        assert len({received.id for received in listening.requests}) == 1
+        assert {status: len(refusing.requests) for status, refusing in listening.items()} == dict.fromkeys(listening, 3)
+        for refusing in listening.values():
+            assert len({received.id for received in refusing.requests}) == 1
         assert elsewhere.requests == []  # redirects are not followed
 
 

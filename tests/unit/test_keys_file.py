@@ -32,6 +32,28 @@ def no_file_to_be_opened() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.parametrize("folder", ["a file", "/proc"])  # no one's permissions help there, not even root's
+def test_a_folder_that_takes_no_file_is_named(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "a file").touch()
+    place = tmp_path / folder
+    with pytest.raises(KeysFileError, match=f"no file can be written into {place}: ") as told:
+        KeysFile(place / "keys.json").create("alice", None, None)
+    assert str(told.value).startswith(f"{place}/keys.json: ")
+
+
+def test_a_change_that_is_refused_is_told(path: Path, file: KeysFile) -> None:
+    file.create("alice", None, None)
+    before = path.read_bytes()
+    small = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, small[1]))
+    try:
+        with pytest.raises(KeysFileError, match="File too large"):
+            file.create("bob", None, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, small)
+    assert path.read_bytes() == before
+
+
 def test_a_read_that_failed_is_tried_again(path: Path, file: KeysFile) -> None:
     bob = file.create("bob", None, None)
     ring = KeyRing(path)

@@ -284,6 +284,12 @@ def test_an_address_that_is_none_is_refused(connect: Connect, url: str) -> None:
         client.get("job_1")
 
 
+@pytest.mark.parametrize("url", ["http://localhost:port", "http://::1:8000", "http://local\nhost"])
+def test_an_address_that_can_not_be_read_is_told(connect: Connect, url: str) -> None:
+    with pytest.raises(ServiceError, match="http://HOST:PORT with --url or ZIMAGE_URL"):
+        connect(url)
+
+
 def test_get_waits_as_long_as_the_service_allows(script: Script, client: Client) -> None:
     script.answers = [Answer(200, QUEUED)] * 2
     client.get("job_1")

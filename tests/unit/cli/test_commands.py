@@ -17,9 +17,10 @@ from cli.parts import devices
 NOBODY = "http://127.0.0.1:1"
 
 
-def zimage(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def zimage(*arguments: str, limit: float | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environ}, check=False)
+    environment = {**os.environ, **environ}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=limit)
 
 
 def test_help_documents_the_exit_codes() -> None:
@@ -52,11 +53,27 @@ def test_a_wrong_setting_is_one_line_that_names_its_variable(command: str, tmp_p
     assert len(told.stderr.splitlines()) == 1
 
 
+def test_wait_gives_up_in_time_also_where_no_answer_comes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        url = f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        told = zimage("wait", "job_1", "--timeout", "1", "--url", url, limit=20)
+    assert told.returncode == 4
+    assert "gave up after 1 s" in told.stderr
+    assert len(told.stderr.splitlines()) == 1
+
+
 def test_an_unreachable_service_is_one_line_with_what_to_do() -> None:
     told = zimage("status", "job_1", "--url", NOBODY)
     assert told.returncode == 1
     assert told.stdout == ""
     assert "zimage up" in told.stderr
+    assert len(told.stderr.splitlines()) == 1
+
+
+def test_an_address_that_can_not_be_read_is_one_line() -> None:
+    told = zimage("status", "job_1", "--url", "http://localhost:port")
+    assert told.returncode == 1
+    assert "http://HOST:PORT" in told.stderr
     assert len(told.stderr.splitlines()) == 1
 
 

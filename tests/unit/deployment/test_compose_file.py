@@ -47,6 +47,10 @@ def test_without_keys_it_serves_all_the_same() -> None:
     assert SERVERS["api"]["environment"]["ZIMAGE_ALLOW_ANONYMOUS"] == "true"
 
 
+def test_without_keys_it_is_called_by_its_service_s_name() -> None:
+    assert SERVERS["api"]["environment"]["ZIMAGE_ALLOWED_HOSTS"] == "${API_HOSTS:-api}"
+
+
 def test_valkey_is_reached_by_api_and_worker_alone() -> None:
     assert [name for name, service in SERVERS.items() if "queue" in service["networks"]] == ["api", "worker", "valkey"]
     assert SERVERS["valkey"]["networks"] == ["queue"]

@@ -94,6 +94,14 @@ def test_the_api_serves_the_network_with_keys_or_openly_by_intention(objects: li
         assert "subPath" not in mounts[str(PurePosixPath(keys).parent)]
 
 
+def test_where_everyone_is_let_in_the_service_s_names_are_its_own() -> None:
+    local = overlay("local")
+    names = environment(local, "zimage-api")["ZIMAGE_ALLOWED_HOSTS"].split(",")
+    (service,) = [found for found in of_kind(local, "Service") if found["metadata"]["name"] == "zimage-api"]
+    name = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc.cluster.local".split(".")
+    assert {".".join(name[:labels]) for labels in (1, 2, 3, 5)} == set(names)
+
+
 def test_only_the_local_overlay_lets_everyone_in() -> None:
     for name in ("gpu", "gpu-keda"):
         assert "ZIMAGE_ALLOW_ANONYMOUS" not in environment(overlay(name), "zimage-api")
