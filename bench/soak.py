@@ -63,7 +63,8 @@ QUEUE_DEPTH = 20  # jobs that may wait
 PAUSE_SECONDS = 2.0  # between two batches: the load is steady and leaves the machine room
 FAULT_SECONDS = 60.0  # from the begin of one to the begin of the next
 SAMPLE_SECONDS = 5.0
-KEPT_LONGER = ("zimage:worker", "zimage:celery:unacked")  # than jobs
+KEPT_LONGER = ("zimage:worker", "zimage:celery:unacked")  # than jobs: of killed workers, so it grows with the faults
+KEPT_BYTES_A_FAULT = 1000
 WARM_UP = 0.2  # of the run; what is used at its end is what may not grow
 WINDOW = 0.1  # of the run, over which memory is averaged
 GROWTH = 1.05
@@ -329,6 +330,9 @@ def problems(result: Mapping[str, Any]) -> list[str]:
     kept, kept_before = after["bytes_of_keys"], base["bytes_of_keys"]
     if kept.keys() - kept_before.keys() or sum(kept.values()) > GROWTH * sum(kept_before.values()):
         found.append(f"Redis holds {kept}, {kept_before} before")
+    of_workers = after["bytes_kept_longer"] - base["bytes_kept_longer"]
+    if of_workers > KEPT_BYTES_A_FAULT * sum(result["faults"].values()):
+        found.append(f"Redis holds {of_workers} bytes more of workers than before")
     return found
 
 
