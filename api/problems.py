@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from http import HTTPMethod, HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -193,7 +193,9 @@ def install_problem_handlers(app: FastAPI) -> None:
         return answer(request, _from_validation(error))
 
     @app.exception_handler(HTTPException)
-    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.NO_CONTENT:
+            return Response(status_code=204)
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             error.headers = {"Allow": ", ".join(_allowed_methods(request.scope))}
         elif error.status_code == HTTPStatus.NOT_FOUND and openai_errors.spoken_at(request.scope["path"]):

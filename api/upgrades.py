@@ -39,7 +39,8 @@ class DeafParser(httptools.HttpRequestParser):
             except httptools.HttpParserUpgrade as upgrade:
                 (read,) = upgrade.args
                 rest = rest[read:]
-                head = self._head_without_upgrade()
+                # A CONNECT has been told: no tunnel is opened, so requests go on behind it.
+                head = self._head_without_upgrade() if self.will_repeat else b""
                 self._start()  # after `Connection: close` it would read no more
                 super().feed_data(head)
 

@@ -228,6 +228,8 @@ class ZImagePipeline:
                 negative = self.text_encoder.encode(negative_prompt or "")
                 captions.append(negative.features)
                 warnings += [f"negative {warning}" for warning in negative.warnings]
+            elif negative_prompt:
+                warnings.append("the negative prompt had no effect: that takes a guidance_scale above 0")
             if latents is None:
                 latents = _noise(shape, seed)  # while the device encodes
             stages.end("text_encode")

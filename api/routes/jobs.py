@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Sequence
 from typing import Annotated
 
 from botocore.exceptions import BotoCoreError, ClientError
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
@@ -252,18 +252,24 @@ async def get_image(job_id: JobId, index: ImageIndex, services: ServicesDep, own
     raise ProblemError(404, "image_not_found", detail)
 
 
-async def _existing(job_id: JobId, services: ServicesDep, owner: OwnerDep) -> None:
-    # Before the stream begins: from then on it is too late for a 404.
-    await services.store.get(job_id, owner)
+LastEventId = Annotated[str | None, Header(description="The last event that was seen: goes on after it.")]
+
+
+async def _has_events(job_id: JobId, services: ServicesDep, owner: OwnerDep, last_event_id: LastEventId = None) -> None:
+    # Before the stream begins: from then on it is too late for a 404, or for the 204 that ends an EventSource.
+    job = (await services.store.get(job_id, owner)).job
+    if not job.status.active and str(job.version) == last_event_id:
+        raise HTTPException(204)
 
 
 @router.get(
     "/{job_id}/events",
     name="job_events",
-    dependencies=[Depends(_existing)],
+    dependencies=[Depends(_has_events)],
     response_class=EventSourceResponse,
     responses={
         200: {"headers": STREAMED, "content": {"text/event-stream": {"example": EVENTS_EXAMPLE}}},
+        204: {"description": "`Last-Event-ID` was the last of all: don't reconnect"},
         **problem_responses(*BY_ID),
     },
 )
@@ -273,7 +279,7 @@ async def job_events(
     services: ServicesDep,
     owner: OwnerDep,
     key: KeyDep,
-    last_event_id: Annotated[str | None, Header(description="The last event that was seen: goes on after it.")] = None,
+    last_event_id: LastEventId = None,
 ) -> AsyncIterable[ServerSentEvent]:
     """Follow a job as server-sent events: `status` and `progress` while it is active, its final status last.
 
@@ -287,7 +293,7 @@ async def job_events(
             job = found.job
             event = "progress" if job.status == status else "status"
             status = job.status
-            if str(job.version) != last_event_id or not job.status.active:
+            if str(job.version) != last_event_id:
                 view = await _view(services, found, request)
                 yield ServerSentEvent(data=view, event=event, id=str(job.version))
     # It is too late for another status code: the client is told it when it comes back.

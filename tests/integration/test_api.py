@@ -413,6 +413,8 @@ def test_events_tell_every_step_and_end_with_the_result(http: httpx.Client) -> N
     assert events[-1]["data"]["images"]
     resumed = read_events(http, job["urls"]["events"], {"Last-Event-ID": events[0]["id"]})
     assert [event["id"] for event in resumed] == [events[-1]["id"]]
+    # What makes a browser's EventSource stop: it would come back for ever.
+    assert http.get(job["urls"]["events"], headers={"Last-Event-ID": events[-1]["id"]}).status_code == 204
 
 
 def read_events(http: httpx.Client, url: str, headers: dict[str, str] | None = None) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -106,6 +107,14 @@ def test_pipelined_requests_that_ask_for_upgrades_are_all_answered(address: tupl
         client.sendall(500 * (ask + b"\r\n") + ask.replace(b"upgrade", b"upgrade, close") + b"\r\n")
         answers = b"".join(iter(lambda: client.recv(65536), b""))
     assert answers.count(b"HTTP/1.1 200 ") == 501
+
+
+def test_a_tunnel_is_refused_once_and_requests_go_on(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(b"CONNECT /v1/queue HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        answers = b"".join(iter(lambda: client.recv(65536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"405", b"200"]
 
 
 EARLY = {
