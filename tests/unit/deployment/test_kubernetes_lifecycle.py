@@ -17,6 +17,7 @@ from kubernetes_objects import (
     of_kind,
     overlay,
     pod,
+    valkeys_megabytes,
     workload,
     workloads,
 )
@@ -102,6 +103,11 @@ def test_a_worker_may_take_as_long_to_start_as_the_docs_say(objects: list[Object
     startup = seconds(container(objects, "zimage-worker")["startupProbe"])
     assert startup == int(told[1]) * 60
     assert startup > 4 * int(cold[1])  # where machines, images and weights come slower than was assumed
+
+
+def test_valkey_may_read_all_that_it_can_hold_before_it_is_killed(objects: list[Object]) -> None:
+    slow = 20  # MB/s; two busy cores read 85
+    assert seconds(container(objects, "zimage-valkey")["startupProbe"]) > valkeys_megabytes(objects) / slow
 
 
 def test_a_process_is_missed_soon_and_killed_late(objects: list[Object]) -> None:
