@@ -110,6 +110,14 @@ def test_what_fills_the_example_in_leaves_no_secret_empty() -> None:
     assert Settings(webhook_secret=f"whsec_{secrets['WEBHOOK_SECRET']}").webhook_secret  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("path", ["docker-compose.yml", ".env.example", "README.md"])
+def test_without_a_gpu_one_is_told_how_to_go_without_cuda(path: str) -> None:
+    assert SERVERS["worker"]["build"]["args"]["PIP_EXTRA_INDEX_URL"] == "${TORCH_INDEX_URL:-}"
+    words = re.sub(r"\W+", " ", (ROOT / path).read_text())
+    assert re.search(r"PyTorch s index of CPU builds pytorch org Get Started tells its address", words)
+    assert "TORCH_INDEX_URL" in words
+
+
 def test_images_of_others_have_a_version() -> None:
     images = {service["image"] for name, service in SERVERS.items() if name not in OURS}
     assert all(re.search(r":v?\d+\.\d+", image) for image in images), images
