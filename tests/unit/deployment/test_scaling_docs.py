@@ -13,7 +13,9 @@ from bench.autoscaler import ScaledObject
 from bench.scaling_limits import ENDED_JOB_BYTES, limits
 from bench.scaling_sim import PEAK
 
-RESULT: dict[str, Any] = json.loads((ROOT / "bench" / "results" / "scaling.json").read_text())
+Row = dict[str, Any]
+RESULT: Row = json.loads((ROOT / "bench" / "results" / "scaling.json").read_text())
+WAIT_TARGETS: Row = json.loads((ROOT / "bench" / "results" / "wait-targets.json").read_text())
 DOCS = {
     name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("scaling", "kubernetes", "operations", "reliability")
 }
@@ -86,3 +88,14 @@ def test_the_docs_know_valkeys_memory_and_what_a_job_takes_of_it() -> None:
     assert re.search(
         rf"^\| an ended job \| [\d,]+ bytes \| {ENDED_JOB_BYTES / 1000} KB,", DOCS["reliability"], re.MULTILINE
     )
+
+
+def test_the_docs_say_how_busy_workers_may_be() -> None:
+    told = re.findall(r"^\| (\d+) \| ([\d. /]+) \| ([\d. /]+) \|$", DOCS["operations"], re.MULTILINE)
+    computed: dict[int, list[Row]] = {}
+    for row in WAIT_TARGETS["rows"]:
+        computed.setdefault(row["workers"], []).append(row)
+    assert told == [
+        (str(workers), *(" / ".join(f"{row[mix]:.2f}" for row in rows) for mix in ("alike", "mixed")))
+        for workers, rows in computed.items()
+    ]
