@@ -26,7 +26,7 @@ from bench.scaling_limits import RESULTS
 from bench.scaling_sim import quantile
 from bench.setting import describe
 
-HOURS = 48.0  # of load
+HOURS = 200.0  # of load
 WORKERS = (1, 4, 16, 100)
 TARGETS = (10.0, 30.0, 60.0)  # seconds
 LATE = 0.01  # of the jobs may begin later
