@@ -62,9 +62,15 @@ class ScaledObject:
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
-        """Read a ScaledObject that names all but what its `behavior` leaves to the defaults."""
+        """Read a ScaledObject that names all but what its `behavior` leaves to the defaults.
+
+        Raises:
+            ValueError: its trigger is of another metric type, which this algorithm is not about.
+        """
         spec = manifest["spec"]
         (trigger,) = spec["triggers"]
+        if trigger["metricType"] != "AverageValue":
+            raise ValueError(f"metricType {trigger['metricType']}: only AverageValue is simulated")
         behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
         return cls(
             target=float(trigger["metadata"]["targetValue"]),

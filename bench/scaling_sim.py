@@ -158,6 +158,7 @@ def main() -> None:
     result = {
         **describe("bench.scaling_sim", "simpy", "numpy"),
         "job_seconds": job_seconds,
+        "overlay": asdict(scaling),
         "assumed": {"node_seconds": NODE_SECONDS, "image_seconds": IMAGE_SECONDS, "weights_seconds": WEIGHTS_SECONDS},
         "rows": rows,
         "gpus_that_each_part_carries": carried,
@@ -165,7 +166,7 @@ def main() -> None:
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     show(rows)
     for part, gpus in carried.items():
-        print(f"{part}: {gpus:,.0f} GPUs")
+        print(f"{part}: {int(gpus):,} GPUs")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The Kubernetes overlays as kubectl builds them, and what their objects say of one another."""
 
 import json
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -113,3 +114,12 @@ def environment(objects: list[Object], name: str) -> dict[str, str]:
         if "configMapRef" in source:
             values |= config_map(objects, source["configMapRef"]["name"])
     return values | {entry["name"]: entry["value"] for entry in found.get("env", []) if "value" in entry}
+
+
+def valkeys_megabytes(objects: list[Object]) -> int:
+    """Valkey's `maxmemory`, in MiB."""
+    (conf,) = [
+        found["data"]["valkey.conf"] for found in of_kind(objects, "ConfigMap") if "valkey.conf" in found["data"]
+    ]
+    (megabytes,) = re.findall(r"^maxmemory (\d+)mb$", conf, re.MULTILINE)
+    return int(megabytes)

@@ -1,11 +1,14 @@
 """The autoscalers decide as Kubernetes' and KEDA's documentation says, and the simulation draws every job once."""
 
+import copy
+import math
 from dataclasses import replace
 
 import pytest
 import yaml
 from kubernetes_objects import of_kind, overlay
 
+from bench import wait_targets
 from bench.autoscaler import Activator, Behavior, HorizontalPodAutoscaler, Policy, ScaledObject
 from bench.scaled_service import QUARTERS, Service, Start
 
@@ -154,3 +157,23 @@ def test_scaled_on_queued_jobs_alone_workers_are_taken_from_running_jobs_and_job
 def test_with_several_jobs_a_worker_as_target_they_are_taken_as_well() -> None:
     service = serve(replace(ONE_JOB_A_POD, target=8.0), STEADY, replicas=50)
     assert service.least_replicas < 40
+
+
+@pytest.mark.parametrize(("workers", "utilisation"), [(1, 0.7), (1, 0.9), (4, 0.9), (16, 0.95)])
+def test_jobs_that_are_alike_wait_about_half_as_long_as_erlangs(workers: int, utilisation: float) -> None:
+    alike = wait_targets.simulated_wait(workers, utilisation, job_seconds=1.0, hours=12)
+    mixed = wait_targets.erlang_wait(workers, utilisation, job_seconds=1.0)
+    assert 0.3 * mixed < alike < 0.7 * mixed
+
+
+def test_erlangs_formula_gives_the_textbooks_waits() -> None:
+    """With one server a job waits at all with the probability of its utilisation; with two at 0.5, of a third."""
+    assert wait_targets.erlang_wait(1, 0.5, 1.0) == pytest.approx(math.log(0.5 / 0.01) / 0.5)
+    assert wait_targets.erlang_wait(2, 0.5, 1.0) == pytest.approx(math.log(1 / 3 / 0.01))
+
+
+def test_what_is_simulated_stands_in_for_the_metric_type_that_it_is_about() -> None:
+    manifest = copy.deepcopy(of_kind(overlay("gpu-keda"), "ScaledObject")[0])
+    manifest["spec"]["triggers"][0]["metricType"] = "Value"  # would be as if there were one worker
+    with pytest.raises(ValueError, match="AverageValue"):
+        ScaledObject.from_manifest(manifest)

@@ -2,9 +2,9 @@
 
 import re
 import subprocess
-import sysconfig
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -22,12 +22,6 @@ STANDARD = {  # boto3's and OpenTelemetry's
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"),
 }
-
-
-def test_hadolint_has_nothing_to_say() -> None:
-    hadolint = Path(sysconfig.get_path("scripts"), "hadolint")
-    done = subprocess.run([hadolint, "deploy/docker/Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -57,9 +51,31 @@ def test_valkey_is_reached_by_api_and_worker_alone() -> None:
     assert NETWORKS["queue"]["internal"] is True
 
 
-def test_what_valkey_has_accepted_is_on_the_disk() -> None:
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize(
+    ("setting", "server", "port"), [("ZIMAGE_REDIS_URL", "valkey", 6379), ("ZIMAGE_S3_ENDPOINT", "seaweedfs", 8333)]
+)
+def test_servers_are_where_they_are_said_to_be(name: str, setting: str, server: str, port: int) -> None:
+    url = urlsplit(SERVERS[name]["environment"][setting])
+    assert (url.hostname, url.port) == (server, port)
+    assert set(SERVERS[name]["networks"]) & set(SERVERS[server]["networks"])
+
+
+def valkeys_options() -> dict[str, str]:
     words = SERVERS["valkey"]["command"][1:]
-    options = dict(zip(words[::2], words[1::2], strict=True))
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def test_valkey_takes_the_memory_that_the_docs_tell() -> None:
+    told = re.search(
+        r"Valkey's memory\]\(reliability\.md#memory\), (\d+) GB", (ROOT / "docs/operations.md").read_text()
+    )
+    assert told
+    assert valkeys_options()["--maxmemory"] == f"{told[1]}gb"
+
+
+def test_what_valkey_has_accepted_is_on_the_disk() -> None:
+    options = valkeys_options()
     assert options["--appendonly"] == "yes"
     assert options["--appendfsync"] == "always"
     assert options["--maxmemory-policy"] == "noeviction"
@@ -92,6 +108,14 @@ def test_what_fills_the_example_in_leaves_no_secret_empty() -> None:
     assert all(len(value) == 32 for value in secrets.values()), filled
     assert len(set(secrets.values())) == len(secrets)
     assert Settings(webhook_secret=f"whsec_{secrets['WEBHOOK_SECRET']}").webhook_secret  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["docker-compose.yml", ".env.example", "README.md"])
+def test_without_a_gpu_one_is_told_how_to_go_without_cuda(path: str) -> None:
+    assert SERVERS["worker"]["build"]["args"]["PIP_EXTRA_INDEX_URL"] == "${TORCH_INDEX_URL:-}"
+    words = re.sub(r"\W+", " ", (ROOT / path).read_text())
+    assert re.search(r"PyTorch s index of CPU builds pytorch org Get Started tells its address", words)
+    assert "TORCH_INDEX_URL" in words
 
 
 def test_images_of_others_have_a_version() -> None:

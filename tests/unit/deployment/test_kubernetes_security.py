@@ -59,12 +59,6 @@ def test_services_add_no_variables_that_look_like_settings(objects: list[Object]
     assert [title(found) for found in workloads(objects) if pod(found)["enableServiceLinks"]] == []
 
 
-def test_containers_have_requests_and_limits(objects: list[Object]) -> None:
-    for name, found in containers(objects):
-        for bound in ("requests", "limits"):
-            assert {"cpu", "memory"} <= found["resources"][bound].keys(), name
-
-
 def test_images_have_a_tag_that_stays(objects: list[Object]) -> None:
     for name, found in containers(objects):
         tag = re.fullmatch(r"[^:@]+:([0-9]+\.[0-9.]+)", found["image"])
