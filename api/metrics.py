@@ -1,6 +1,12 @@
 """The API's Prometheus metrics."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from jobs.client_store import Outcome
 
 CLIENT_LEFT = 499  # nginx's status for a request whose client left; nobody reads the answer, but the metrics tell
 
@@ -22,3 +28,22 @@ dead_letters = Gauge(
 )
 jobs = Gauge("zimage_jobs", "Jobs in Redis by status.", ["status"])
 oldest_queued_seconds = Gauge("zimage_oldest_queued_seconds", "Age of the oldest queued job; 0 when none waits.")
+
+
+class JobsEnded(Collector):
+    """A counter that Redis keeps: `counts` is what it has told last, empty while it does not answer."""
+
+    counts: Mapping[Outcome, int] = {}
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the counter (prometheus_client)."""
+        family = CounterMetricFamily(
+            "zimage_jobs_ended", "Jobs ended since the first one; every API tells the same.", labels=["outcome", "code"]
+        )
+        for outcome, count in self.counts.items():
+            family.add_metric(outcome, count)
+        yield family
+
+
+jobs_ended = JobsEnded()
+REGISTRY.register(jobs_ended)

@@ -70,12 +70,14 @@ async def get_metrics(services: ServicesDep) -> Response:
             metrics.webhooks_pending.set(await services.outbox.pending())
     except (RedisError, TimeoutError):
         metrics.jobs.clear()  # rather nothing than numbers from before
+        metrics.jobs_ended.counts = {}
         gauges = (metrics.workers, metrics.dead_letters, metrics.oldest_queued_seconds, metrics.webhooks_pending)
         for gauge in gauges:
             gauge.set(math.nan)
     else:
         for status, count in overview.counts.items():
             metrics.jobs.labels(status.value).set(count)
+        metrics.jobs_ended.counts = overview.ended
         metrics.workers.set(overview.workers)
         metrics.dead_letters.set(overview.dead_letters)
         metrics.oldest_queued_seconds.set(overview.oldest_queued_seconds)

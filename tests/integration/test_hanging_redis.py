@@ -21,7 +21,9 @@ def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         Stack(tmp_path_factory.mktemp("hanging"), workers=0) as own,
         httpx.Client(base_url=own.api_url, timeout=SCRAPE_TIMEOUT) as client,
     ):
-        assert "zimage_workers 0.0\n" in client.get("/metrics").text
+        told = client.get("/metrics").text
+        assert "zimage_workers 0.0\n" in told
+        assert 'zimage_jobs_ended_total{code="worker_lost",outcome="failed"} 0.0\n' in told
         valkey = own.pids()["valkey"]
         os.kill(valkey, signal.SIGSTOP)
         try:
@@ -36,6 +38,7 @@ def test_what_needs_no_redis_is_answered(http: httpx.Client) -> None:
         assert "zimage_http_request_seconds_count{" in told
         assert "zimage_workers NaN\n" in told
         assert "zimage_jobs{" not in told
+        assert "zimage_jobs_ended_total{" not in told
     assert http.get("/").text.startswith("<!doctype html>")
 
 

@@ -191,6 +191,8 @@ def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
     assert grown("zimage_http_request_seconds_count", route="/v1/jobs", method="POST", status="202") == 1
     assert grown("zimage_http_request_seconds_count", route="/v1/jobs/{job_id}", method="GET", status="200") == 1
     assert grown("zimage_jobs", status="succeeded") == 1
+    assert grown("zimage_jobs_ended_total", outcome="succeeded", code="") == 1
+    assert api["zimage_jobs_ended_total", frozenset({("outcome", "failed"), ("code", "device_error")})] == 0
     assert api["zimage_jobs", frozenset({("status", "queued")})] == 0
     assert api["zimage_oldest_queued_seconds", frozenset()] == 0
     assert api["zimage_workers", frozenset()] == 1
