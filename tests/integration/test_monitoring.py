@@ -44,7 +44,7 @@ def expressions() -> list[str]:
 
 def selectors(expression: str) -> set[str]:
     """The vector selectors of an expression: a metric's name, or a recorded one's, with its matchers."""
-    return set(re.findall(r"\b(?:up|zimage[a-z0-9_:]*)\b(?:\{[^}]*\})?", expression))
+    return set(re.findall(r"\b(?:up|process_start_time_seconds|zimage[a-z0-9_:]*)\b(?:\{[^}]*\})?", expression))
 
 
 @pytest.mark.parametrize("command", [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]])
@@ -104,6 +104,29 @@ def prometheus(busy_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> I
             yield http
         finally:
             process.terminate()
+
+
+def test_images_drawn_before_their_key_s_first_scrape_are_counted(busy_stack: Stack, prometheus: httpx.Client) -> None:
+    many = {"prompt": "a cat", "width": 64, "height": 64, "num_inference_steps": 1, "num_images": 8}
+    with httpx.Client(base_url=busy_stack.api_url, timeout=90) as api:
+        job = api.post("/v1/jobs", json=many).json()
+        assert api.get(job["urls"]["self"], headers={"Prefer": "wait=60"}).json()["status"] == "succeeded"
+
+    def told(expression: str) -> list[float]:
+        try:
+            return [float(series["value"][1]) for series in query(prometheus, expression) or []]
+        except httpx.TransportError:  # it is starting
+            return []
+
+    for metric in ("images", "pixels", "gpu_seconds"):
+        counted = sum(told(f"zimage_key_{metric}_total"))
+        deadline = time.monotonic() + START_SECONDS
+        while not (counted and told(f"zimage:key_{metric}:increase1h")):
+            assert time.monotonic() < deadline
+            time.sleep(SCRAPE_SECONDS)
+            counted = sum(told(f"zimage_key_{metric}_total"))
+        assert told(f"zimage:key_{metric}:increase1h") == [pytest.approx(counted, rel=0.1)]
+    assert told("zimage:images:rate5m") == [pytest.approx(8 / 300, rel=0.1)]
 
 
 def test_every_selector_finds_series(busy_stack: Stack, prometheus: httpx.Client) -> None:
