@@ -39,7 +39,8 @@ def rules() -> list[dict[str, Any]]:
 
 def expressions() -> list[str]:
     panels = [panel for path in DASHBOARDS for panel in json.loads(path.read_text())["panels"]]
-    return [rule["expr"] for rule in rules()] + [target["expr"] for panel in panels for target in panel["targets"]]
+    asked = [target["expr"].replace("$namespace", ".*") for panel in panels for target in panel["targets"]]
+    return [rule["expr"] for rule in rules()] + asked
 
 
 def selectors(expression: str) -> set[str]:
@@ -60,6 +61,13 @@ def test_each_alert_is_tested_firing_and_silent() -> None:
     ]
     alerts = [rule["alert"] for rule in rules() if "alert" in rule]
     assert {(alert, fires) for alert in alerts for fires in (True, False)} == set(tried)
+
+
+def test_a_namespace_s_numbers_are_mixed_with_no_other_s() -> None:
+    aggregated = [expression for expression in expressions() if re.search(r"\b(sum|max|min|avg|count)\b", expression)]
+    assert len(aggregated) > 20
+    mixed = r"(?<!:)\b(sum|max|min|avg|count)\b(?! by \(namespace\b)|\bon \((?!namespace\b)"
+    assert [expression for expression in aggregated if re.search(mixed, expression)] == []
 
 
 def test_each_alert_is_explained_to_the_operator() -> None:
