@@ -26,6 +26,8 @@ workers = Gauge("zimage_workers", "Workers alive.")
 dead_letters = Gauge(
     "zimage_dead_letters", "Jobs that lost worker after worker, until an operator retries or drops them."
 )
+redis_memory_used_bytes = Gauge("zimage_redis_memory_used_bytes", "Memory that Redis uses; NaN where it does not tell.")
+redis_memory_max_bytes = Gauge("zimage_redis_memory_max_bytes", "Redis' maxmemory; 0: it has none.")
 jobs = Gauge("zimage_jobs", "Jobs in Redis by status.", ["status"])
 oldest_queued_seconds = Gauge("zimage_oldest_queued_seconds", "Age of the oldest queued job; 0 when none waits.")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import redis.asyncio
+from redis.exceptions import ResponseError
 
 from jobs import scripts, telemetry
 from jobs.models import ERROR_CODES, Attempt, Job, JobInput, JobStatus, ModelCard
@@ -77,6 +78,13 @@ class Overview:
     oldest_queued_seconds: float
     counts: dict[JobStatus, int]
     ended: dict[Outcome, int]  # since the service's first job; those that never came about included, as 0
+
+
+class Memory(NamedTuple):
+    """Of Redis: bytes in use, and its `maxmemory` (0: it has none)."""
+
+    used: int
+    maximum: int
 
 
 class JobGoneError(LookupError):
@@ -239,6 +247,14 @@ class ClientStore:
         by_status = {JobStatus(status): count for status, count in _pairs(counts)}
         by_outcome = {Outcome(*outcome.split(":")): int(count) for outcome, count in _pairs(ended)}
         return Overview(workers, dead_letters, float(oldest), by_status, dict.fromkeys(_OUTCOMES, 0) | by_outcome)
+
+    async def memory(self) -> Memory | None:
+        """Return Redis' memory; None where it does not tell, as some managed ones."""
+        try:
+            info = await self._redis.info("memory")
+        except ResponseError:
+            return None
+        return Memory(info["used_memory"], info["maxmemory"])
 
     async def last_card(self) -> ModelCard | None:
         """Return the card of the worker heard last, None if there never was one."""

@@ -37,6 +37,7 @@ def test_what_needs_no_redis_is_answered(http: httpx.Client) -> None:
         told = http.get("/metrics").text
         assert "zimage_http_request_seconds_count{" in told
         assert "zimage_workers NaN\n" in told
+        assert "zimage_redis_memory_used_bytes NaN\n" in told
         assert "zimage_jobs{" not in told
         assert "zimage_jobs_ended_total{" not in told
     assert http.get("/").text.startswith("<!doctype html>")

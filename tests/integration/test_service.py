@@ -196,6 +196,8 @@ def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
     assert api["zimage_jobs", frozenset({("status", "queued")})] == 0
     assert api["zimage_oldest_queued_seconds", frozenset()] == 0
     assert api["zimage_workers", frozenset()] == 1
+    assert api["zimage_redis_memory_max_bytes", frozenset()] == 2**30
+    assert 0 < api["zimage_redis_memory_used_bytes", frozenset()] < 2**30
     assert api["zimage_dead_letters", frozenset()] == 0
 
 
