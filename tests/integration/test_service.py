@@ -166,6 +166,9 @@ def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
     assert grown("zimage_job_seconds_count", outcome="succeeded") == 1
     assert grown("zimage_job_seconds_sum", outcome="succeeded") == pytest.approx(job["timings"]["total"], abs=0.2)
     assert grown("zimage_queue_wait_seconds_count") == 1
+    for long in ("600.0", "3600.0"):  # a quantile of jobs that waited for long is no 5 minutes
+        assert grown("zimage_queue_wait_seconds_bucket", le=long) == 1
+        assert grown("zimage_job_seconds_bucket", outcome="succeeded", le=long) == 1
     assert grown("zimage_queue_wait_seconds_sum") == pytest.approx(job["timings"]["queue"], abs=1e-6)
     for stage in ("text_encode", "denoise", "decode", "png", "upload"):
         assert grown("zimage_stage_seconds_count", stage=stage) == 1
