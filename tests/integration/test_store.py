@@ -219,7 +219,9 @@ async def test_a_commit_sent_twice_is_answered_twice(queue: Queue) -> None:
     assert (await queue.client.overview()).counts[JobStatus.SUCCEEDED] == 1
 
 
-async def test_a_job_that_loses_three_workers_fails_and_is_a_dead_letter(queue: Queue) -> None:
+async def test_a_job_that_loses_three_workers_fails_and_is_a_dead_letter(
+    queue: Queue, caplog: pytest.LogCaptureFixture
+) -> None:
     await queue.submit("poison")
     await queue.submit("neighbour")
     queue.worker.reap()
@@ -231,6 +233,8 @@ async def test_a_job_that_loses_three_workers_fails_and_is_a_dead_letter(queue: 
     assert job.error is not None
     assert (job.error.code, job.error.retryable, job.attempt) == ("worker_lost", True, 3)
     assert queue.redis.zrange(f"{queue.settings.redis_prefix}dead", 0, -1) == ["poison"]
+    turns = [(line.__dict__["event"], line.__dict__.get("error")) for line in caplog.records if "lost its" in line.msg]
+    assert turns == [("job.queued", None), ("job.queued", None), ("job.failed", "worker_lost")]
     assert queue.claim().job.id == "neighbour"
 
 
