@@ -7,6 +7,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.problems import ProblemError, error_response
+from jobs.keys import RESERVED
+from jobs.logs import bound
 from jobs.settings import Settings
 
 
@@ -28,7 +30,8 @@ class HostGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request (ASGI)."""
         problem = self._problem(Headers(scope=scope)) if scope["type"] == "http" else None
-        await (error_response(scope, problem) if problem else self._app)(scope, receive, send)
+        with bound(key=RESERVED):  # whose the request is: where there are keys `Authentication` tells
+            await (error_response(scope, problem) if problem else self._app)(scope, receive, send)
 
     def _problem(self, headers: Headers) -> ProblemError | None:
         host, origin = headers.get("host", ""), headers.get("origin")

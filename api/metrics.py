@@ -1,6 +1,12 @@
 """The API's Prometheus metrics."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from jobs.client_store import Outcome
 
 CLIENT_LEFT = 499  # nginx's status for a request whose client left; nobody reads the answer, but the metrics tell
 
@@ -20,5 +26,26 @@ workers = Gauge("zimage_workers", "Workers alive.")
 dead_letters = Gauge(
     "zimage_dead_letters", "Jobs that lost worker after worker, until an operator retries or drops them."
 )
+redis_memory_used_bytes = Gauge("zimage_redis_memory_used_bytes", "Memory that Redis uses; NaN where it does not tell.")
+redis_memory_max_bytes = Gauge("zimage_redis_memory_max_bytes", "Redis' maxmemory; 0: it has none.")
 jobs = Gauge("zimage_jobs", "Jobs in Redis by status.", ["status"])
 oldest_queued_seconds = Gauge("zimage_oldest_queued_seconds", "Age of the oldest queued job; 0 when none waits.")
+
+
+class JobsEnded(Collector):
+    """A counter that Redis keeps: `counts` is what it has told last, empty while it does not answer."""
+
+    counts: Mapping[Outcome, int] = {}
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the counter (prometheus_client)."""
+        family = CounterMetricFamily(
+            "zimage_jobs_ended", "Jobs ended since the first one; every API tells the same.", labels=["outcome", "code"]
+        )
+        for outcome, count in self.counts.items():
+            family.add_metric(outcome, count)
+        yield family
+
+
+jobs_ended = JobsEnded()
+REGISTRY.register(jobs_ended)

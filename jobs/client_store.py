@@ -7,14 +7,15 @@ changed then, or the same call may simply be sent again.
 import base64
 import binascii
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import redis.asyncio
+from redis.exceptions import ResponseError
 
 from jobs import scripts, telemetry
-from jobs.models import Attempt, Job, JobInput, JobStatus, ModelCard
+from jobs.models import ERROR_CODES, Attempt, Job, JobInput, JobStatus, ModelCard
 from jobs.settings import Settings
 from jobs.trace_context import current_traceparent
 
@@ -55,6 +56,19 @@ class Found:
     place: Place | None
 
 
+class Outcome(NamedTuple):
+    """How a job ended; `code` is that of a failure's error, else empty."""
+
+    status: str
+    code: str = ""
+
+
+_OUTCOMES = (
+    *map(Outcome, (JobStatus.SUCCEEDED, JobStatus.CANCELED, JobStatus.EXPIRED)),
+    *(Outcome(JobStatus.FAILED, code) for code in ERROR_CODES),
+)
+
+
 @dataclass(frozen=True)
 class Overview:
     """The queue as a whole."""
@@ -63,6 +77,14 @@ class Overview:
     dead_letters: int
     oldest_queued_seconds: float
     counts: dict[JobStatus, int]
+    ended: dict[Outcome, int]  # since the service's first job; those that never came about included, as 0
+
+
+class Memory(NamedTuple):
+    """Of Redis: bytes in use, and its `maxmemory` (0: it has none)."""
+
+    used: int
+    maximum: int
 
 
 class JobGoneError(LookupError):
@@ -167,7 +189,7 @@ class ClientStore:
             case ["unknown"]:
                 raise JobUnknownError
         _, flat, before, *queue = answer
-        job = Job.from_record(dict(zip(flat[::2], flat[1::2], strict=True)))
+        job = Job.from_record(dict(_pairs(flat)))
         if before == "":
             return Found(job, None)
         work, rate, workers = float(queue[0]), float(queue[1]), int(queue[2])
@@ -220,15 +242,28 @@ class ClientStore:
         return answer
 
     async def overview(self) -> Overview:
-        """Return counts and the age of the oldest queued job."""
-        workers, dead_letters, oldest, *counts = await self._run("overview")
-        pairs = zip(counts[::2], counts[1::2], strict=True)
-        return Overview(workers, dead_letters, float(oldest), {JobStatus(status): count for status, count in pairs})
+        """Return counts, of queue and ended jobs, and the age of the oldest queued one."""
+        workers, dead_letters, oldest, counts, ended = await self._run("overview")
+        by_status = {JobStatus(status): count for status, count in _pairs(counts)}
+        by_outcome = {Outcome(*outcome.split(":")): int(count) for outcome, count in _pairs(ended)}
+        return Overview(workers, dead_letters, float(oldest), by_status, dict.fromkeys(_OUTCOMES, 0) | by_outcome)
+
+    async def memory(self) -> Memory | None:
+        """Return Redis' memory; None where it does not tell, as some managed ones."""
+        try:
+            info = await self._redis.info("memory")
+        except ResponseError:
+            return None
+        return Memory(info["used_memory"], info["maxmemory"])
 
     async def last_card(self) -> ModelCard | None:
         """Return the card of the worker heard last, None if there never was one."""
         card = await self._redis.get(f"{self._prefix}card")
         return ModelCard.model_validate_json(card) if card else None
+
+
+def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)
 
 
 def body_digest(job_input: JobInput) -> str:

@@ -171,6 +171,19 @@ class ImageRecord(BaseModel):
     key: str
 
 
+# What `JobError.code` may be: docs/reliability.md explains each.
+ERROR_CODES = (
+    "worker_lost",
+    "step_timeout",
+    "device_error",
+    "out_of_memory",
+    "storage_unavailable",
+    "deadline_exceeded",
+    "invalid_input",
+    "internal_error",
+)
+
+
 class JobError(BaseModel):
     """Why a job failed."""
 

@@ -42,11 +42,11 @@ def lost(job: Attempt, status: str, now: datetime) -> None:
         status: that the job has now.
         now: when that was noticed.
     """
+    error = JobError(code="worker_lost", message="its worker fell silent", retryable=True)
     with about(job):
-        more = {"event": f"job.{status}", "worker": job.worker}
+        more = {"event": f"job.{status}", "worker": job.worker, **({"error": error.code} if status == "failed" else {})}
         log.warning("job %s attempt %d lost its worker: now %s", job.id, job.attempt, status, extra=more)
     if job.started_at:
-        error = JobError(code="worker_lost", message="its worker fell silent", retryable=True)
         spans.attempted(job, (now - job.started_at).total_seconds(), "lost", error=error)
 
 

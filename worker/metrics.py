@@ -2,11 +2,13 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 300)
+_STAGE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 300)
+# A job may wait for long: what lies above the last bucket is told as that one.
+_JOB_SECONDS = (0.01, 0.05, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 
-job_seconds = Histogram("zimage_job_seconds", "Accepted to finished.", ["outcome"], buckets=_SECONDS)
-queue_wait_seconds = Histogram("zimage_queue_wait_seconds", "Accepted to claimed.", buckets=_SECONDS)
-stage_seconds = Histogram("zimage_stage_seconds", "Time of each stage of a job.", ["stage"], buckets=_SECONDS)
+job_seconds = Histogram("zimage_job_seconds", "Accepted to finished by this worker.", ["outcome"], buckets=_JOB_SECONDS)
+queue_wait_seconds = Histogram("zimage_queue_wait_seconds", "Accepted to claimed.", buckets=_JOB_SECONDS)
+stage_seconds = Histogram("zimage_stage_seconds", "Time of each stage of a job.", ["stage"], buckets=_STAGE_SECONDS)
 prompts_total = Counter("zimage_prompts_total", "Prompts by where their features came from.", ["features"])
 images_total = Counter("zimage_images_total", "Images committed.", ["size"])
 key_images_total = Counter("zimage_key_images_total", "Images committed, by API key.", ["key"])
@@ -26,7 +28,7 @@ job_attempts_total = Counter("zimage_job_attempts_total", "Attempts at jobs by h
 worker_info = Gauge("zimage_worker_info", "1; what this worker serves.", ["model", "device", "quantization"])
 
 # Series exist from the start, or the first failure would be no increase.
-for _outcome in ("succeeded", "failed", "canceled", "expired"):
+for _outcome in ("succeeded", "failed", "canceled"):
     job_seconds.labels(_outcome)
 for _server in ("redis", "s3"):
     server_errors_total.labels(_server)

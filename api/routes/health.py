@@ -67,16 +67,22 @@ async def get_metrics(services: ServicesDep) -> Response:
     try:
         async with asyncio.timeout(CHECK_SECONDS):  # Prometheus waits for 10 s, and then counts this process as dead
             overview = await services.store.overview()
+            memory = await services.store.memory()
             metrics.webhooks_pending.set(await services.outbox.pending())
     except (RedisError, TimeoutError):
         metrics.jobs.clear()  # rather nothing than numbers from before
+        metrics.jobs_ended.counts = {}
+        memory = None
         gauges = (metrics.workers, metrics.dead_letters, metrics.oldest_queued_seconds, metrics.webhooks_pending)
         for gauge in gauges:
             gauge.set(math.nan)
     else:
         for status, count in overview.counts.items():
             metrics.jobs.labels(status.value).set(count)
+        metrics.jobs_ended.counts = overview.ended
         metrics.workers.set(overview.workers)
         metrics.dead_letters.set(overview.dead_letters)
         metrics.oldest_queued_seconds.set(overview.oldest_queued_seconds)
+    metrics.redis_memory_used_bytes.set(memory.used if memory else math.nan)
+    metrics.redis_memory_max_bytes.set(memory.maximum if memory else math.nan)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

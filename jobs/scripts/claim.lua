@@ -6,7 +6,7 @@
 --       same number again gets the same job, so that one whose answer was lost on its way is not forgotten
 -- Returns the record (field, value, ...), {} when nothing waits, or {'alone'} when the best job wants the worker for itself;
 --       and the jobs that were found expired (see `attempt_of`)
--- Keys: job:{id}, pending, running, deadlines, ended, work, status:{status}, owner:{owner}[:{status}], worker:{id},
+-- Keys: job:{id}, pending, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}], worker:{id},
 --       webhooks, webhook:{event}, events
 local worker, lease, schema, alone, number = unpack(ARGV)
 local time = now()

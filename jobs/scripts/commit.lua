@@ -2,7 +2,7 @@
 -- running -> succeeded (or canceled, when its client asked for that first).
 -- ARGV: id, worker, attempt, images (JSON), stages (JSON), peak VRAM (bytes), warnings (JSON)
 -- Returns 'succeeded', 'canceled' or 'refused'
--- Keys: job:{id}, pending, running, deadlines, ended, work, status:{status}, owner:{owner}[:{status}], webhooks,
+-- Keys: job:{id}, pending, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}], webhooks,
 --       webhook:{event}, events
 local id, worker, attempt, images, stages, peak, warnings = unpack(ARGV)
 return settle(id, worker, attempt, 'succeeded',

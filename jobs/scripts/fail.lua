@@ -2,7 +2,7 @@
 -- running -> failed (or canceled, when its client asked for that first).
 -- ARGV: id, worker, attempt, error (JSON)
 -- Returns 'failed', 'canceled' or 'refused'
--- Keys: job:{id}, pending, running, deadlines, ended, work, status:{status}, owner:{owner}[:{status}], webhooks,
+-- Keys: job:{id}, pending, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}], webhooks,
 --       webhook:{event}, events
 local id, worker, attempt, error = unpack(ARGV)
 return settle(id, worker, attempt, 'failed', 'error', error)

@@ -6,6 +6,7 @@
 -- running                   zset    running ids by the end of their lease
 -- deadlines                 zset    queued ids by the time at which they expire
 -- ended                     zset    ended ids by the time at which they ended; later while they are being removed
+-- outcomes                  hash    succeeded, canceled, expired, failed:{code} -> jobs that ever ended so
 -- dead                      zset    ids failed as worker_lost (the dead letters), by time
 -- work                      hash    id -> pixels x steps x images, while queued or running
 -- status:{status}           zset    ids by accepted-at: counts, and the oldest
@@ -100,6 +101,8 @@ local function finish(id, status, ...)
   redis.call('HSET', job_key(id), 'finished_at', time, ...)
   redis.call('HDEL', key('work'), id)
   redis.call('ZADD', key('ended'), time, id)
+  local outcome = status == 'failed' and 'failed:' .. cjson.decode(get(id, 'error')).code or status
+  redis.call('HINCRBY', key('outcomes'), outcome, 1)
   enter(id, status)
   changed(id)
   tell_webhook(id)

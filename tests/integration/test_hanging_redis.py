@@ -1,9 +1,11 @@
 """A Redis that hangs, which no connection notices: the API answers all the same, and says so where it needs Redis."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,13 +17,20 @@ SUBMIT_TIMEOUT = 14.0  # of a client that is in a hurry
 
 
 @pytest.fixture(scope="module")
-def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hanging")
+
+
+@pytest.fixture(scope="module")
+def http(folder: Path) -> Iterator[httpx.Client]:
     """An API whose Redis was well, and hangs."""
     with (
-        Stack(tmp_path_factory.mktemp("hanging"), workers=0) as own,
+        Stack(folder, workers=0, env={"ZIMAGE_LOG_FORMAT": "json"}) as own,
         httpx.Client(base_url=own.api_url, timeout=SCRAPE_TIMEOUT) as client,
     ):
-        assert "zimage_workers 0.0\n" in client.get("/metrics").text
+        told = client.get("/metrics").text
+        assert "zimage_workers 0.0\n" in told
+        assert 'zimage_jobs_ended_total{code="worker_lost",outcome="failed"} 0.0\n' in told
         valkey = own.pids()["valkey"]
         os.kill(valkey, signal.SIGSTOP)
         try:
@@ -35,11 +44,13 @@ def test_what_needs_no_redis_is_answered(http: httpx.Client) -> None:
         told = http.get("/metrics").text
         assert "zimage_http_request_seconds_count{" in told
         assert "zimage_workers NaN\n" in told
+        assert "zimage_redis_memory_used_bytes NaN\n" in told
         assert "zimage_jobs{" not in told
+        assert "zimage_jobs_ended_total{" not in told
     assert http.get("/").text.startswith("<!doctype html>")
 
 
-def test_submits_are_refused_before_their_clients_give_up(http: httpx.Client) -> None:
+def test_submits_are_refused_before_their_clients_give_up(http: httpx.Client, folder: Path) -> None:
     def submit(path: str) -> httpx.Response:
         return http.post(path, json={"prompt": "a circle"}, timeout=SUBMIT_TIMEOUT)
 
@@ -48,3 +59,7 @@ def test_submits_are_refused_before_their_clients_give_up(http: httpx.Client) ->
         answers = list(clients.map(submit, many))
     assert {answer.status_code for answer in answers} == {503}
     assert all(answer.headers["Retry-After"].isdecimal() for answer in answers)
+    lines = [json.loads(line) for line in (folder / "logs" / "api.log").read_text().splitlines()]
+    told = [line for line in lines if line["message"].startswith("Redis is away")]
+    assert {line["request_id"] for line in told} == {answer.headers["X-Request-ID"] for answer in answers}
+    assert {line["key"] for line in told} == {"anonymous"}

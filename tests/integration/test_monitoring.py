@@ -39,12 +39,13 @@ def rules() -> list[dict[str, Any]]:
 
 def expressions() -> list[str]:
     panels = [panel for path in DASHBOARDS for panel in json.loads(path.read_text())["panels"]]
-    return [rule["expr"] for rule in rules()] + [target["expr"] for panel in panels for target in panel["targets"]]
+    asked = [target["expr"].replace("$namespace", ".*") for panel in panels for target in panel["targets"]]
+    return [rule["expr"] for rule in rules()] + asked
 
 
 def selectors(expression: str) -> set[str]:
     """The vector selectors of an expression: a metric's name, or a recorded one's, with its matchers."""
-    return set(re.findall(r"\b(?:up|zimage[a-z0-9_:]*)\b(?:\{[^}]*\})?", expression))
+    return set(re.findall(r"\b(?:up|process_start_time_seconds|zimage[a-z0-9_:]*)\b(?:\{[^}]*\})?", expression))
 
 
 @pytest.mark.parametrize("command", [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]])
@@ -60,6 +61,13 @@ def test_each_alert_is_tested_firing_and_silent() -> None:
     ]
     alerts = [rule["alert"] for rule in rules() if "alert" in rule]
     assert {(alert, fires) for alert in alerts for fires in (True, False)} == set(tried)
+
+
+def test_a_namespace_s_numbers_are_mixed_with_no_other_s() -> None:
+    aggregated = [expression for expression in expressions() if re.search(r"\b(sum|max|min|avg|count)\b", expression)]
+    assert len(aggregated) > 20
+    mixed = r"(?<!:)\b(sum|max|min|avg|count)\b(?! by \(namespace\b)|\bon \((?!namespace\b)"
+    assert [expression for expression in aggregated if re.search(mixed, expression)] == []
 
 
 def test_each_alert_is_explained_to_the_operator() -> None:
@@ -104,6 +112,29 @@ def prometheus(busy_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> I
             yield http
         finally:
             process.terminate()
+
+
+def test_images_drawn_before_their_key_s_first_scrape_are_counted(busy_stack: Stack, prometheus: httpx.Client) -> None:
+    many = {"prompt": "a cat", "width": 64, "height": 64, "num_inference_steps": 1, "num_images": 8}
+    with httpx.Client(base_url=busy_stack.api_url, timeout=90) as api:
+        job = api.post("/v1/jobs", json=many).json()
+        assert api.get(job["urls"]["self"], headers={"Prefer": "wait=60"}).json()["status"] == "succeeded"
+
+    def told(expression: str) -> list[float]:
+        try:
+            return [float(series["value"][1]) for series in query(prometheus, expression) or []]
+        except httpx.TransportError:  # it is starting
+            return []
+
+    for metric in ("images", "pixels", "gpu_seconds"):
+        counted = sum(told(f"zimage_key_{metric}_total"))
+        deadline = time.monotonic() + START_SECONDS
+        while not (counted and told(f"zimage:key_{metric}:increase1h")):
+            assert time.monotonic() < deadline
+            time.sleep(SCRAPE_SECONDS)
+            counted = sum(told(f"zimage_key_{metric}_total"))
+        assert told(f"zimage:key_{metric}:increase1h") == [pytest.approx(counted, rel=0.1)]
+    assert told("zimage:images:rate5m") == [pytest.approx(8 / 300, rel=0.1)]
 
 
 def test_every_selector_finds_series(busy_stack: Stack, prometheus: httpx.Client) -> None:

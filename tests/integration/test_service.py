@@ -175,6 +175,9 @@ def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
     assert grown("zimage_job_seconds_count", outcome="succeeded") == 1
     assert grown("zimage_job_seconds_sum", outcome="succeeded") == pytest.approx(job["timings"]["total"], abs=0.2)
     assert grown("zimage_queue_wait_seconds_count") == 1
+    for long in ("600.0", "3600.0"):  # a quantile of jobs that waited for long is no 5 minutes
+        assert grown("zimage_queue_wait_seconds_bucket", le=long) == 1
+        assert grown("zimage_job_seconds_bucket", outcome="succeeded", le=long) == 1
     assert grown("zimage_queue_wait_seconds_sum") == pytest.approx(job["timings"]["queue"], abs=1e-6)
     for stage in ("text_encode", "denoise", "decode", "png", "upload"):
         assert grown("zimage_stage_seconds_count", stage=stage) == 1
@@ -200,9 +203,13 @@ def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
     assert grown("zimage_http_request_seconds_count", route="/v1/jobs", method="POST", status="202") == 1
     assert grown("zimage_http_request_seconds_count", route="/v1/jobs/{job_id}", method="GET", status="200") == 1
     assert grown("zimage_jobs", status="succeeded") == 1
+    assert grown("zimage_jobs_ended_total", outcome="succeeded", code="") == 1
+    assert api["zimage_jobs_ended_total", frozenset({("outcome", "failed"), ("code", "device_error")})] == 0
     assert api["zimage_jobs", frozenset({("status", "queued")})] == 0
     assert api["zimage_oldest_queued_seconds", frozenset()] == 0
     assert api["zimage_workers", frozenset()] == 1
+    assert api["zimage_redis_memory_max_bytes", frozenset()] == 2**30
+    assert 0 < api["zimage_redis_memory_used_bytes", frozenset()] < 2**30
     assert api["zimage_dead_letters", frozenset()] == 0
 
 

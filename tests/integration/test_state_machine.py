@@ -168,6 +168,7 @@ class Jobs(RuleBasedStateMachine):
         self.forgiven: set[str] = set()  # ids of dead letters that were retried
         self.events: dict[str, Record] = {}  # that must be in the outbox
         self.dropped: set[str] = set()  # ids of dead letters that were dropped
+        self.ends: Counter[str] = Counter()  # of jobs, by status: deleted ones too, retried ones each time
         self.number = 0
 
         self.records: dict[str, Record] = {}
@@ -232,6 +233,7 @@ class Jobs(RuleBasedStateMachine):
 
     def will_end(self, job_id: str, status: str, **fields: str | EllipsisType) -> str:
         self.changes[job_id] = {"status": status, **fields}
+        self.ends[status] += 1
         return status
 
     def will_be_settled(self, claim: Claim, outcome: str, **fields: str | EllipsisType) -> str:
@@ -838,9 +840,13 @@ class Jobs(RuleBasedStateMachine):
 
         active = {job_id: str(self.inputs[job_id].work) for job_id in self.ids("queued", "running")}
         assert self.hashes.get("work", {}) == active
+        ends: Counter[str] = Counter()
+        for outcome, count in self.hashes.get("outcomes", {}).items():
+            ends[outcome.split(":")[0]] += int(count)
+        assert ends == self.ends
         workers = {f"worker:{worker}" for worker in {*self.last, *self.alive}}
         events = {f"webhook:{event}": record for event, record in self.events.items()}
-        assert self.hashes.keys() - {"work"} == workers | events.keys()
+        assert self.hashes.keys() - {"work", "outcomes"} == workers | events.keys()
         assert {name: self.hashes[name] for name in events} == events  # as the job ended, whatever became of it since
 
         gone = self.inputs.keys() - self.records.keys()

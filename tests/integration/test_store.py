@@ -17,7 +17,7 @@ from cli.stack import Stack
 from jobs.client_store import BadCursorError, ClientStore, JobGoneError, JobUnknownError, Submitted
 from jobs.doorbell import celery_app
 from jobs.images import ImageStore
-from jobs.models import SCHEMA_VERSION, ImageRecord, Job, JobError, JobInput, JobStatus, ModelCard
+from jobs.models import ERROR_CODES, SCHEMA_VERSION, ImageRecord, Job, JobError, JobInput, JobStatus, ModelCard
 from jobs.reaper import Reaper
 from jobs.redis_client import connect, connect_async
 from jobs.settings import Settings
@@ -219,7 +219,9 @@ async def test_a_commit_sent_twice_is_answered_twice(queue: Queue) -> None:
     assert (await queue.client.overview()).counts[JobStatus.SUCCEEDED] == 1
 
 
-async def test_a_job_that_loses_three_workers_fails_and_is_a_dead_letter(queue: Queue) -> None:
+async def test_a_job_that_loses_three_workers_fails_and_is_a_dead_letter(
+    queue: Queue, caplog: pytest.LogCaptureFixture
+) -> None:
     await queue.submit("poison")
     await queue.submit("neighbour")
     queue.worker.reap()
@@ -231,6 +233,8 @@ async def test_a_job_that_loses_three_workers_fails_and_is_a_dead_letter(queue: 
     assert job.error is not None
     assert (job.error.code, job.error.retryable, job.attempt) == ("worker_lost", True, 3)
     assert queue.redis.zrange(f"{queue.settings.redis_prefix}dead", 0, -1) == ["poison"]
+    turns = [(line.__dict__["event"], line.__dict__.get("error")) for line in caplog.records if "lost its" in line.msg]
+    assert turns == [("job.queued", None), ("job.queued", None), ("job.failed", "worker_lost")]
     assert queue.claim().job.id == "neighbour"
 
 
@@ -256,6 +260,42 @@ async def test_a_worker_that_ends_because_of_a_job_says_why(queue: Queue) -> Non
         assert queue.worker.lose(claim, error) == "refused"
     job = await queue.job("job_1")
     assert (job.status, job.error, job.losses) == (JobStatus.FAILED, error, 3)
+
+
+async def test_every_end_of_a_job_is_counted_once_whoever_ends_it(queue: Queue) -> None:
+    overview = await queue.client.overview()
+    codes = {outcome.code for outcome in overview.ended if outcome.status == "failed"}
+    assert {outcome.status for outcome in overview.ended} == {"succeeded", "failed", "canceled", "expired"}
+    assert codes == set(ERROR_CODES)
+    assert set(overview.ended.values()) == {0}
+
+    for job_id in ("canceled", "late", "drawn", "lost", "broken", "too large"):
+        await queue.submit(job_id)
+    await queue.client.cancel("canceled", OWNER)
+    queue.redis.zadd(f"{queue.settings.redis_prefix}deadlines", {"late": 1})
+    queue.worker.expire()
+    drawn = queue.claim()
+    for _ in range(2):  # the first answer was lost
+        queue.commit(drawn)
+    await queue.client.delete("drawn", OWNER)
+    queue.worker.reap()
+    for _ in range(3):
+        queue.claim()
+        queue.end_leases()
+        queue.worker.reap()
+    for _ in range(3):
+        queue.worker.lose(queue.claim(), JobError(code="device_error", message="x", retryable=True))
+    queue.worker.fail(queue.claim(), JobError(code="unheard_of", message='"code":"y"', retryable=False))
+
+    ended = (await queue.client.overview()).ended
+    assert {":".join(outcome): count for outcome, count in ended.items() if count} == {
+        "succeeded:": 1,
+        "canceled:": 1,
+        "expired:": 1,
+        "failed:worker_lost": 1,
+        "failed:device_error": 1,
+        "failed:unheard_of": 1,
+    }
 
 
 async def test_a_claim_whose_answer_was_lost_gets_the_same_job_again(queue: Queue) -> None:
@@ -411,7 +451,7 @@ async def test_a_deleted_service_leaves_nothing_behind(queue: Queue) -> None:
         key.removeprefix(queue.settings.redis_prefix)
         for key in queue.redis.scan_iter(f"{queue.settings.redis_prefix}*")
     }
-    assert left == {"clock", "tombstone:job_0", "tombstone:job_1", "tombstone:job_2"}
+    assert left == {"clock", "outcomes", "tombstone:job_0", "tombstone:job_1", "tombstone:job_2"}
 
 
 async def test_another_owner_sees_and_changes_nothing(queue: Queue) -> None:

@@ -1,11 +1,13 @@
-"""The README says what the code says."""
+"""The README, and what it points to, says what the code says."""
 
 import re
 from pathlib import Path
 
+from jobs.models import ERROR_CODES
 from jobs.settings import markdown_table
 
 README = Path(__file__).parents[2] / "README.md"
+RELIABILITY = README.parent / "docs" / "reliability.md"
 
 
 def test_the_settings_table_is_the_class() -> None:
@@ -18,3 +20,7 @@ def test_the_settings_table_is_the_class() -> None:
 def test_linked_files_are_there() -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", README.read_text()):
         assert (README.parent / target).exists(), target
+
+
+def test_each_code_of_a_failed_job_is_explained() -> None:
+    assert re.findall(r"^ +\| `(\w+)` \|", RELIABILITY.read_text(), re.M) == list(ERROR_CODES)
