@@ -141,10 +141,7 @@ def test_a_prompt_longer_than_the_model_reads_is_drawn_with_a_warning(http: http
 
 
 def test_a_negative_prompt_without_guidance_is_not_ignored_silently(http: httpx.Client) -> None:
-    told = [
-        draw(http, negative_prompt="blue", guidance_scale=scale, num_inference_steps=1)
-        for scale in (0, 2)
-    ]
+    told = [draw(http, negative_prompt="blue", guidance_scale=scale, num_inference_steps=1) for scale in (0, 2)]
     assert [len(job["warnings"]) for job in told] == [1, 0]
     assert "guidance_scale" in told[0]["warnings"][0]
 
