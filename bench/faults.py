@@ -87,8 +87,9 @@ def terminate_worker(scene: Scene, target: int) -> None:
         os.kill(pid, signal.SIGCONT)
         told.add(pid)
         scene.wait_for_progress(2)
-    scene.notes["sigterms"] = len(told)
-    scene.notes["handed_back"] = sum(line["outcome"] == "queued" for line in scene.load.notes("requeues.jsonl"))
+    handed_back = sum(line["outcome"] == "queued" for line in scene.load.notes("requeues.jsonl"))
+    assert handed_back >= len(told) / 2, f"{handed_back} jobs were handed back by {len(told)} workers"
+    scene.notes |= {"sigterms": len(told), "handed_back": handed_back}
 
 
 def lose_messages(scene: Scene, target: int) -> None:
@@ -367,7 +368,8 @@ class Fault:
     marks: tuple[Mark, ...] = ()
     alone: bool = False  # nothing else is submitted while it acts
     unfenced: bool = False
-    back_within: float | None = None  # seconds from the end of an outage to 90 % of the throughput before it
+    # An outage: seconds from its end to 90 % of the throughput before it. What was drawn meanwhile is not drawn again.
+    back_within: float | None = None
 
     def with_act(self, act: Callable[[Scene, int], None]) -> "Fault":
         """Return the same fault with something else done."""

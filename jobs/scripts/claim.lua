@@ -6,8 +6,8 @@
 --       same number again gets the same job, so that one whose answer was lost on its way is not forgotten
 -- Returns the record (field, value, ...), {} when nothing waits, or {'alone'} when the best job wants the worker for itself;
 --       and the jobs that were found expired (see `attempt_of`)
--- Keys: job:{id}, pending, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}], worker:{id},
---       webhooks, webhook:{event}, events
+-- Keys: job:{id}, pending, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}],
+--       worker:{id}, webhooks, webhook:{event}, events
 local worker, lease, schema, alone, number = unpack(ARGV)
 local time = now()
 local worker_key = key('worker:' .. worker)
@@ -20,7 +20,9 @@ end
 local expired = {}
 for _, id in ipairs(redis.call('ZRANGE', key('pending'), 0, 99)) do
   local deadline, job_schema, losses = get(id, 'deadline', 'schema', 'losses')
-  if tonumber(deadline) <= time then
+  if not known(id) then
+    -- nothing to do
+  elseif tonumber(deadline) <= time then
     finish(id, 'expired')
     expired[#expired + 1] = attempt_of(id)
   elseif tonumber(job_schema) <= tonumber(schema) then

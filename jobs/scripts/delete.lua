@@ -2,10 +2,11 @@
 -- ended -> gone, with a tombstone that tells 410 from 404 for a while. The caller has removed the images.
 -- ARGV: id, owner ('' for any), seconds that the tombstone lasts
 -- Returns 'deleted', 'active' or 'unknown'
--- Keys: job:{id}, ended, dead, status:{status}, owner:{owner}[:{status}], tombstone:{id}
+-- Keys: job:{id}, pending, deadlines, running, ended, dead, work, status:{status}, owner:{owner}[:{status}], tombstone:{id}
 local id, owner, tombstone_ttl = unpack(ARGV)
 local status, job_owner, created = get(id, 'status', 'owner', 'created_at')
 
+if owner == '' and not known(id) then return 'unknown' end
 if not job_owner or (owner ~= '' and owner ~= job_owner) then return 'unknown' end
 if status == 'queued' or status == 'running' then return 'active' end
 index('ZREM', id, status, created, job_owner)

@@ -3,9 +3,11 @@
 -- Returns the expired jobs (see `attempt_of`)
 -- Keys: job:{id}, pending, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}], webhooks,
 --       webhook:{event}, events
-local expired = redis.call('ZRANGEBYSCORE', key('deadlines'), '-inf', integer(now()), 'LIMIT', 0, 100)
-for n, id in ipairs(expired) do
-  finish(id, 'expired')
-  expired[n] = attempt_of(id)
+local expired = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('deadlines'), '-inf', integer(now()), 'LIMIT', 0, 100)) do
+  if known(id) then
+    finish(id, 'expired')
+    expired[#expired + 1] = attempt_of(id)
+  end
 end
 return expired

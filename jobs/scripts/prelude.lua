@@ -73,6 +73,20 @@ local function leave(id)
   redis.call('ZREM', key('running'), id)
 end
 
+-- Whether a record is there. Where it is not (a Redis that evicts, a key that was deleted by hand) its id leaves what is
+-- walked through, so that it holds up no other job.
+local function known(id)
+  if get(id, 'status') then return true end
+  redis.call('ZREM', key('pending'), id)
+  redis.call('ZREM', key('deadlines'), id)
+  redis.call('ZREM', key('running'), id)
+  redis.call('ZREM', key('ended'), id)
+  redis.call('ZREM', key('status:queued'), id)
+  redis.call('ZREM', key('status:running'), id)
+  redis.call('HDEL', key('work'), id)
+  return false
+end
+
 -- queued: into the claim order, at its first place there
 local function queue(id)
   local score, deadline = get(id, 'score', 'deadline')

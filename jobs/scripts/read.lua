@@ -23,7 +23,7 @@ if before > EXACT then work = work * before / EXACT end
 
 for _, running in ipairs(redis.call('ZRANGE', key('running'), 0, EXACT - 1)) do
   local step, total = get(running, 'step', 'total')
-  local left = 1 - (tonumber(step) or 0) / tonumber(total)
+  local left = total and 1 - (tonumber(step) or 0) / tonumber(total) or 0
   work = work + left * (tonumber(redis.call('HGET', key('work'), running)) or 0)
 end
 

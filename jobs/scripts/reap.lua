@@ -20,8 +20,10 @@ end
 
 local outcomes = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('running'), '-inf', integer(time), 'LIMIT', 0, 100)) do
-  local lost = attempt_of(id)
-  outcomes[#outcomes + 1] = {lost, lose(id, max_losses, error)}
+  if known(id) then
+    local lost = attempt_of(id)
+    outcomes[#outcomes + 1] = {lost, lose(id, max_losses, error)}
+  end
 end
 
 -- A worker that fell silent a while ago is not coming back: ids are new at every start.

@@ -35,6 +35,12 @@ def wait_until_back(http: httpx.Client) -> None:
             time.sleep(0.1)
 
 
+def test_a_job_that_waits_for_too_long_expires_though_no_worker_lives(own: Stack) -> None:
+    with httpx.Client(base_url=own.api_url, timeout=60) as http:
+        url = http.post("/v1/jobs", json={**JOB, "timeout_seconds": 1}).json()["urls"]["self"]
+        assert http.get(url, headers={"Prefer": "wait=60"}).json()["status"] == "expired"
+
+
 def test_who_waits_is_answered_before_the_end(own: Stack) -> None:
     def jobs(http: httpx.Client) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = http.get("/v1/jobs").json()["jobs"]

@@ -15,7 +15,7 @@ import redis.asyncio
 
 from cli.stack import Stack
 from jobs.client_store import BadCursorError, ClientStore, JobGoneError, JobUnknownError, Submitted
-from jobs.doorbell import celery_app
+from jobs.doorbell import celery_app, messages_key
 from jobs.images import ImageStore
 from jobs.models import ERROR_CODES, SCHEMA_VERSION, ImageRecord, Job, JobError, JobInput, JobStatus, ModelCard
 from jobs.reaper import Reaper
@@ -582,6 +582,30 @@ async def test_a_full_redis_still_lets_go_of_what_is_old(
 
     with pytest.raises(JobGoneError):
         await asyncio.wait_for(until_gone(), 30)
+
+
+async def test_a_record_that_is_gone_holds_up_no_other_job(queue: Queue) -> None:
+    for job_id in ("job_1", "job_2", "job_3", "job_4"):
+        await queue.submit(job_id)
+    queue.claim("worker-1")
+    queue.claim("worker-2")
+    queue.redis.delete(*(f"{queue.settings.redis_prefix}job:{job_id}" for job_id in ("job_1", "job_3")))
+    assert (await queue.client.get("job_4", OWNER)).place is not None
+    queue.worker.reap()  # from now on the reaper knows when it last looked
+    queue.end_leases()
+    assert queue.worker.reap() == {"job_2": "queued"}
+    assert [queue.claim("worker-3").job.id for _ in range(2)] == ["job_2", "job_4"]
+    assert queue.try_claim("worker-3") is None
+    assert queue.worker.pending() == 0
+
+
+async def test_the_reaper_rings_for_jobs_whose_message_was_lost(queue: Queue) -> None:
+    for job_id in ("job_1", "job_2", "job_3"):
+        await queue.submit(job_id)
+    reaper = Reaper(queue.redis, ImageStore(queue.settings), celery_app(queue.settings), queue.settings)
+    for _ in range(2):
+        reaper.tick()
+        assert queue.redis.llen(messages_key(queue.settings)) == 3
 
 
 @pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
