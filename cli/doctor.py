@@ -33,10 +33,10 @@ class Finding:
     message: str
 
 
-def doctor(as_json: options.Json = False) -> None:
+def doctor(as_json: options.Json = False, data: options.Running = None) -> None:
     """Check this machine, the settings, Redis, S3 and the model; exit code 1 if a check fails."""
     findings = []
-    for finding in _examine():
+    for finding in _examine(data):
         findings.append(finding)
         if not as_json:
             print(f"{finding.level:<5} {finding.check:<9} {finding.message}", flush=True)
@@ -46,12 +46,12 @@ def doctor(as_json: options.Json = False) -> None:
         raise typer.Exit(ExitCode.REFUSED)
 
 
-def _examine() -> Iterator[Finding]:
+def _examine(data: Path | None) -> Iterator[Finding]:
     yield Finding("python", "ok", platform.python_version())
     yield from _torch()
     yield from _disk()
     try:
-        settings = load_settings()
+        settings = load_settings(data)
     except UserError as error:
         yield Finding("settings", "fail", str(error))
         return

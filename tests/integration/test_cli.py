@@ -150,14 +150,17 @@ def test_generate_prints_json(zimage: Shell) -> None:
 
 
 def test_doctor_finds_a_healthy_stack_and_a_wrong_address(stack: Stack, tmp_path: Path) -> None:
-    doctor = Shell(tmp_path, stack.environ())
-    findings = {(finding["check"], finding["level"]) for finding in doctor.json("doctor")}
-    assert {("redis", "ok"), ("s3", "ok"), ("model", "ok"), ("settings", "ok")} <= findings
+    told = Shell(tmp_path, {}).json("doctor", "--data", str(stack.data_dir))
+    findings = {(finding["check"], finding["level"]) for finding in told}
+    assert {("redis", "ok"), ("s3", "ok"), ("settings", "ok")} <= findings
     assert not {level for check, level in findings if check in ("redis", "s3")} - {"ok"}
 
-    printed = doctor("doctor", code=1, ZIMAGE_REDIS_URL="redis://:hidden@127.0.0.1:1", ZIMAGE_S3_BUCKET="nowhere")
+    printed = Shell(tmp_path, stack.environ())(
+        "doctor", code=1, ZIMAGE_REDIS_URL="redis://:hidden@127.0.0.1:1", ZIMAGE_S3_BUCKET="nowhere"
+    )
     failed = [line.split()[1] for line in printed.splitlines() if line.startswith("fail")]
     assert failed == ["redis", "s3"]
+    assert "\nok    model " in printed
     assert "ZIMAGE_REDIS_URL" in printed
     assert "hidden" not in printed
 
