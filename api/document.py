@@ -99,10 +99,10 @@ SUBMITTED: Sequence[Error] = [
     (415, "unsupported_content_encoding", "the body's Content-Encoding is gzip: send it as it is, without one"),
     (422, "invalid_request", "/prompt: String should have at least 1 character"),
     (422, "idempotency_key_reused", "this Idempotency-Key came with another body before: take a new key for a new job"),
-    (429, "rate_limited", "key mine may submit 60 jobs a minute: send it again after Retry-After"),
+    (429, "rate_limited", "key mine may submit 60 jobs a minute: send it again in 12 s"),
     (429, "too_many_jobs", "key mine may have 8 jobs queued or running: wait for one to end, or cancel one"),
     AWAY,
-    (503, "queue_full", "10000 jobs are waiting already: send it again later"),
+    (503, "queue_full", "10000 jobs are waiting already: send it again in 7 s"),
 ]
 
 _REQUEST_ID: Headers = {

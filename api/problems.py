@@ -112,8 +112,12 @@ def unavailable(
     code: str, detail: str, seconds: float = RETRY_SECONDS, headers: Mapping[str, str] | None = None
 ) -> ProblemError:
     """Return a 503 that says when to come back."""
-    retry = {"Retry-After": str(max(1, math.ceil(seconds)))}
-    return ProblemError(503, code, detail, headers={**retry, **(headers or {})})
+    return ProblemError(503, code, detail, headers={"Retry-After": str(whole(seconds)), **(headers or {})})
+
+
+def whole(seconds: float) -> int:
+    """Return seconds as `Retry-After` can tell them: whole ones, rather later than too early, and never none."""
+    return max(1, math.ceil(seconds))
 
 
 _HEADERS = {

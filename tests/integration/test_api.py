@@ -468,7 +468,7 @@ def full(servers: Stack) -> Iterator[tuple[TestClient, WorkerStore]]:
 
 @pytest.mark.parametrize(
     ("seconds_per_job", "told"),
-    [(None, "5"), (7.0, "7"), (0.02, "1"), (7200.0, "600")],
+    [(None, "later"), (7.0, "in 7 s"), (0.02, "in 1 s"), (7200.0, "in 600 s")],
     ids=["no rate is known", "measured", "quick", "slow"],
 )
 def test_a_full_queue_tells_when_to_come_back(
@@ -480,7 +480,8 @@ def test_a_full_queue_tells_when_to_come_back(
         worker.heartbeat("worker-1", card, JobInput(**SMALL).work / seconds_per_job, [])
     refused = http.post("/v1/jobs", json=SMALL)
     check_problem(refused, 503, "queue_full")
-    assert refused.headers["retry-after"] == told
+    assert refused.json()["detail"].endswith(f": send it again {told}")
+    assert refused.headers["retry-after"] == (told.split()[1] if seconds_per_job else "5")
     assert http.get("/v1/queue").json()["queued"] == 2
 
     assert worker.claim("worker-1", 0, alone=True)  # one leaves the queue

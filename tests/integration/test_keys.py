@@ -231,6 +231,7 @@ def test_a_rate_is_kept_and_told(guarded: Guarded) -> None:
     assert refused.headers["ratelimit-policy"] == '"submits";q=3;w=60'
     assert 1 <= int(refused.headers["retry-after"]) <= 20
     assert refused.json()["code"] == "rate_limited"
+    assert refused.json()["detail"].endswith(f": send it again in {refused.headers['retry-after']} s")
     with guarded.http("bob") as http:
         assert http.post("/v1/jobs", json=SMALL, headers=key).status_code == 202
 
