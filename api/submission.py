@@ -96,12 +96,8 @@ async def submit(
 
 
 async def _check_limits(services: Services, job_input: JobInput) -> None:
-    limits = (await served_model(services)).sizes
-    errors = [
-        FieldError(pointer=f"/{side}", detail=f"the served model draws {limits.min_size} to {limits.max_size} pixels")
-        for side in ("width", "height")
-        if not limits.min_size <= getattr(job_input, side) <= limits.max_size
-    ]
+    refusals = (await served_model(services)).sizes.refusals(job_input)
+    errors = [FieldError(pointer=f"/{side}", detail=told) for side, told in refusals.items()]
     if job_input.work > services.settings.max_work:
         detail = (
             f"pixels × steps × images is {job_input.work:,}; "

@@ -30,6 +30,7 @@ ERRORS = openai_error_responses(
     (422, "invalid_request", "quality: there is one quality: leave it out"),
     FAULT,
     (500, "out_of_memory", "job job_… failed: the GPU has too little memory for this job: ask for a smaller size"),
+    (503, "resolver_unavailable", "/webhook_url: hooks.example can't be resolved now: send the request again"),
     (503, "storage_unavailable", "job job_… is done, but its images can't be read now: fetch them at /v1/jobs/job_…"),
     (503, "closing", "this process of the service is ending: send the request again"),
     (504, "job_expired", "job job_… was not started in time"),
@@ -58,7 +59,7 @@ async def generate_images(
     served = await served_model(services)
     if body.model is not None:
         served.check_name(body.model)
-    job_input = body.job_input(served.sizes.default_size)
+    job_input = body.job_input(served.sizes)
     submission = await submit(services, owner, key, job_input, idempotency_key)
     job_id = submission.found.job.id
     found = await unless_disconnected(request, ended(services, job_id, owner))
