@@ -137,6 +137,11 @@ JOB_LINKS = {
 IMAGE_LINKS = {"get_image": _job_link("get_image", index="$response.body#/images/0/index")}
 
 
+def has_limits(errors: Iterable[Error]) -> bool:
+    """Tell whether these are a submit's errors: nothing but a submit is counted, and told what a key's rate leaves."""
+    return any(status == 429 for status, *_ in errors)
+
+
 def error_responses(
     media_type: str,
     model: type[BaseModel],

@@ -4,7 +4,17 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from api.document import CHALLENGE, RATE_LIMIT, REPLAYED, RETRY_AFTER, SHOULD_RETRY, Error, Responses, error_responses
+from api.document import (
+    CHALLENGE,
+    RATE_LIMIT,
+    REPLAYED,
+    RETRY_AFTER,
+    SHOULD_RETRY,
+    Error,
+    Responses,
+    error_responses,
+    has_limits,
+)
 
 # What OpenAI's clients call below /v1, whether it is here or not.
 _RESOURCES = frozenset(
@@ -61,8 +71,9 @@ def error_body(status: int, code: str, detail: str, fields: Sequence[tuple[str, 
 
 
 _WAITED = {**RATE_LIMIT, **REPLAYED, **SHOULD_RETRY}
-_HEADERS = {
-    401: CHALLENGE,
+_HEADERS = {401: CHALLENGE, 503: RETRY_AFTER}
+_SUBMIT_HEADERS = {
+    **_HEADERS,
     409: _WAITED,
     422: RATE_LIMIT,
     429: {**RETRY_AFTER, **RATE_LIMIT},
@@ -75,4 +86,5 @@ _HEADERS = {
 def openai_error_responses(*errors: Error) -> Responses:
     """Return the OpenAPI entries of the errors that a route answers with, given as status, code and message."""
     examples = [(*error[:2], error_body(*error).model_dump()) for error in errors]
-    return error_responses("application/json", OpenAIErrorBody, examples, _HEADERS)
+    headers = _SUBMIT_HEADERS if has_limits(errors) else _HEADERS
+    return error_responses("application/json", OpenAIErrorBody, examples, headers)

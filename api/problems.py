@@ -16,7 +16,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from api import openai_errors
-from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, Error, Responses, error_responses
+from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, Error, Responses, error_responses, has_limits
 from jobs.client_store import JobGoneError, JobUnknownError
 
 log = logging.getLogger(__name__)
@@ -120,8 +120,9 @@ def whole(seconds: float) -> int:
     return max(1, math.ceil(seconds))
 
 
-_HEADERS = {
-    401: CHALLENGE,
+_HEADERS = {401: CHALLENGE, 503: RETRY_AFTER}
+_SUBMIT_HEADERS = {
+    **_HEADERS,
     422: RATE_LIMIT,
     429: {**RETRY_AFTER, **RATE_LIMIT},
     503: {**RETRY_AFTER, **RATE_LIMIT},
@@ -135,7 +136,7 @@ def problem_responses(*errors: Error) -> Responses:
         return _problem(error, request_id="3f9c1e8a4b7d42d0a1c5e6f7").model_dump(exclude_none=True)
 
     examples = [(status, code, example(ProblemError(status, code, detail))) for status, code, detail in errors]
-    return error_responses(MEDIA_TYPE, Problem, examples, _HEADERS)
+    return error_responses(MEDIA_TYPE, Problem, examples, _SUBMIT_HEADERS if has_limits(errors) else _HEADERS)
 
 
 def _pointer(location: tuple[Any, ...]) -> str:

@@ -438,6 +438,18 @@ def test_health_and_the_contract_are_served(http: httpx.Client) -> None:
     assert {"/v1/images/generations", "/v1/models", "/v1/models/{model}"} <= set(paths)
 
 
+def test_the_contract_names_no_header_that_can_not_come(http: httpx.Client) -> None:
+    of_submits = {"RateLimit", "RateLimit-Policy", "Idempotent-Replayed", "X-Should-Retry"}
+    named = {
+        f"{method} {path}"
+        for path, operations in http.get("/openapi.json").json()["paths"].items()
+        for method, operation in operations.items()
+        for response in operation["responses"].values()
+        if of_submits & response["headers"].keys()
+    }
+    assert named == {"post /v1/jobs", "post /v1/images/generations"}
+
+
 def test_the_queue_tells_its_demand(http: httpx.Client) -> None:
     jobs = [submit(http, **LONG) for _ in range(4)]
     overview = http.get("/v1/queue").json()
