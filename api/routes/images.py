@@ -71,7 +71,7 @@ async def generate_images(
             return Response(status_code=CLIENT_LEFT)
         detail = "this process of the service is ending: send the request again"
         raise unavailable("closing", detail, seconds=1, headers=submission.headers)
-    _check_success(found.job, submission.headers)
+    _check_success(found.job, submission.headers, again=idempotency_key is None)
     try:
         content = await asyncio.to_thread(_answer, found.job, body.response_format or "b64_json", services.images)
     except (BotoCoreError, ClientError):
@@ -80,8 +80,14 @@ async def generate_images(
     return Response(content, media_type="application/json", headers=submission.headers)
 
 
-def _check_success(job: Job, headers: dict[str, str]) -> None:
-    """Raise what a job's end means to a client that waited for its images, with these headers."""
+def _check_success(job: Job, headers: dict[str, str], *, again: bool) -> None:
+    """Raise what a job's end means to a client that waited for its images.
+
+    Args:
+        job: that has ended.
+        headers: of the answer.
+        again: whether the same request makes another job; with an `Idempotency-Key` it is answered with this one.
+    """
     final = {**headers, **FINAL}
     match job.status:
         case JobStatus.CANCELED:
@@ -90,9 +96,9 @@ def _check_success(job: Job, headers: dict[str, str]) -> None:
             raise ProblemError(504, "job_expired", f"job {job.id} was not started in time", headers=final)
     if job.error:
         late = job.error.code == "deadline_exceeded"
-        again = {**headers, "X-Should-Retry": "true"} if job.error.retryable and not late else final
+        retry = {**headers, "X-Should-Retry": "true"} if again and job.error.retryable and not late else final
         detail = f"job {job.id} failed: {job.error.message}"
-        raise ProblemError(504 if late else 500, job.error.code, detail, headers=again)
+        raise ProblemError(504 if late else 500, job.error.code, detail, headers=retry)
 
 
 def _answer(job: Job, response_format: str, images: ImageStore) -> bytes:

@@ -435,13 +435,14 @@ def test_a_webhook_is_told_too(servers: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "status", "code", "again"),
+    ("end", "idempotency", "status", "code", "again"),
     [
-        (cancel, 409, "job_canceled", "false"),
-        (fail, 500, "device_error", "true"),
-        (time_out, 504, "deadline_exceeded", "false"),
-        (lose_the_images, 503, "storage_unavailable", "false"),
-        (close, 503, "closing", None),
+        (cancel, {}, 409, "job_canceled", "false"),
+        (fail, {}, 500, "device_error", "true"),
+        (fail, {"Idempotency-Key": "mine"}, 500, "device_error", "false"),  # the same failed job would be told again
+        (time_out, {}, 504, "deadline_exceeded", "false"),
+        (lose_the_images, {}, 503, "storage_unavailable", "false"),
+        (close, {}, 503, "closing", None),
     ],
 )
 def test_who_waited_in_vain_is_told_what_the_rate_leaves(
@@ -449,6 +450,7 @@ def test_who_waited_in_vain_is_told_what_the_rate_leaves(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     end: Callable[[Service, TestClient], None],
+    idempotency: dict[str, str],
     status: int,
     code: str,
     again: str | None,
@@ -460,7 +462,8 @@ def test_who_waited_in_vain_is_told_what_the_rate_leaves(
     with service(servers) as own, ThreadPoolExecutor(1) as pool:
         settings = own.settings.model_copy(update={"api_keys_file": file})
         with TestClient(create_app(settings), headers=bearer) as http:
-            waiting = pool.submit(http.post, "/v1/images/generations", json={"prompt": "a cat", "size": "64x64"})
+            body = {"prompt": "a cat", "size": "64x64"}
+            waiting = pool.submit(http.post, "/v1/images/generations", json=body, headers=idempotency)
             wait_until(lambda: http.get("/v1/jobs").json()["jobs"])
             end(own, http)
             answer = waiting.result()
