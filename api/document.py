@@ -71,8 +71,10 @@ SHOULD_RETRY: Headers = {
 STREAMED: Headers = {**CACHE_CONTROL, "X-Accel-Buffering": _header("Keeps nginx from holding events back.", "no")}
 
 FAULT: Error = (500, "internal_error", "this is a fault of the service: report it with the request_id")
+REPEATED: Error = (400, "repeated_header", "Idempotency-Key came more than once: send it once")
 AWAY: Error = (503, "queue_unavailable", "the queue can't be reached: send the request again")
 UNKEYED: Sequence[Error] = [
+    REPEATED,
     (
         403,
         "forbidden_host",
@@ -91,6 +93,7 @@ KEYED: Sequence[Error] = [
     AWAY,
 ]
 SUBMITTED: Sequence[Error] = [
+    REPEATED,
     (400, "malformed_json", "the body is not valid JSON: Expecting value"),
     (408, "body_timeout", "the body did not come within 20 s: send again"),
     (410, "job_gone", "the job was deleted or is past its retention"),

@@ -180,7 +180,8 @@ def is_served(scope: Scope) -> bool:
 
 def _allowed_methods(scope: Scope) -> list[str]:
     """All of a path's methods: Starlette itself names those of the first route there alone."""
-    return [method for method in HTTPMethod if is_served({**scope, "method": method})]
+    allowed = [method for method in HTTPMethod if is_served({**scope, "method": method})]
+    return sorted({*allowed, HTTPMethod.HEAD} if HTTPMethod.GET in allowed else allowed)
 
 
 def install_problem_handlers(app: FastAPI) -> None:

@@ -3,11 +3,13 @@
 Only of a full queue the app alone is asked, in this process: a worker would empty it.
 """
 
+import contextlib
 import gzip
 import json
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx
@@ -177,7 +179,45 @@ def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
     check_problem(http.options("/", extensions={"target": b"*"}), 404, "not_found")
     refused = http.put("/v1/jobs")
     check_problem(refused, 405, "method_not_allowed")
-    assert refused.headers["allow"] == "GET, POST"
+    assert refused.headers["allow"] == "GET, HEAD, POST"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/v1/jobs", "/nothing"]
+)
+def test_head_is_answered_as_get_without_the_body(http: httpx.Client, path: str) -> None:
+    head, get = http.head(path), http.get(path)
+    assert (head.status_code, head.headers["content-type"]) == (get.status_code, get.headers["content-type"])
+    assert head.content == b""
+    assert int(head.headers["content-length"]) > 0
+
+
+def test_head_of_what_follows_a_job_does_not_wait_for_it(http: httpx.Client) -> None:
+    job = submit(http, **LONG)
+    head = http.head(job["urls"]["events"])
+    assert (head.status_code, head.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+    assert http.get(job["urls"]["self"]).json()["status"] in ("queued", "running")
+    http.post(job["urls"]["cancel"])
+    wait(http, job)
+
+
+def test_head_where_only_post_is_served_is_405(http: httpx.Client) -> None:
+    refused = http.head("/v1/images/generations")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize(("name", "values"), [("Host", ["localhost", "evil.example"]), ("Idempotency-Key", ["1", "2"])])
+def test_what_is_said_twice_is_refused(http: httpx.Client, name: str, values: list[str]) -> None:
+    connection = HTTPConnection(http.base_url.host, http.base_url.port or 80, timeout=30)
+    with contextlib.closing(connection):
+        connection.putrequest("GET", "/v1/jobs", skip_host=name == "Host")  # no other client sends them
+        for value in values:
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        problem = json.loads(answer.read())
+    assert (answer.status, problem["code"]) == (400, "repeated_header")
+    assert problem["detail"] == f"{name} came more than once: send it once"
 
 
 @pytest.mark.parametrize(
@@ -191,6 +231,7 @@ def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
         "cursor=",
         "cursor=LTU",
         "cursor=OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5",
+        "statuss=queued",
     ],
 )
 def test_bad_query_parameters_are_named(http: httpx.Client, query: str) -> None:
