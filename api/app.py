@@ -13,9 +13,11 @@ from api.auth import Authentication
 from api.bell import Bell
 from api.deps import Services
 from api.document import KEYED, UNKEYED, openapi
+from api.head import Head
 from api.hosts import HostGuard
-from api.middleware import BodyGuard, RequestId
+from api.middleware import BodyGuard, RequestId, SingleHeaders
 from api.openai_errors import OpenAIErrorBody, openai_error_responses
+from api.parameters import known_parameters
 from api.problems import Problem, install_problem_handlers, problem_responses
 from api.routes import docs, health, images, jobs, models, playground, queue
 from api.routes.jobs import JobPage
@@ -92,12 +94,16 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(Authentication, keys=keys)
     else:
         app.add_middleware(HostGuard, settings=settings)
+    app.add_middleware(SingleHeaders)
     app.add_middleware(RequestId)
+    app.add_middleware(Head)
     install_problem_handlers(app)
     # It only says so in the OpenAPI document: `Authentication` is what looks at the key.
     bearer = Depends(HTTPBearer(auto_error=False, description="an API key, where the service has any"))
-    for module in (jobs, queue):
-        app.include_router(module.router, dependencies=[bearer], responses=problem_responses(*KEYED))
+    app.include_router(
+        jobs.router, dependencies=[bearer, Depends(known_parameters)], responses=problem_responses(*KEYED)
+    )
+    app.include_router(queue.router, dependencies=[bearer], responses=problem_responses(*KEYED))
     for module in (images, models):
         app.include_router(module.router, dependencies=[bearer], responses=openai_error_responses(*KEYED))
     for module in (health, playground, docs):

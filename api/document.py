@@ -71,8 +71,10 @@ SHOULD_RETRY: Headers = {
 STREAMED: Headers = {**CACHE_CONTROL, "X-Accel-Buffering": _header("Keeps nginx from holding events back.", "no")}
 
 FAULT: Error = (500, "internal_error", "this is a fault of the service: report it with the request_id")
+REPEATED: Error = (400, "repeated_header", "Idempotency-Key came more than once: send it once")
 AWAY: Error = (503, "queue_unavailable", "the queue can't be reached: send the request again")
 UNKEYED: Sequence[Error] = [
+    REPEATED,
     (
         403,
         "forbidden_host",
@@ -91,6 +93,7 @@ KEYED: Sequence[Error] = [
     AWAY,
 ]
 SUBMITTED: Sequence[Error] = [
+    REPEATED,
     (400, "malformed_json", "the body is not valid JSON: Expecting value"),
     (408, "body_timeout", "the body did not come within 20 s: send again"),
     (410, "job_gone", "the job was deleted or is past its retention"),
@@ -99,10 +102,10 @@ SUBMITTED: Sequence[Error] = [
     (415, "unsupported_content_encoding", "the body's Content-Encoding is gzip: send it as it is, without one"),
     (422, "invalid_request", "/prompt: String should have at least 1 character"),
     (422, "idempotency_key_reused", "this Idempotency-Key came with another body before: take a new key for a new job"),
-    (429, "rate_limited", "key mine may submit 60 jobs a minute: send it again after Retry-After"),
+    (429, "rate_limited", "key mine may submit 60 jobs a minute: send it again in 12 s"),
     (429, "too_many_jobs", "key mine may have 8 jobs queued or running: wait for one to end, or cancel one"),
     AWAY,
-    (503, "queue_full", "10000 jobs are waiting already: send it again later"),
+    (503, "queue_full", "10000 jobs are waiting already: send it again in 7 s"),
 ]
 
 _REQUEST_ID: Headers = {
@@ -135,6 +138,11 @@ JOB_LINKS = {
     **{operation: _job_link(operation) for operation in ("cancel_job", "delete_job", "job_events")},
 }
 IMAGE_LINKS = {"get_image": _job_link("get_image", index="$response.body#/images/0/index")}
+
+
+def has_limits(errors: Iterable[Error]) -> bool:
+    """Tell whether these are a submit's errors: nothing but a submit is counted, and told what a key's rate leaves."""
+    return any(status == 429 for status, *_ in errors)
 
 
 def error_responses(

@@ -2,7 +2,7 @@
 
 import math
 
-from api.problems import RETRY_SECONDS, ProblemError
+from api.problems import RETRY_SECONDS, ProblemError, whole
 from jobs.client_store import Submitted
 from jobs.keys import ApiKey
 
@@ -24,10 +24,10 @@ def limit_headers(key: ApiKey | None, submitted: Submitted) -> dict[str, str]:
 def limit_exceeded(key: ApiKey, submitted: Submitted) -> ProblemError:
     """Return the 429 for a submit that was `too_fast` or `too_many`."""
     if submitted.outcome == "too_fast":
-        code, seconds = "rate_limited", submitted.retry_seconds or RETRY_SECONDS
-        detail = f"key {key.name} may submit {key.rate} jobs a minute: send it again after Retry-After"
+        code, seconds = "rate_limited", whole(submitted.retry_seconds or RETRY_SECONDS)
+        detail = f"key {key.name} may submit {key.rate} jobs a minute: send it again in {seconds} s"
     else:
         code, seconds = "too_many_jobs", RETRY_SECONDS
         detail = f"key {key.name} may have {key.in_flight} jobs queued or running: wait for one to end, or cancel one"
-    headers = {"Retry-After": str(max(1, math.ceil(seconds))), **limit_headers(key, submitted)}
+    headers = {"Retry-After": str(seconds), **limit_headers(key, submitted)}
     return ProblemError(429, code, detail, headers=headers)

@@ -1,4 +1,4 @@
-"""What happens to every request before a route sees it: id, metrics, size and type of the body."""
+"""What happens to every request before a route sees it: id, metrics, repeated headers, size and type of the body."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 class RequestId:
     """Gives every request an id, the client's `X-Request-ID` where it sends one, and tells it in the answer.
 
-    The outermost layer; it measures the time too, and sees to it that logs tell of the id and the trace.
+    The outermost layer but `Head`; it measures the time too, and sees to it that logs tell of the id and the trace.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -67,6 +67,26 @@ class RequestId:
                 route = getattr(scope.get("route"), "path", "unmatched")
                 seconds = time.monotonic() - start
                 metrics.http_request_seconds.labels(route, scope["method"], status).observe(seconds)
+
+
+class SingleHeaders:
+    """Refuses requests that say twice what can mean one thing only (400): each layer might take another one for it."""
+
+    NAMES = ("Host", "Idempotency-Key")
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request (ASGI)."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            for name in self.NAMES:
+                if len(headers.getlist(name)) > 1:
+                    problem = ProblemError(400, "repeated_header", f"{name} came more than once: send it once")
+                    await error_response(scope, problem)(scope, receive, send)
+                    return
+        await self._app(scope, receive, send)
 
 
 class BodyGuard:

@@ -4,13 +4,22 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from api.document import CHALLENGE, RATE_LIMIT, REPLAYED, RETRY_AFTER, SHOULD_RETRY, Error, Responses, error_responses
+from api.document import (
+    CHALLENGE,
+    RATE_LIMIT,
+    REPLAYED,
+    RETRY_AFTER,
+    SHOULD_RETRY,
+    Error,
+    Responses,
+    error_responses,
+    has_limits,
+)
 
 # What OpenAI's clients call below /v1, whether it is here or not.
 _RESOURCES = frozenset(
     ("audio", "batches", "chat", "completions", "embeddings", "files", "images", "models", "moderations", "responses")
 )
-_PARAMETERS = {"width": "size", "height": "size"}  # a job's field by the name that OpenAI's request has for it
 
 
 class OpenAIError(BaseModel):
@@ -45,7 +54,7 @@ def error_body(status: int, code: str, detail: str, fields: Sequence[tuple[str, 
     Args:
         status: of the answer.
         code: stable word for programs.
-        detail: sentence for people; where there are fields, theirs are told instead, by the names that OpenAI has.
+        detail: sentence for people; where there are fields, theirs are told instead.
         fields: JSON pointer (or name) of each field that is wrong, and what is wrong with it.
     """
     match status:
@@ -55,20 +64,16 @@ def error_body(status: int, code: str, detail: str, fields: Sequence[tuple[str, 
             kind = "rate_limit_error"
         case _:
             kind = "invalid_request_error" if status < 500 else "server_error"
-    named = dict.fromkeys((_parameter(pointer), told) for pointer, told in fields)  # width and height are one size
+    named = [(pointer.removeprefix("/").replace("/", ": "), told) for pointer, told in fields]
     message = "; ".join(f"{name or 'the body'}: {told}" for name, told in named) or detail
-    param = next((name for name, _ in named), None)
+    param = fields[0][0].removeprefix("/").partition("/")[0] or None if fields else None
     return OpenAIErrorBody(error=OpenAIError(message=message, type=kind, param=param, code=code))
 
 
-def _parameter(pointer: str) -> str | None:
-    name = pointer.removeprefix("/").partition("/")[0]
-    return _PARAMETERS.get(name, name) or None
-
-
 _WAITED = {**RATE_LIMIT, **REPLAYED, **SHOULD_RETRY}
-_HEADERS = {
-    401: CHALLENGE,
+_HEADERS = {401: CHALLENGE, 503: RETRY_AFTER}
+_SUBMIT_HEADERS = {
+    **_HEADERS,
     409: _WAITED,
     422: RATE_LIMIT,
     429: {**RETRY_AFTER, **RATE_LIMIT},
@@ -81,4 +86,5 @@ _HEADERS = {
 def openai_error_responses(*errors: Error) -> Responses:
     """Return the OpenAPI entries of the errors that a route answers with, given as status, code and message."""
     examples = [(*error[:2], error_body(*error).model_dump()) for error in errors]
-    return error_responses("application/json", OpenAIErrorBody, examples, _HEADERS)
+    headers = _SUBMIT_HEADERS if has_limits(errors) else _HEADERS
+    return error_responses("application/json", OpenAIErrorBody, examples, headers)

@@ -15,7 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from jobs.models import JobInput, JobOptions, NumImages
+from api.problems import FieldError, invalid_request
+from jobs.models import JobInput, JobOptions, NumImages, SizeLimits, WebhookUrl
 
 EXAMPLE: dict[str, JsonValue] = {
     "model": "Tongyi-MAI/Z-Image-Turbo",
@@ -47,6 +48,7 @@ def _boolean(wanted: bool) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+NO_SIDE = _or("a picture's sides are said in size, such as 1024x1024")
 SIZE = Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$", json_schema_extra={"format": "image-size"})
 
 
@@ -64,9 +66,12 @@ class ImagesRequest(JobOptions):
         Annotated[str, SIZE] | None,
         _or("say WIDTHxHEIGHT in pixels, such as 1024x1024, or auto"),
     ] = Field("auto", description="`WxH` in pixels, multiples of 16; `auto`: the square that suits the served model.")
+    width: Annotated[None, NO_SIDE] = None
+    height: Annotated[None, NO_SIDE] = None
     response_format: Literal["b64_json", "url"] | None = Field(
         "b64_json", description="`url`: presigned, so it needs no credentials, and it ends after a while."
     )
+    webhook_url: WebhookUrl = None
     user: str | None = Field(None, description="Your name for who asked: becomes the pair `user` of `metadata`.")
     quality: Annotated[
         Literal["auto", "standard"] | None,
@@ -93,28 +98,32 @@ class ImagesRequest(JobOptions):
             raise ValueError("user becomes the pair `user` of metadata, which has one already: send one of them")
         return self
 
-    def job_input(self, default_size: int) -> JobInput:
+    def job_input(self, sizes: SizeLimits) -> JobInput:
         """Return the job that was asked for.
 
         Args:
-            default_size: side of the square that `auto` is, in pixels.
+            sizes: what the served model draws.
 
         Raises:
             RequestValidationError: no job can be like that.
+            ProblemError: its size is not one of those.
         """
-        width, height = default_size, default_size
+        width, height = sizes.default_size, sizes.default_size
         if self.size not in (None, "auto"):
             width, height = map(int, self.size.split("x"))
-        options = self.model_dump(include=set(JobOptions.model_fields))
+        options = self.model_dump(include={*JobOptions.model_fields, "webhook_url"})
         if self.user is not None:
             options["metadata"] |= {"user": self.user}
         try:
-            return JobInput(**options, width=width, height=height, num_images=self.n or 1)
+            job_input = JobInput(**options, width=width, height=height, num_images=self.n or 1)
         except ValidationError as error:
-            # The metadata was right as it came, so if it is wrong now that is the user's doing.
-            places = [("user",) if item["loc"][0] == "metadata" else item["loc"] for item in error.errors()]
-            errors = [{**item, "loc": ("body", *place)} for item, place in zip(error.errors(), places, strict=True)]
+            # All else was right as it came. The metadata too, so if it is wrong now that is the user's doing.
+            places = {"width": ("size", "width"), "height": ("size", "height"), "metadata": ("user",)}
+            errors = [{**item, "loc": ("body", *places[str(item["loc"][0])])} for item in error.errors()]
             raise RequestValidationError(errors) from None
+        if refusals := sizes.refusals(job_input):
+            raise invalid_request([FieldError(pointer=f"/size/{side}", detail=told) for side, told in refusals.items()])
+        return job_input
 
 
 class ImageData(BaseModel):

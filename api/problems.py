@@ -16,7 +16,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from api import openai_errors
-from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, Error, Responses, error_responses
+from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, Error, Responses, error_responses, has_limits
 from jobs.client_store import JobGoneError, JobUnknownError
 
 log = logging.getLogger(__name__)
@@ -112,12 +112,17 @@ def unavailable(
     code: str, detail: str, seconds: float = RETRY_SECONDS, headers: Mapping[str, str] | None = None
 ) -> ProblemError:
     """Return a 503 that says when to come back."""
-    retry = {"Retry-After": str(max(1, math.ceil(seconds)))}
-    return ProblemError(503, code, detail, headers={**retry, **(headers or {})})
+    return ProblemError(503, code, detail, headers={"Retry-After": str(whole(seconds)), **(headers or {})})
 
 
-_HEADERS = {
-    401: CHALLENGE,
+def whole(seconds: float) -> int:
+    """Return seconds as `Retry-After` can tell them: whole ones, rather later than too early, and never none."""
+    return max(1, math.ceil(seconds))
+
+
+_HEADERS = {401: CHALLENGE, 503: RETRY_AFTER}
+_SUBMIT_HEADERS = {
+    **_HEADERS,
     422: RATE_LIMIT,
     429: {**RETRY_AFTER, **RATE_LIMIT},
     503: {**RETRY_AFTER, **RATE_LIMIT},
@@ -131,7 +136,7 @@ def problem_responses(*errors: Error) -> Responses:
         return _problem(error, request_id="3f9c1e8a4b7d42d0a1c5e6f7").model_dump(exclude_none=True)
 
     examples = [(status, code, example(ProblemError(status, code, detail))) for status, code, detail in errors]
-    return error_responses(MEDIA_TYPE, Problem, examples, _HEADERS)
+    return error_responses(MEDIA_TYPE, Problem, examples, _SUBMIT_HEADERS if has_limits(errors) else _HEADERS)
 
 
 def _pointer(location: tuple[Any, ...]) -> str:
@@ -175,7 +180,8 @@ def is_served(scope: Scope) -> bool:
 
 def _allowed_methods(scope: Scope) -> list[str]:
     """All of a path's methods: Starlette itself names those of the first route there alone."""
-    return [method for method in HTTPMethod if is_served({**scope, "method": method})]
+    allowed = [method for method in HTTPMethod if is_served({**scope, "method": method})]
+    return sorted({*allowed, HTTPMethod.HEAD} if HTTPMethod.GET in allowed else allowed)
 
 
 def install_problem_handlers(app: FastAPI) -> None:

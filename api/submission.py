@@ -11,7 +11,7 @@ from api import metrics
 from api.addresses import AddressError, ResolverError
 from api.deps import Services
 from api.limits import limit_exceeded, limit_headers
-from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_request, unavailable
+from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_request, unavailable, whole
 from api.served_model import served_model
 from jobs.client_store import Found, body_digest
 from jobs.keys import ApiKey
@@ -79,8 +79,10 @@ async def submit(
         raise limit_exceeded(key, submitted)
     headers = limit_headers(key, submitted)
     if submitted.job_id is None:
-        detail = f"{services.settings.queue_limit} jobs are waiting already: send it again later"
-        seconds = min(submitted.retry_seconds or RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        known = submitted.retry_seconds
+        seconds = min(known or RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        when = f"in {whole(seconds)} s" if known else "later"
+        detail = f"{services.settings.queue_limit} jobs are waiting already: send it again {when}"
         raise unavailable("queue_full", detail, seconds, headers)
     if submitted.outcome == "mismatch":
         detail = "this Idempotency-Key came with another body before: take a new key for a new job"
@@ -94,12 +96,8 @@ async def submit(
 
 
 async def _check_limits(services: Services, job_input: JobInput) -> None:
-    limits = (await served_model(services)).sizes
-    errors = [
-        FieldError(pointer=f"/{side}", detail=f"the served model draws {limits.min_size} to {limits.max_size} pixels")
-        for side in ("width", "height")
-        if not limits.min_size <= getattr(job_input, side) <= limits.max_size
-    ]
+    refusals = (await served_model(services)).sizes.refusals(job_input)
+    errors = [FieldError(pointer=f"/{side}", detail=told) for side, told in refusals.items()]
     if job_input.work > services.settings.max_work:
         detail = (
             f"pixels × steps × images is {job_input.work:,}; "

@@ -172,4 +172,6 @@ def _problem(response: httpx.Response) -> ServiceError:
     except (ValueError, KeyError, TypeError):
         detail = f"{response.url} answered {response.status_code} {response.reason_phrase}"
         return ServiceError(response.status_code, "unexpected_answer", detail, request_id)
+    if code == "invalid_api_key":  # of headers only programs know
+        detail = "the service wants a valid API key: name one with --key or ZIMAGE_API_KEY"
     return ServiceError(response.status_code, code, detail, problem.get("request_id", request_id))

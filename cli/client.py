@@ -61,6 +61,10 @@ class ZImageClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections, as the end of a `with` does."""
         self._http.close()
         self._storage.close()
 
@@ -157,6 +161,10 @@ class AsyncZImageClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections, as the end of an `async with` does."""
         await self._http.aclose()
         await self._storage.aclose()
 

@@ -81,17 +81,19 @@ class KeysFile:
         """Add a key and return it: it can't be read again later. Makes the file where there is none.
 
         Raises:
-            KeysFileError: the name is taken or can't be one, or the file is broken, can't be written or can't keep its
-                owner.
+            KeysFileError: the name is taken, reserved or can't be one, or the file is broken, can't be written or
+                can't keep its owner.
         """
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         try:
             key = ApiKey(name=name, sha256=digest(secret), rate=rate, in_flight=in_flight, created_at=datetime.now(UTC))
         except ValidationError:
             raise KeysFileError(f"{name}: a name has up to 64 letters, digits, '.', '_' and '-'") from None
+        if name == RESERVED:
+            raise KeysFileError(f"{name}: the name is reserved for a service without keys: take another one")
         with self._locked():
             keys = self.read() if self._path.exists() else []
-            if name == RESERVED or any(other.name == name for other in keys):
+            if any(other.name == name for other in keys):
                 raise KeysFileError(f"{self._path}: there is a key {name} already: revoke it, or take another name")
             self._write([*keys, key])
         return secret

@@ -82,10 +82,18 @@ Int = Annotated[int, _Number]
 # Bounds first, or the JSON schema of `… | None` has none.
 NumImages = Annotated[int, Field(ge=1, le=MAX_IMAGES), _Number]
 WebhookUrl = Annotated[
-    str,
-    StringConstraints(max_length=2048),
-    AfterValidator(_webhook_url),
-    Field(json_schema_extra={"format": "uri"}),
+    Annotated[
+        str,
+        StringConstraints(max_length=2048),
+        AfterValidator(_webhook_url),
+        Field(json_schema_extra={"format": "uri"}),
+    ]
+    | None,
+    Field(
+        description="Told when the job has ended (see the webhook `job.ended`); http or https, "
+        "port 80, 443 or one from 1024 on, public addresses only.",
+        examples=[None],
+    ),
 ]
 Prompt = Annotated[
     str,
@@ -141,12 +149,7 @@ class JobInput(JobOptions):
     width: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
     height: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
     num_images: NumImages = 1
-    webhook_url: WebhookUrl | None = Field(
-        None,
-        description="Told when the job has ended (see the webhook `job.ended`); http or https, "
-        "port 80, 443 or one from 1024 on, public addresses only.",
-        examples=[None],
-    )
+    webhook_url: WebhookUrl = None
 
     @property
     def work(self) -> int:
@@ -267,6 +270,12 @@ class SizeLimits(BaseModel):
     min_size: int
     max_size: int
     default_size: int = 1024  # cards of workers from before it was told have none
+
+    def refusals(self, job_input: JobInput) -> dict[str, str]:
+        """Return what is wrong with `width` and `height`, each where it is."""
+        told = f"the served model draws {self.min_size} to {self.max_size} pixels"
+        sides = {"width": job_input.width, "height": job_input.height}
+        return {side: told for side, pixels in sides.items() if not self.min_size <= pixels <= self.max_size}
 
 
 class ModelCard(SizeLimits):

@@ -30,6 +30,7 @@ ERRORS = openai_error_responses(
     (422, "invalid_request", "quality: there is one quality: leave it out"),
     FAULT,
     (500, "out_of_memory", "job job_… failed: the GPU has too little memory for this job: ask for a smaller size"),
+    (503, "resolver_unavailable", "/webhook_url: hooks.example can't be resolved now: send the request again"),
     (503, "storage_unavailable", "job job_… is done, but its images can't be read now: fetch them at /v1/jobs/job_…"),
     (503, "closing", "this process of the service is ending: send the request again"),
     (504, "job_expired", "job job_… was not started in time"),
@@ -58,7 +59,7 @@ async def generate_images(
     served = await served_model(services)
     if body.model is not None:
         served.check_name(body.model)
-    job_input = body.job_input(served.sizes.default_size)
+    job_input = body.job_input(served.sizes)
     submission = await submit(services, owner, key, job_input, idempotency_key)
     job_id = submission.found.job.id
     found = await unless_disconnected(request, ended(services, job_id, owner))
@@ -70,7 +71,7 @@ async def generate_images(
             return Response(status_code=CLIENT_LEFT)
         detail = "this process of the service is ending: send the request again"
         raise unavailable("closing", detail, seconds=1, headers=submission.headers)
-    _check_success(found.job, submission.headers)
+    _check_success(found.job, submission.headers, again=idempotency_key is None)
     try:
         content = await asyncio.to_thread(_answer, found.job, body.response_format or "b64_json", services.images)
     except (BotoCoreError, ClientError):
@@ -79,8 +80,14 @@ async def generate_images(
     return Response(content, media_type="application/json", headers=submission.headers)
 
 
-def _check_success(job: Job, headers: dict[str, str]) -> None:
-    """Raise what a job's end means to a client that waited for its images, with these headers."""
+def _check_success(job: Job, headers: dict[str, str], *, again: bool) -> None:
+    """Raise what a job's end means to a client that waited for its images.
+
+    Args:
+        job: that has ended.
+        headers: of the answer.
+        again: whether the same request makes another job; with an `Idempotency-Key` it is answered with this one.
+    """
     final = {**headers, **FINAL}
     match job.status:
         case JobStatus.CANCELED:
@@ -89,9 +96,9 @@ def _check_success(job: Job, headers: dict[str, str]) -> None:
             raise ProblemError(504, "job_expired", f"job {job.id} was not started in time", headers=final)
     if job.error:
         late = job.error.code == "deadline_exceeded"
-        again = {**headers, "X-Should-Retry": "true"} if job.error.retryable and not late else final
+        retry = {**headers, "X-Should-Retry": "true"} if again and job.error.retryable and not late else final
         detail = f"job {job.id} failed: {job.error.message}"
-        raise ProblemError(504 if late else 500, job.error.code, detail, headers=again)
+        raise ProblemError(504 if late else 500, job.error.code, detail, headers=retry)
 
 
 def _answer(job: Job, response_format: str, images: ImageStore) -> bytes:

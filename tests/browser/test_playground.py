@@ -20,6 +20,7 @@ from selenium.webdriver.support.ui import Select
 
 from cli.stack import Stack
 from jobs.keys import KeysFile
+from jobs.models import MAX_SEED
 
 PROMPT = "a red heart on blue"
 
@@ -197,6 +198,7 @@ def test_the_copied_python_draws_the_same_picture(page: Chrome, tmp_path: Path) 
     by_id(page, "python").click()
     wait_until(lambda: by_id(page, "copied").text == "Copied.")
     script = page.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+    assert 'job["urls"]' not in script  # behind a proxy that is not trusted these are http://, and the key goes along
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=90)
     shown = httpx.get(page.find_element(By.CSS_SELECTOR, "#pictures img").get_attribute("src") or "")
     with Image.open(next(tmp_path.glob("job_*.png"))) as made, Image.open(io.BytesIO(shown.content)) as before:
@@ -208,6 +210,53 @@ def test_what_the_service_refuses_is_told(page: Chrome) -> None:
     page.execute_script("document.getElementById('form').noValidate = true")
     draw(page, prompt=PROMPT, width=100, height=128)
     wait_until(lambda: "16" in by_id(page, "error").text)
+
+
+def test_a_blank_prompt_is_told_in_words(page: Chrome) -> None:
+    draw(page, prompt="  ")
+    wait_until(lambda: by_id(page, "error").text == "The prompt is blank: say what to draw.")
+
+
+def test_the_form_takes_each_seed_that_the_service_draws(page: Chrome) -> None:
+    drawn(page, prompt=PROMPT, width=128, height=128, seed=MAX_SEED)
+    by_id(page, "reuse").click()
+    assert page.execute_script("return document.getElementById('form').checkValidity()")
+    assert by_id(page, "seed").get_property("value") == str(MAX_SEED)
+
+
+def test_a_browser_that_keeps_no_history_is_told_and_draws(page: Chrome) -> None:
+    page.execute_script("Storage.prototype.setItem = () => { throw new DOMException('denied', 'SecurityError'); };")
+    drawn(page, prompt=PROMPT, width=128, height=128)
+    assert "refuses to keep the history" in by_id(page, "history").text
+    assert by_id(page, "error").text == ""
+
+
+def test_a_picture_is_drawn_without_reading_the_whole_history(page: Chrome, stack: Stack) -> None:
+    small = {"prompt": "before", "width": 64, "height": 64, "num_inference_steps": 1}
+    with httpx.Client(base_url=stack.api_url, timeout=90) as api:
+        jobs = [api.post("/v1/jobs", json=small).raise_for_status().json()["id"] for _ in range(5)]
+        for job in jobs:
+            api.get(f"/v1/jobs/{job}", headers={"Prefer": "wait=60"}).raise_for_status()
+    page.execute_script("localStorage.setItem('history', JSON.stringify(arguments[0]))", jobs)
+    page.refresh()
+    wait_until(lambda: entries(page) == len(jobs))
+    page.execute_script("""
+        const real = fetch;
+        window.asked = [];
+        window.fetch = (url, options) => { asked.push(url); return real(url, options); };
+    """)
+    drawn(page, prompt=PROMPT, width=128, height=128)
+    wait_until(lambda: page.find_elements(By.CSS_SELECTOR, "#entries li:first-child img"))
+    assert entries(page) == len(jobs) + 1
+    asked = page.execute_script("return asked")
+    assert not [url for url in asked for job in jobs if job in url]
+
+
+def test_a_job_that_is_no_longer_followed_ends_in_the_history_too(page: Chrome) -> None:
+    draw(page, prompt="the first", width=256, height=256, steps=20)
+    wait_until(lambda: "the first" in by_id(page, "facts").text)
+    drawn(page, prompt="the second", width=128, height=128, steps=8)
+    wait_until(lambda: len(page.find_elements(By.CSS_SELECTOR, "#entries img")) == 2)
 
 
 def test_a_service_that_is_away_is_told(page: Chrome) -> None:
@@ -299,8 +348,13 @@ def test_a_key_is_asked_for_and_used(browser: Chrome, guarded: tuple[str, str, s
     fill(browser, key=other + Keys.TAB)  # another key's jobs are hidden, not forgotten
     wait_until(lambda: by_id(browser, "none").is_displayed())
     assert entries(browser) == 0
+    assert state(browser) == "Nothing drawn yet."
+    shown = browser.find_element(By.CSS_SELECTOR, "[aria-labelledby=result]")
+    assert PROMPT not in shown.text
+    assert shown.find_elements(By.CSS_SELECTOR, "img, a") == []
+    assert not by_id(browser, "python").is_displayed()
     fill(browser, key=key + Keys.TAB)
-    wait_until(lambda: entries(browser) == 1)
+    wait_until(lambda: entries(browser) == 1 and picture_is_visible(browser))
     assert not by_id(browser, "none").is_displayed()
 
 

@@ -3,11 +3,13 @@
 Only of a full queue the app alone is asked, in this process: a worker would empty it.
 """
 
+import contextlib
 import gzip
 import json
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx
@@ -177,7 +179,45 @@ def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
     check_problem(http.options("/", extensions={"target": b"*"}), 404, "not_found")
     refused = http.put("/v1/jobs")
     check_problem(refused, 405, "method_not_allowed")
-    assert refused.headers["allow"] == "GET, POST"
+    assert refused.headers["allow"] == "GET, HEAD, POST"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/v1/jobs", "/nothing"]
+)
+def test_head_is_answered_as_get_without_the_body(http: httpx.Client, path: str) -> None:
+    head, get = http.head(path), http.get(path)
+    assert (head.status_code, head.headers["content-type"]) == (get.status_code, get.headers["content-type"])
+    assert head.content == b""
+    assert int(head.headers["content-length"]) > 0
+
+
+def test_head_of_what_follows_a_job_does_not_wait_for_it(http: httpx.Client) -> None:
+    job = submit(http, **LONG)
+    head = http.head(job["urls"]["events"])
+    assert (head.status_code, head.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+    assert http.get(job["urls"]["self"]).json()["status"] in ("queued", "running")
+    http.post(job["urls"]["cancel"])
+    wait(http, job)
+
+
+def test_head_where_only_post_is_served_is_405(http: httpx.Client) -> None:
+    refused = http.head("/v1/images/generations")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize(("name", "values"), [("Host", ["localhost", "evil.example"]), ("Idempotency-Key", ["1", "2"])])
+def test_what_is_said_twice_is_refused(http: httpx.Client, name: str, values: list[str]) -> None:
+    connection = HTTPConnection(http.base_url.host, http.base_url.port or 80, timeout=30)
+    with contextlib.closing(connection):
+        connection.putrequest("GET", "/v1/jobs", skip_host=name == "Host")  # no other client sends them
+        for value in values:
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        problem = json.loads(answer.read())
+    assert (answer.status, problem["code"]) == (400, "repeated_header")
+    assert problem["detail"] == f"{name} came more than once: send it once"
 
 
 @pytest.mark.parametrize(
@@ -191,6 +231,7 @@ def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
         "cursor=",
         "cursor=LTU",
         "cursor=OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5",
+        "statuss=queued",
     ],
 )
 def test_bad_query_parameters_are_named(http: httpx.Client, query: str) -> None:
@@ -440,6 +481,18 @@ def test_health_and_the_contract_are_served(http: httpx.Client) -> None:
     assert {"/v1/images/generations", "/v1/models", "/v1/models/{model}"} <= set(paths)
 
 
+def test_the_contract_names_no_header_that_can_not_come(http: httpx.Client) -> None:
+    of_submits = {"RateLimit", "RateLimit-Policy", "Idempotent-Replayed", "X-Should-Retry"}
+    named = {
+        f"{method} {path}"
+        for path, operations in http.get("/openapi.json").json()["paths"].items()
+        for method, operation in operations.items()
+        for response in operation["responses"].values()
+        if of_submits & response["headers"].keys()
+    }
+    assert named == {"post /v1/jobs", "post /v1/images/generations"}
+
+
 def test_the_queue_tells_its_demand(http: httpx.Client) -> None:
     jobs = [submit(http, **LONG) for _ in range(4)]
     overview = http.get("/v1/queue").json()
@@ -470,7 +523,7 @@ def full(servers: Stack) -> Iterator[tuple[TestClient, WorkerStore]]:
 
 @pytest.mark.parametrize(
     ("seconds_per_job", "told"),
-    [(None, "5"), (7.0, "7"), (0.02, "1"), (7200.0, "600")],
+    [(None, "later"), (7.0, "in 7 s"), (0.02, "in 1 s"), (7200.0, "in 600 s")],
     ids=["no rate is known", "measured", "quick", "slow"],
 )
 def test_a_full_queue_tells_when_to_come_back(
@@ -482,7 +535,8 @@ def test_a_full_queue_tells_when_to_come_back(
         worker.heartbeat("worker-1", card, JobInput(**SMALL).work / seconds_per_job, [])
     refused = http.post("/v1/jobs", json=SMALL)
     check_problem(refused, 503, "queue_full")
-    assert refused.headers["retry-after"] == told
+    assert refused.json()["detail"].endswith(f": send it again {told}")
+    assert refused.headers["retry-after"] == (told.split()[1] if seconds_per_job else "5")
     assert http.get("/v1/queue").json()["queued"] == 2
 
     assert worker.claim("worker-1", 0, alone=True)  # one leaves the queue

@@ -231,6 +231,7 @@ def test_a_rate_is_kept_and_told(guarded: Guarded) -> None:
     assert refused.headers["ratelimit-policy"] == '"submits";q=3;w=60'
     assert 1 <= int(refused.headers["retry-after"]) <= 20
     assert refused.json()["code"] == "rate_limited"
+    assert refused.json()["detail"].endswith(f": send it again in {refused.headers['retry-after']} s")
     with guarded.http("bob") as http:
         assert http.post("/v1/jobs", json=SMALL, headers=key).status_code == 202
 
@@ -280,7 +281,7 @@ def test_logs_hold_no_key_and_no_prompt(guarded: Guarded) -> None:
     ("words", "told"),
     [
         (["create", "alice"], "there is a key alice already"),
-        (["create", "anonymous"], "there is a key anonymous already"),
+        (["create", "anonymous"], "anonymous: the name is reserved"),
         (["create", "a:b"], "a name has up to 64 letters"),
         (["revoke", "nobody"], "there is no key nobody"),
     ],
@@ -292,6 +293,14 @@ def test_what_can_not_be_done_is_told_in_a_line(guarded: Guarded, words: list[st
     assert told in result.stderr
     assert result.stderr.count("\n") == 1
     assert guarded.file.read_bytes() == before
+
+
+def test_the_command_line_says_how_to_name_a_key(guarded: Guarded) -> None:
+    command = [sys.executable, "-m", "cli.main", "list", "--url", guarded.stack.api_url]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "name one with --key or ZIMAGE_API_KEY" in refused.stderr
+    assert "Authorization" not in refused.stderr
 
 
 def test_keys_are_listed_without_their_digests(guarded: Guarded) -> None:

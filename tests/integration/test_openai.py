@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 import os
 import re
 import secrets
@@ -21,6 +22,8 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types import ImagesResponse
 from operating import Service, service
 from PIL import Image
+from pydantic import SecretStr
+from receiving import SECRET, receiver
 
 from api.app import create_app
 from cli.stack import Stack
@@ -211,6 +214,7 @@ def test_values_that_change_nothing_are_taken(client: OpenAI) -> None:
         ("colour", "red"),
         ("webhook_url", "https://example.com/hook"),
         ("num_images", 2),
+        ("width", 128),
         ("num_inference_steps", 51),
         ("seed", -1),
         ("metadata", {"key": 7}),
@@ -228,8 +232,11 @@ def test_what_can_not_be_honoured_is_refused_by_name(client: OpenAI, field: str,
 @pytest.mark.parametrize(
     ("fields", "param", "told"),
     [
-        ({"size": "1040x1056"}, "size", "size: the served model draws 64 to 1024 pixels"),
-        ({"size": "64x63"}, "size", "size: Input should be a multiple of 16"),
+        ({"size": "1040x64"}, "size", "size: width: the served model draws 64 to 1024 pixels"),
+        ({"size": "64x63"}, "size", "size: height: Input should be"),
+        ({"size": "99999x16"}, "size", "size: width: Input should be a multiple of 16; size: height: Input"),
+        ({"size": "128x128", "width": 128}, "width", "width: a picture's sides are said in size, such as 1024x1024"),
+        ({"metadata": {"key": 7}}, "metadata", "metadata: key: Input should be a valid string"),
         ({"user": "x" * 5000}, "user", "user: keys and values must be at most 4096 bytes together, got 5004"),
         ({"colour": "red", "n": 0}, "n", "n: Input should be greater than or equal to 1; colour: Extra inputs"),
     ],
@@ -414,14 +421,28 @@ def close(_own: Service, http: TestClient) -> None:
     http.portal.call(http.app.state.services.events.close)  # type: ignore[attr-defined]
 
 
+def test_a_webhook_is_told_too(servers: Stack) -> None:
+    with receiver() as listening, service(servers) as own, ThreadPoolExecutor(1) as pool:
+        webhooks = {"webhook_secret": SecretStr(SECRET), "webhook_allow_private": True}
+        with TestClient(create_app(own.settings.model_copy(update=webhooks)), base_url="http://127.0.0.1") as http:
+            body = {"prompt": "a cat", "size": "64x64", "webhook_url": listening.url}
+            waiting = pool.submit(http.post, "/v1/images/generations", json=body)
+            wait_until(lambda: http.get("/v1/jobs").json()["jobs"])
+            cancel(own, http)
+            assert waiting.result().status_code == 409
+            wait_until(lambda: listening.requests)
+    assert json.loads(listening.requests[0].body)["type"] == "job.canceled"
+
+
 @pytest.mark.parametrize(
-    ("end", "status", "code", "again"),
+    ("end", "idempotency", "status", "code", "again"),
     [
-        (cancel, 409, "job_canceled", "false"),
-        (fail, 500, "device_error", "true"),
-        (time_out, 504, "deadline_exceeded", "false"),
-        (lose_the_images, 503, "storage_unavailable", "false"),
-        (close, 503, "closing", None),
+        (cancel, {}, 409, "job_canceled", "false"),
+        (fail, {}, 500, "device_error", "true"),
+        (fail, {"Idempotency-Key": "mine"}, 500, "device_error", "false"),  # the same failed job would be told again
+        (time_out, {}, 504, "deadline_exceeded", "false"),
+        (lose_the_images, {}, 503, "storage_unavailable", "false"),
+        (close, {}, 503, "closing", None),
     ],
 )
 def test_who_waited_in_vain_is_told_what_the_rate_leaves(
@@ -429,6 +450,7 @@ def test_who_waited_in_vain_is_told_what_the_rate_leaves(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     end: Callable[[Service, TestClient], None],
+    idempotency: dict[str, str],
     status: int,
     code: str,
     again: str | None,
@@ -440,7 +462,8 @@ def test_who_waited_in_vain_is_told_what_the_rate_leaves(
     with service(servers) as own, ThreadPoolExecutor(1) as pool:
         settings = own.settings.model_copy(update={"api_keys_file": file})
         with TestClient(create_app(settings), headers=bearer) as http:
-            waiting = pool.submit(http.post, "/v1/images/generations", json={"prompt": "a cat", "size": "64x64"})
+            body = {"prompt": "a cat", "size": "64x64"}
+            waiting = pool.submit(http.post, "/v1/images/generations", json=body, headers=idempotency)
             wait_until(lambda: http.get("/v1/jobs").json()["jobs"])
             end(own, http)
             answer = waiting.result()

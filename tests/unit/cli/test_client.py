@@ -383,3 +383,25 @@ def test_a_dead_url_is_told_without_its_signature(script: Script, client: Client
     with pytest.raises(ServiceError, match="the storage answered 403") as caught:
         client.download(image(script, b"png"))
     assert "abc" not in str(caught.value)
+
+
+def test_a_client_is_closed_without_a_block_of_its_own(script: Script) -> None:
+    script.answers = [Answer(200, QUEUED)]
+    client = ZImageClient(script.url)
+    assert client.get("job_1") == QUEUED
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.get("job_1")
+
+
+async def asked_closed_and_asked_again(url: str) -> None:
+    client = AsyncZImageClient(url)
+    assert await client.get("job_1") == QUEUED
+    await client.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.get("job_1")
+
+
+def test_an_asynchronous_client_is_closed_without_a_block_of_its_own(script: Script) -> None:
+    script.answers = [Answer(200, QUEUED)]
+    asyncio.run(asked_closed_and_asked_again(script.url))
