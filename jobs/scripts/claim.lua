@@ -21,7 +21,7 @@ local expired = {}
 for _, id in ipairs(redis.call('ZRANGE', key('pending'), 0, 99)) do
   local deadline, job_schema, losses = get(id, 'deadline', 'schema', 'losses')
   if not known(id) then
-    -- nothing to do
+    -- it has just left the queue
   elseif tonumber(deadline) <= time then
     finish(id, 'expired')
     expired[#expired + 1] = attempt_of(id)

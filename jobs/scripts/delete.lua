@@ -6,7 +6,7 @@
 local id, owner, tombstone_ttl = unpack(ARGV)
 local status, job_owner, created = get(id, 'status', 'owner', 'created_at')
 
-if owner == '' and not known(id) then return 'unknown' end
+if owner == '' and not known(id) then redis.call('ZREM', key('dead'), id) end  -- or it would be named again for ever
 if not job_owner or (owner ~= '' and owner ~= job_owner) then return 'unknown' end
 if status == 'queued' or status == 'running' then return 'active' end
 index('ZREM', id, status, created, job_owner)

@@ -609,6 +609,20 @@ async def test_the_reaper_rings_for_jobs_whose_message_was_lost(queue: Queue) ->
 
 
 @pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
+async def test_an_old_job_whose_record_is_gone_is_forgotten(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.worker_store._RETIRED_AGAIN_SECONDS", 0)
+    await queue.submit("job_1")
+    for _ in range(3):
+        queue.worker.lose(queue.claim(), JobError(code="device_error", message="x", retryable=True))
+    queue.redis.delete(f"{queue.settings.redis_prefix}job:job_1")
+    await asyncio.sleep(1.1)
+    assert queue.worker.retire() == ["job_1"]
+    queue.worker.delete("job_1")
+    assert queue.worker.retire() == []
+    assert (await queue.client.overview()).dead_letters == 0
+
+
+@pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
 async def test_an_old_job_is_removed_by_one_process_at_a_time_and_by_another_if_that_one_dies(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
