@@ -21,11 +21,12 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/chaos
+	$(MAKE) test-chaos
 
-# The part of the tests that kills processes: each fault of bench.chaos, in small.
+# The part of the tests that kills processes: each fault of bench.chaos, in small, on two stacks beside each other.
 test-chaos: install
-	$(BIN)/pytest tests/chaos
+	$(BIN)/pytest -n 2 --maxschedchunk 1 tests/chaos
 
 # The compose file for real: images built, containers run by podman. As root; 6 min.
 test-compose: install

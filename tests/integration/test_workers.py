@@ -139,6 +139,45 @@ def test_a_finished_picture_survives_an_outage_of_storage(pair: Stack, http: htt
     wait_until(lambda: httpx.get(ended["images"][0]["url"]).status_code == 200)
 
 
+def redis_dies_before_the_commit(pair: Stack, http: httpx.Client, job: dict[str, Any]) -> int:
+    """Let Redis stand still until the job is in S3, then kill it with all that it has not read yet; return its pid."""
+    wait_until(lambda: read(http, job)["progress"]["step"] >= LONG["num_inference_steps"] - 5)
+    valkey = pair.pids()["valkey"]
+    os.kill(valkey, signal.SIGSTOP)
+    try:
+        wait_until(lambda: objects(pair, job) == ["1/0.png", "1/job.json"])
+    finally:
+        os.kill(valkey, signal.SIGKILL)
+    return valkey
+
+
+def test_a_finished_picture_survives_an_outage_of_redis(pair: Stack, http: httpx.Client) -> None:
+    job = submit(http, **LONG)
+    dead = redis_dies_before_the_commit(pair, http, job)
+    for _ in range(3):  # each time it is away for longer, in the end for more than redis-py's own tries
+        wait_until(lambda: pair.pids()["valkey"] not in (None, dead))  # noqa: B023  # asked at once
+        dead = pair.pids()["valkey"]
+        os.kill(dead, signal.SIGKILL)
+    wait_until(lambda: http.get(job["urls"]["self"]).status_code == 200)
+    ended = wait(http, job)
+    assert (ended["status"], ended["attempt"]) == ("succeeded", 1)
+    assert objects(pair, job) == ["1/0.png", "1/job.json"]
+
+
+def test_a_finished_picture_that_comes_too_late_is_removed(pair: Stack, http: httpx.Client) -> None:
+    job = submit(http, **LONG)
+    late = worker_pid(pair, http, job)
+    redis_dies_before_the_commit(pair, http, job)
+    os.kill(late, signal.SIGSTOP)
+    try:
+        wait_until(lambda: http.get(job["urls"]["self"]).status_code == 200)
+        ended = wait(http, job)
+    finally:
+        os.kill(late, signal.SIGCONT)
+    assert (ended["status"], ended["attempt"]) == ("succeeded", 2)
+    wait_until(lambda: objects(pair, job) == ["2/0.png", "2/job.json"])
+
+
 def test_a_worker_told_to_leave_finishes_its_job(pair: Stack, http: httpx.Client) -> None:
     job = submit(http, **LONG)
     os.kill(worker_pid(pair, http, job), signal.SIGTERM)
