@@ -494,6 +494,7 @@ def test_the_contract_names_no_header_that_can_not_come(http: httpx.Client) -> N
 
 
 def test_the_queue_tells_its_demand(http: httpx.Client) -> None:
+    wait(http, submit(http))  # a worker is there
     jobs = [submit(http, **LONG) for _ in range(4)]
     overview = http.get("/v1/queue").json()
     assert overview["workers"] == 1
