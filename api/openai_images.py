@@ -68,6 +68,7 @@ class ImagesRequest(JobOptions):
     ] = Field("auto", description="`WxH` in pixels, multiples of 16; `auto`: the square that suits the served model.")
     width: Annotated[None, NO_SIDE] = None
     height: Annotated[None, NO_SIDE] = None
+    num_images: Annotated[None, _or("the number of images is said in n")] = None
     response_format: Literal["b64_json", "url"] | None = Field(
         "b64_json", description="`url`: presigned, so it needs no credentials, and it ends after a while."
     )

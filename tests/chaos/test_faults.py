@@ -27,7 +27,7 @@ def place() -> Iterator[Place]:
         yield running
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(600)  # the longest comes first: two processes share them
 def test_nothing_is_lost_or_done_twice_when_single_jobs_are_struck(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
