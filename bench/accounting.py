@@ -9,6 +9,7 @@ import hashlib
 import json
 import secrets
 import statistics
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -41,11 +42,13 @@ class Load:
         self._folder = folder
         self._begin = time.time()
         self._pool = ThreadPoolExecutor(SUBMITTERS)
+        self._closed = threading.Event()
         self.accepted: list[str] = []
         self.refusals: Counter[str] = Counter()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; whoever insists on an answer gives up."""
+        self._closed.set()
         self._pool.shutdown()
         self._http.close()
         self._s3.close()
@@ -75,7 +78,11 @@ class Load:
                     return job_id
                 self.refusals[f"{response.status_code} {response.json()['code']}"] += 1
                 assert response.status_code == 503, response.text
-            time.sleep(0.2)
+            self._pause(0.2)
+
+    def _pause(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise RuntimeError("the load was closed")
 
     def queue(self) -> dict[str, int]:
         """Return `/v1/queue`, as soon as it is answered."""
@@ -92,7 +99,7 @@ class Load:
             else:
                 if response.status_code != 503:
                     return response
-            time.sleep(0.1)
+            self._pause(0.1)
 
     def wait_until_done(self) -> None:
         """Return when no job is queued or running, or when none has ended for a long time."""

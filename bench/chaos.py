@@ -154,6 +154,9 @@ def run(name: str, place: Place, jobs: int, hits: int, pause: float = 0.0) -> di
     try:
         if fault.act:
             fault.act(scene, hits)
+    except BaseException:
+        load.close()  # the stack is about to go, and the feeder would insist on an answer
+        raise
     finally:
         struck.set()
         feeder.join()

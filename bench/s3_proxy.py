@@ -6,10 +6,10 @@ Requests are passed on as they came, `Host` included, since signatures cover it.
 import contextlib
 import http.client
 import http.server
+import re
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
-METHODS = ("GET", "PUT", "HEAD", "POST", "DELETE")
 REFUSALS = {503: "SlowDown", 403: "AccessDenied"}
 
 
@@ -22,7 +22,7 @@ class S3Proxy:
 
     def __init__(self, target: Callable[[], int]) -> None:
         self._refusal: int | None = None
-        self._refused_methods: Collection[str] = METHODS
+        self._refused = ""
         self.refused_jobs: set[str] = set()  # those whose uploads were refused since `refuse` was last called
         proxy = self
 
@@ -32,7 +32,7 @@ class S3Proxy:
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 refusal = proxy._refusal
-                if refusal is not None and self.command in proxy._refused_methods:
+                if refusal is not None and re.match(proxy._refused, f"{self.command} {self.path}"):
                     if self.command == "PUT":
                         proxy.refused_jobs.add(self.path.split("/")[3])  # /bucket/prefix/job/attempt/index
                     code = REFUSALS[refusal]
@@ -74,10 +74,10 @@ class S3Proxy:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def refuse(self, status: int | None, methods: Collection[str] = METHODS) -> None:
-        """Answer requests by these methods with this status from now on; None: pass all on."""
+    def refuse(self, status: int | None, requests: str = "") -> None:
+        """Answer with this status from now on what begins so (a regular expression, "PUT /b"); None: pass all on."""
         self.refused_jobs = set()
-        self._refused_methods = methods
+        self._refused = requests
         self._refusal = status
 
     def close(self) -> None:

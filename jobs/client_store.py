@@ -234,6 +234,10 @@ class ClientStore:
             telemetry.left_queue(Attempt.from_row(row), "canceled")
         return outcome, status
 
+    async def bury(self, job_id: str) -> None:
+        """Take a job off the dead letters, before its images are removed: a retry meanwhile would lose its own."""
+        await self._redis.zrem(f"{self._prefix}dead", job_id)
+
     async def delete(self, job_id: str, owner: str) -> Literal["deleted", "active", "unknown"]:
         """Delete an ended job's record; its images must have been removed before."""
         answer: Literal["deleted", "active", "unknown"] = await self._run(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import redis
 
 from jobs import scripts, spans, telemetry
-from jobs.models import SCHEMA_VERSION, Attempt, ImageRecord, Job, JobError, ModelCard
+from jobs.models import SCHEMA_VERSION, Attempt, ImageRecord, Job, JobError, JobStatus, ModelCard
 from jobs.settings import Settings
 
 MAX_LOSSES = 3  # a job that was lost with its worker this often is failed
@@ -138,10 +138,13 @@ class WorkerStore:
         )
         return outcome
 
-    def latest_attempt(self, job_id: str) -> int | None:
-        """Return the number of a job's latest attempt; None when there is no such job."""
-        attempt = self._redis.hget(f"{self._prefix}job:{job_id}", "attempt")
-        return None if attempt is None else int(attempt)
+    def may_keep(self, job: Job) -> bool:
+        """Tell whether the images of the job's attempt are the result that it has or may get.
+
+        Attempts have the same number again after a Redis that lost its last writes: they may be another worker's.
+        """
+        status, attempt = self._redis.hmget(f"{self._prefix}job:{job.id}", "status", "attempt")
+        return attempt == str(job.attempt) and status in (JobStatus.RUNNING, JobStatus.SUCCEEDED)
 
     def fail(self, claim: Claim, error: JobError) -> Literal["failed", "canceled", "refused"]:
         """End a job with an error; refused when another attempt has it."""

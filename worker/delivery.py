@@ -63,6 +63,7 @@ class Delivery:
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError: S3 was away for too long.
         """
         job = held.claim.job
+        held.uploading = True
         deadline = time.monotonic() + self._seconds
         records: list[ImageRecord] = []
         png_seconds = upload_seconds = 0.0

@@ -29,13 +29,15 @@ class StopJobError(Exception):
 class HeldJob:
     """A claimed job in this process.
 
-    `verdict` is what was heard about it last, `drawing` is True while it is on the device, `error` is why it failed.
+    `verdict` is what was heard about it last, `drawing` is True while it is on the device, `uploading` once S3 may have
+    images of it, `error` is why it failed.
     """
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.verdict: Verdict = "ok"
         self.drawing = False
+        self.uploading = False
         self.error: JobError | None = None
         self._stages: list[Stage] = []
         self._claimed_at = time.monotonic()

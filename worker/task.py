@@ -79,6 +79,8 @@ class JobRunner:
                 metrics.queue_wait_seconds.observe(job.timings["queue"])
                 with about(job):
                     outcome = self._attempt(held, end_turn=turn.close)
+                    if held.uploading and outcome != "succeeded":
+                        self._remove_in_vain(held)
                 metrics.job_attempts_total.labels(outcome).inc()
                 if outcome in ("succeeded", "failed", "canceled"):
                     metrics.job_seconds.labels(outcome).observe(held.age())
@@ -178,10 +180,16 @@ class JobRunner:
             metrics.images_total.labels(f"{job.input.width}x{job.input.height}").inc(len(records))
             metrics.key_images_total.labels(job.owner).inc(len(records))
             metrics.key_pixels_total.labels(job.owner).inc(sum(record.width * record.height for record in records))
-        elif outcome == "canceled" or self._until_redis_answers(self._store.latest_attempt, job.id) != job.attempt:
-            # Attempts have the same number again after a Redis that lost its last writes: the other's images stay.
-            self._delivery.remove(job)
         return outcome
+
+    def _remove_in_vain(self, held: HeldJob) -> None:
+        """Remove what an attempt has uploaded that did not win."""
+        job = held.claim.job
+        try:
+            if not self._store.may_keep(job):
+                self._delivery.remove(job)
+        except RedisError as error:
+            log.warning("job %s: images of attempt %d stay behind: %s", job.id, job.attempt, error)
 
 
 def job_error(exception: Exception) -> JobError:

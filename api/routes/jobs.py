@@ -220,6 +220,8 @@ async def cancel_job(
 )
 async def delete_job(job_id: JobId, services: ServicesDep, owner: OwnerDep) -> None:
     """Delete an ended job and its images."""
+    await services.store.get(job_id, owner)  # a stranger changes nothing
+    await services.store.bury(job_id)
     found = await services.store.get(job_id, owner)
     if found.job.status.active:
         detail = f"the job is {found.job.status}: cancel it first, then delete it"

@@ -7,7 +7,7 @@
 -- deadlines                 zset    queued ids by the time at which they expire
 -- ended                     zset    ended ids by the time at which they ended; later while they are being removed
 -- outcomes                  hash    succeeded, canceled, expired, failed:{code} -> jobs that ever ended so
--- dead                      zset    ids failed as worker_lost (the dead letters), by time
+-- dead                      zset    ids failed by their last loss (the dead letters), by time
 -- work                      hash    id -> pixels x steps x images, while queued or running
 -- status:{status}           zset    ids by accepted-at: counts, and the oldest
 -- owner:{owner}[:{status}]  zset    ids by accepted-at: the listing of one API key

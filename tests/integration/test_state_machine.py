@@ -393,7 +393,11 @@ class Jobs(RuleBasedStateMachine):
     @precondition(lambda self: self.inputs)
     @rule(data=st.data(), who=st.sampled_from(["owner", "owner", "reaper", "somebody else"]))
     def delete(self, data: st.DataObject, who: str) -> None:
-        job_id = self.draw_job(data, self.ids(*ENDED))
+        if who == "reaper" and self.retired:  # it removes what was named to it, however late
+            job_id = data.draw(st.sampled_from(sorted(self.retired)), "job")
+            assert self.status(job_id) in ENDED
+        else:
+            job_id = self.draw_job(data, self.ids(*ENDED))
         status = self.status(job_id)
         if status == "gone" or who == "somebody else":
             expected = "unknown"
@@ -697,6 +701,7 @@ class Jobs(RuleBasedStateMachine):
         old = self.aged - self.retired
         assert set(self.worker.retire()) == old
         self.retired |= old
+        self.dropped |= old
         if old:
             self.cover("past retention")
 
