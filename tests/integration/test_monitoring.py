@@ -20,7 +20,7 @@ from cli.stack import Stack
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 SCRAPE_SECONDS = 1
 
 PROMETHEUS, PROMTOOL = shutil.which("prometheus") or "", shutil.which("promtool") or ""
@@ -110,7 +110,7 @@ def prometheus(busy_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> I
         subprocess.Popen(
             [*command, f"--web.listen-address=127.0.0.1:{port}"], cwd=folder, stdout=log, stderr=log, env=os.environ
         ) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
     ):
         try:
             yield http

@@ -44,7 +44,7 @@ def test_starting_ready_deaf_and_draining_are_told_apart(own: Stack) -> None:
 
     def ask(path: str) -> tuple[int, str]:
         try:
-            answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5)
+            answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=30)
         except httpx.ConnectError:
             return 0, ""
         return answer.status_code, answer.text
@@ -76,7 +76,7 @@ def test_starting_ready_deaf_and_draining_are_told_apart(own: Stack) -> None:
             eventually(lambda: unready("draining"), "it drains")
             assert ask("/livez") == (200, "ok\n")
             assert client.get(job, wait=60)["status"] == "succeeded"
-        assert worker.wait(30) == 0
+        assert worker.wait(60) == 0
     finally:
         worker.kill()
         worker.wait()
@@ -109,7 +109,7 @@ def test_a_worker_leaves_also_when_redis_takes_nothing_back(own: Stack) -> None:
             eventually(lambda: client.get(job)["status"] == "running", "it draws")
         os.kill(valkey, signal.SIGSTOP)  # connections stay open, and nobody answers
         worker.terminate()
-        assert worker.wait(1 + 15) == 0
+        assert worker.wait(60) == 0
     finally:
         os.kill(valkey, signal.SIGCONT)
         worker.kill()

@@ -47,7 +47,7 @@ app(["wait"])
 
 def run(program: str, code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program.format(code=code)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=15)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.parametrize("code", [INTERRUPTED_WHILE_IMPORTING, INTERRUPTED_WHILE_CLEANING_UP])
