@@ -220,8 +220,8 @@ async def cancel_job(
 )
 async def delete_job(job_id: JobId, services: ServicesDep, owner: OwnerDep) -> None:
     """Delete an ended job and its images."""
-    await services.store.get(job_id, owner)  # a stranger changes nothing
-    await services.store.bury(job_id)
+    await services.store.get(job_id, owner)  # raises for a stranger, who may not bury it
+    await services.store.bury(job_id)  # from here on nobody can queue it again, so what is read next stays true
     found = await services.store.get(job_id, owner)
     if found.job.status.active:
         detail = f"the job is {found.job.status}: cancel it first, then delete it"

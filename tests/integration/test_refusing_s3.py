@@ -3,8 +3,7 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ from fastapi.testclient import TestClient
 from operating import Service, service
 
 from api.app import create_app
+from bench.accounting import wait_for
 from bench.s3_proxy import S3Proxy
 from cli import ports
 from cli.stack import Stack
@@ -75,12 +75,6 @@ def test_a_dead_letter_whose_removal_has_begun_is_not_retried(own: Service, prox
 
 
 def test_what_was_uploaded_of_a_job_that_is_canceled_is_removed(own: Service, proxy: S3Proxy, tmp_path: Path) -> None:
-    def eventually(look: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 60
-        while not look():
-            assert time.monotonic() < deadline, what
-            time.sleep(0.05)
-
     def uploaded() -> list[str]:
         return [thing.key for page in own.images.uploads() for thing in page]
 
@@ -90,9 +84,9 @@ def test_what_was_uploaded_of_a_job_that_is_canceled_is_removed(own: Service, pr
     proxy.refuse(503, "PUT .*/1.png")
     with subprocess.Popen([sys.executable, "-m", "cli.main", "worker"], env=environ) as worker:
         try:
-            eventually(lambda: uploaded() == [own.images.key(job_id, 1, 0)], "one image was uploaded, and no other one")
+            wait_for(lambda: uploaded() == [own.images.key(job_id, 1, 0)], 60, "one image, and no other one")
             own.cancel(job_id)
-            eventually(lambda: own.job(job_id).status == JobStatus.CANCELED, "the job is canceled")
-            eventually(lambda: uploaded() == [], "its image was removed")
+            wait_for(lambda: own.job(job_id).status == JobStatus.CANCELED, 60, "the end of the job")
+            wait_for(lambda: uploaded() == [], 60, "the removal of its image")
         finally:
             worker.terminate()
