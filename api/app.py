@@ -7,32 +7,32 @@ from collections.abc import AsyncIterator
 from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 
-from api import webhooks
-from api.addresses import Addresses, PinnedTransport
-from api.auth import Authentication
+from api.background import end
 from api.bell import Bell
 from api.deps import Services
 from api.document import KEYED, UNKEYED, openapi
-from api.head import Head
-from api.hosts import HostGuard
-from api.middleware import BodyGuard, RequestId, SingleHeaders
-from api.openai_errors import OpenAIErrorBody, openai_error_responses
-from api.parameters import known_parameters
+from api.http.auth import Authentication
+from api.http.head import Head
+from api.http.hosts import HostGuard
+from api.http.middleware import BodyGuard, RequestId, SingleHeaders
+from api.http.query import known_parameters
+from api.openai.refusals import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
-from api.routes import docs, health, images, jobs, models, playground, queue
+from api.routes import docs, generations, health, jobs, models, playground, queue
 from api.routes.jobs import JobPage
-from api.tasks import end
-from api.webhooks import Deliverer, JobEvent
+from api.webhooks import deliverer
+from api.webhooks.addresses import Addresses, PinnedTransport
+from api.webhooks.deliverer import Deliverer, JobEvent
 from jobs import __version__
-from jobs.client_store import ClientStore
 from jobs.doorbell import celery_app
 from jobs.events import EventHub
-from jobs.images import ImageStore
 from jobs.keys import KeyRing
+from jobs.objects.images import ImageStore
 from jobs.reaper import Reaper
-from jobs.redis_client import connect, connect_async
 from jobs.settings import Settings
-from jobs.webhooks import Outbox
+from jobs.store.client import ClientStore
+from jobs.store.redis_client import connect, connect_async
+from jobs.store.webhooks import Outbox
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -75,8 +75,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description="Self-hosted, queue-backed image service for Z-Image-Turbo.",
         lifespan=lifespan,
-        webhooks=webhooks.documented,
-        # Spans of requests that change something, where jobs.trace_export exports any.
+        webhooks=deliverer.documented,
+        # Spans of requests that change something, where jobs.telemetry.trace_export exports any.
         telemetry={
             "exclude": lambda scope: scope.get("method") != "POST",
             "operation_spans": False,
@@ -104,7 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
         jobs.router, dependencies=[bearer, Depends(known_parameters)], responses=problem_responses(*KEYED)
     )
     app.include_router(queue.router, dependencies=[bearer], responses=problem_responses(*KEYED))
-    for module in (images, models):
+    for module in (generations, models):
         app.include_router(module.router, dependencies=[bearer], responses=openai_error_responses(*KEYED))
     for module in (health, playground, docs):
         app.include_router(module.router, responses=problem_responses(*UNKEYED))

@@ -5,14 +5,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.addresses import Addresses
 from api.bell import Bell
-from jobs.client_store import ClientStore
+from api.webhooks.addresses import Addresses
 from jobs.events import EventHub
-from jobs.images import ImageStore
 from jobs.keys import RESERVED, ApiKey, KeyRing
+from jobs.objects.images import ImageStore
 from jobs.settings import Settings
-from jobs.webhooks import Outbox
+from jobs.store.client import ClientStore
+from jobs.store.webhooks import Outbox
 
 CHECK_SECONDS = 3.0  # for which an answer waits for a server that it can do without
 

@@ -3,8 +3,8 @@
 import math
 
 from api.problems import RETRY_SECONDS, ProblemError, whole
-from jobs.client_store import Submitted
 from jobs.keys import ApiKey
+from jobs.store.client import Submitted
 
 WINDOW_SECONDS = 60
 POLICY = "submits"

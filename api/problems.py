@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
 
-from api import openai_errors
 from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, Error, Responses, error_responses, has_limits
-from jobs.client_store import JobGoneError, JobUnknownError
+from api.openai import refusals
+from jobs.store.client import JobGoneError, JobUnknownError
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +80,9 @@ class ProblemError(Exception):
 
 def error_response(scope: Scope, error: ProblemError) -> JSONResponse:
     """Return a problem as the response to a request (ASGI), in the shape that its route speaks."""
-    if openai_errors.spoken_at(scope["path"]):
+    if refusals.spoken_at(scope["path"]):
         fields = [(field.place, field.detail) for field in error.errors or ()]
-        body = openai_errors.error_body(error.status, error.code, error.detail, fields)
+        body = refusals.error_body(error.status, error.code, error.detail, fields)
         return JSONResponse(body.model_dump(), error.status, headers=error.headers)
     problem = _problem(error, scope["state"]["request_id"])
     return JSONResponse(
@@ -204,8 +204,8 @@ def install_problem_handlers(app: FastAPI) -> None:
             return Response(status_code=204)
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             error.headers = {"Allow": ", ".join(_allowed_methods(request.scope))}
-        elif error.status_code == HTTPStatus.NOT_FOUND and openai_errors.spoken_at(request.scope["path"]):
-            error.detail = openai_errors.not_supported(request.method, request.scope["path"])
+        elif error.status_code == HTTPStatus.NOT_FOUND and refusals.spoken_at(request.scope["path"]):
+            error.detail = refusals.not_supported(request.method, request.scope["path"])
         return answer(request, _from_http(error))
 
     @app.exception_handler(JobUnknownError)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from api.deps import Services
 from api.problems import FieldError, ProblemError
-from jobs.models import SizeLimits, size_limits
+from jobs.model_card import SizeLimits, size_limits
 
 
 @dataclass(frozen=True)

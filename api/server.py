@@ -9,15 +9,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.connections import BoundedHeads
-from api.hosts import is_loopback
-from jobs import trace_export
-from jobs.images import ImageStore
+from api.http.connections import BoundedHeads
+from api.http.hosts import is_loopback
 from jobs.keys import KeysFileError
-from jobs.logs import configure_logging
-from jobs.redis_client import connect
+from jobs.objects.images import ImageStore
 from jobs.settings import Settings
 from jobs.startup import UnreachableError, wait_for_redis, wait_for_s3
+from jobs.store.redis_client import connect
+from jobs.telemetry import trace_export
+from jobs.telemetry.logs import configure_logging
 
 GRACE_SECONDS = 5
 OPEN_FILES = 16_384  # each open stream or wait is one

@@ -8,14 +8,14 @@ import httpx
 from fastapi import Header
 
 from api import metrics
-from api.addresses import AddressError, ResolverError
 from api.deps import Services
 from api.limits import limit_exceeded, limit_headers
 from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_request, unavailable, whole
 from api.served_model import served_model
-from jobs.client_store import Found, body_digest
+from api.webhooks.addresses import AddressError, ResolverError
 from jobs.keys import ApiKey
-from jobs.models import MAX_SEED, JobInput
+from jobs.spec import MAX_SEED, JobInput
+from jobs.store.client import Found, body_digest
 
 LONGEST_RETRY_SECONDS = 600.0
 

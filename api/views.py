@@ -8,10 +8,11 @@ from datetime import datetime
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from jobs.client_store import Found
-from jobs.images import ImageStore
-from jobs.models import INPUT_EXAMPLE, JobError, JobInput, JobStatus
+from jobs.objects.images import ImageStore
+from jobs.record import JobError, JobStatus
 from jobs.settings import Settings
+from jobs.spec import INPUT_EXAMPLE, JobInput
+from jobs.store.client import Found
 
 EXAMPLE: dict[str, JsonValue] = {
     "id": "job_3f9c1e8a4b7d42d0a1c5e6f708192a3b",

@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_fixed
 
 from api.deps import Services
-from jobs.client_store import Found
 from jobs.keys import ApiKey
+from jobs.store.client import Found
 
 MAX_WAIT = 60.0
 LOOK_AGAIN_SECONDS = 60.0  # should a change ever be missed, nobody waits for ever

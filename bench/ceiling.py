@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from pipeline.cuda_graphs import Graphs
-from pipeline.fused_transformer import ATTENTION
-from pipeline.kernels.rows import quantize_rows
-from pipeline.layers import attend
-from pipeline.quantization import Fp8Matrix, Matrix, quantize_weight
+from pipeline.cuda.graphs import Graphs
+from pipeline.cuda.kernels.rows import quantize_rows
+from pipeline.cuda.transformer import ATTENTION
+from pipeline.formats.fp8 import Fp8Matrix, Matrix, quantize_weight
+from pipeline.model.layers import attend
 
 DIM, HIDDEN, HEADS = 3840, 10240, 30  # of the released transformer
 BLOCKS = 32  # with a timestep: layers and noise refiners

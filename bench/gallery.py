@@ -8,8 +8,8 @@ Writes `images/gallery.png` and, with the prompts beside it, `gallery.md` into D
 import argparse
 from pathlib import Path
 
-from bench.adherence import STEPS, Prompt, contact_sheet, draw_with_model, sample_prompts
-from bench.reading import read
+from bench.quality.adherence import STEPS, Prompt, contact_sheet, draw_with_model, sample_prompts
+from bench.quality.reading import read
 
 COLUMNS, COUNT = 8, 24
 SIZE = 128
@@ -39,7 +39,7 @@ def markdown(prompts: list[Prompt]) -> str:
     lines = [
         "# What the bundled model draws",
         "",
-        "![the pictures, framed in green where the reader of `bench.adherence` finds all that was asked for]"
+        "![the pictures, framed in green where the reader of `bench.quality.adherence` finds all that was asked for]"
         "(images/gallery.png)",
         "",
         f"Made by `make gallery`: {COUNT} prompts that were kept out of training, as they were drawn at random, "

@@ -36,7 +36,7 @@ import torch
 
 from bench.setting import describe, full_size
 from pipeline import ZImagePipeline
-from pipeline.quantization import QuantizationError, check_quantization
+from pipeline.formats.fp8 import QuantizationError, check_quantization
 
 STEPS = 8
 LOAD_SECONDS = 10.0

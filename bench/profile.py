@@ -60,9 +60,9 @@ def main() -> None:
 def measure(checkpoint: Path, quantization: str, size: int, graph_tokens: int | None) -> dict[str, Any]:
     """Load the checkpoint, draw and return the figures of 8 forwards, in milliseconds."""
     if graph_tokens is not None:
-        from pipeline import fused_transformer
+        from pipeline.cuda import transformer
 
-        fused_transformer.GRAPH_TOKENS = graph_tokens
+        transformer.GRAPH_TOKENS = graph_tokens
     pipeline = load(checkpoint, "cuda", quantization)
     peak = max(forwards(pipeline, size)[1] for _ in range(3)) / 2**20
     idle = window(pipeline, size, idle=IDLE_SECONDS, load=0.0, pictures=1)

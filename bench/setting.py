@@ -49,7 +49,7 @@ def full_size(given: Path | None, device: str) -> Iterator[Path]:
             sys.exit(f"--checkpoint: {given} has no model_index.json, so it is none in diffusers' layout")
         yield given
         return
-    from pipeline.random_checkpoint import write_random_checkpoint
+    from pipeline.checkpoint.random import write_random_checkpoint
 
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / "turbo"

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from cli.errors import ExitCode, UserError
 from cli.extras import missing_extra
+from zimage import ServiceError
 
 RESEND_SECONDS = 0.05
 SHORTEST_LIMIT = 1.0  # seconds: a look at a job takes some, too
@@ -38,6 +39,8 @@ class ZImageGroup(TyperGroup):
             return super().invoke(ctx)
         except UserError as error:
             message, code = str(error), error.exit_code
+        except ServiceError as error:
+            message, code = str(error), ExitCode.REFUSED
         except ModuleNotFoundError as error:
             extra = missing_extra(error)
             if extra is None:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli import dead, doctor, generate, jobs, keys, prune, up, webhooks
+from cli.commands import dead, doctor, generate, jobs, keys, prune, up, webhooks
 from cli.config import load_settings
 from cli.errors import UserError
 from cli.exits import ZImageGroup
@@ -66,7 +66,7 @@ def api(
 def worker() -> None:
     """Draw the jobs of the queue; Redis, S3, model and device are what the settings say."""
     settings = load_settings()
-    from worker.kernel_cache import keep_kernels
+    from worker.executor.kernel_cache import keep_kernels
 
     keep_kernels(settings.cache_dir)
     from worker.process import run
@@ -80,7 +80,7 @@ def random(
     size: Annotated[Literal["tiny", "turbo"], typer.Option(help="turbo: the real size, 21 GB.")] = "tiny",
 ) -> None:
     """Write a checkpoint with random weights in the real layout: for tests of everything but beauty."""
-    from pipeline.random_checkpoint import write_random_checkpoint
+    from pipeline.checkpoint.random import write_random_checkpoint
 
     try:
         write_random_checkpoint(directory, size)
@@ -97,8 +97,8 @@ def quantize(
     """Write a checkpoint with its large matrices in fp8: half the size, and quicker to load. Needs no GPU."""
     settings = load_settings()
     from pipeline import CheckpointError
-    from pipeline.quantized_checkpoint import write_quantized_checkpoint
-    from worker.model import find_checkpoint
+    from pipeline.checkpoint.quantized import write_quantized_checkpoint
+    from worker.loading import find_checkpoint
 
     try:
         write_quantized_checkpoint(find_checkpoint(settings, source), target)

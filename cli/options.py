@@ -5,8 +5,8 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from cli.client import JobRequest, ZImageClient
 from cli.errors import ExitCode, UserError
+from zimage import JobRequest, ZImageClient
 
 DEFAULT_DATA = Path(".zimage")
 DEFAULT_URL = "http://127.0.0.1:8000"

@@ -21,7 +21,7 @@ def redis_client(settings: "Settings") -> "Iterator[redis.Redis]":
     """
     from redis.exceptions import RedisError
 
-    from jobs.redis_client import address, connect
+    from jobs.store.redis_client import address, connect
 
     with connect(settings) as client:
         try:

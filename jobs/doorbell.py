@@ -6,8 +6,8 @@ there is none, so lost, doubled or reordered messages do no harm; the reaper rin
 
 from celery import Celery
 
-from jobs.redis_client import SOCKET_OPTIONS
 from jobs.settings import Settings
+from jobs.store.redis_client import SOCKET_OPTIONS
 
 TASK = "zimage.generate"
 QUEUE = "doorbell"

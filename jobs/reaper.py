@@ -13,10 +13,10 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import LockError, OutOfMemoryError, RedisError
 
 from jobs.doorbell import messages_key, ring
-from jobs.images import ImageStore
-from jobs.retention import Retention
+from jobs.objects.images import ImageStore
+from jobs.objects.retention import Retention
 from jobs.settings import Settings
-from jobs.worker_store import WorkerStore
+from jobs.store.worker import WorkerStore
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ import redis
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
-from jobs.durability import Finding, examine
-from jobs.images import ImageStore, told
-from jobs.redis_client import address
+from jobs.objects.images import ImageStore, told
 from jobs.settings import Settings
+from jobs.store.durability import Finding, examine
+from jobs.store.redis_client import address
 
 T = TypeVar("T")
 

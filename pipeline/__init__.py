@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.checkpoint import CheckpointError
+    from pipeline.checkpoint.config import CheckpointError
     from pipeline.pipeline import Generation, ZImagePipeline
 
 __all__ = ["TINY_CHECKPOINT", "CheckpointError", "Generation", "ZImagePipeline"]
@@ -16,6 +16,7 @@ def __getattr__(name: str) -> Any:
     """Import torch and transformers when a name is first used: they take seconds, and many importers never draw."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pipeline import checkpoint, pipeline
+    from pipeline import pipeline
+    from pipeline.checkpoint import config
 
-    return getattr(checkpoint if name == "CheckpointError" else pipeline, name)
+    return getattr(config if name == "CheckpointError" else pipeline, name)

@@ -11,16 +11,16 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from pipeline.autoencoder import Autoencoder, Decoder, autoencoder_weights, to_uint8
-from pipeline.checkpoint import CheckpointError, Config
+from pipeline.checkpoint.config import CheckpointError, Config
+from pipeline.checkpoint.names import transformer_weights
+from pipeline.checkpoint.sources import locate
 from pipeline.device import find_device
-from pipeline.quantization import Fp8Matrix, check_quantization
-from pipeline.scheduler import Schedule, euler_step, sigmas
-from pipeline.sources import locate
-from pipeline.text_encoder import TextEncoder
+from pipeline.formats.fp8 import Fp8Matrix, check_quantization
+from pipeline.model.autoencoder import Autoencoder, Decoder, autoencoder_weights, to_uint8
+from pipeline.model.scheduler import Schedule, euler_step, sigmas
+from pipeline.model.text_encoder import TextEncoder
+from pipeline.model.transformer import Conditioning, Transformer
 from pipeline.timeline import Stages, Steps
-from pipeline.transformer import Conditioning, Transformer
-from pipeline.transformer_weights import transformer_weights
 
 COMPONENTS = {
     "transformer": ("ZImageTransformer2DModel",),
@@ -119,7 +119,9 @@ class ZImagePipeline:
             return cls(text_encoder, stored_transformer.load(device, dtype), autoencoder, schedule, device)
 
         # They need Triton, which comes with torch's CUDA builds only.
-        from pipeline import fused_decoder, fused_encoder, fused_transformer
+        from pipeline.cuda import text_encoder as fused_encoder
+        from pipeline.cuda import transformer as fused_transformer
+        from pipeline.cuda import vae as fused_decoder
 
         # Weights stay in the files' pages until they are converted, fused and perhaps quantised on the GPU, layer by
         # layer: neither RAM nor a small card's memory has room for the whole in float32, or bfloat16.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from pipeline.autoencoder import Autoencoder
+from pipeline.model.autoencoder import Autoencoder
 from training.optimizer import Average, Keeper, Optimizer, mixed_precision
 from training.pictures import ImageSize, Pool, sizes_at_random
 

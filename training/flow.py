@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from pipeline.scheduler import sigmas
+from pipeline.model.scheduler import sigmas
 from training.model import TextToLatents
 from training.optimizer import Average, Keeper, Optimizer, mixed_precision
 from training.pictures import ImageSize, Pool, sizes_at_random

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qwen3Model
 
-from pipeline.autoencoder import Autoencoder, AutoencoderParams
-from pipeline.checkpoint import Config
-from pipeline.layers import FinalLayer, ModulatedBlock
-from pipeline.random_checkpoint import Size, write_configs
-from pipeline.transformer import TOKEN_MULTIPLE, Conditioning, Transformer, TransformerParams
+from pipeline.checkpoint.config import Config
+from pipeline.checkpoint.random import Size, write_configs
+from pipeline.model.autoencoder import Autoencoder, AutoencoderParams
+from pipeline.model.layers import FinalLayer, ModulatedBlock
+from pipeline.model.transformer import TOKEN_MULTIPLE, Conditioning, Transformer, TransformerParams
 from training.scenes import caption, sample_scene
 
 VOCABULARY = 1024

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from training.drawing import Layout, lay_out, render
 from training.model import tokenize
+from training.raster import Layout, lay_out, render
 from training.scenes import Scene, caption, held_out, sample_scene
 
 CHUNK = 1000  # scenes that are laid out and drawn at a time

@@ -1,7 +1,7 @@
 """Scenes: what a picture shows, and how that is said in English and in Chinese.
 
 A scene names everything that a reader of pictures can check: shapes, colours, sizes, where things are, how many there
-are, which word is written, what the background is. `training.drawing` draws it.
+are, which word is written, what the background is. `training.raster` draws it.
 """
 
 import random

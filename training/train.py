@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from pipeline.autoencoder import Autoencoder
+from pipeline.model.autoencoder import Autoencoder
 from training import autoencoding, flow
 from training.curves import plot
 from training.model import TextToLatents, build_autoencoder, save_weights, write_checkpoint_files

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from jobs.doorbell import TASK, celery_app
 from jobs.settings import Settings
-from worker.task import JobRunner
+from worker.run import JobRunner
 
 log = logging.getLogger(__name__)
 

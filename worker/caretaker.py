@@ -3,8 +3,8 @@
 import logging
 import threading
 
-from worker.lease import Leases
-from worker.task import JobRunner
+from worker.leases import Leases
+from worker.run import JobRunner
 
 log = logging.getLogger(__name__)
 

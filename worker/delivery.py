@@ -8,14 +8,14 @@ from functools import partial
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from jobs.images import ImageStore, StillThereError, told
-from jobs.models import ImageRecord, Job
+from jobs.objects.images import ImageStore, StillThereError, told
+from jobs.record import ImageRecord, Job
 from pipeline import Generation
 from worker import metrics
-from worker.lease import HeldJob, StopJobError
-from worker.parameters import image_parameters
+from worker.held import HeldJob, StopJobError
 from worker.patience import patiently
 from worker.png import encode_png
+from worker.png_parameters import image_parameters
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import start_http_server
 
 from jobs.settings import Settings
-from worker.lease import Leases
+from worker.leases import Leases
 
 HUNG_SECONDS = 60.0  # a call to Redis, tried again, ends earlier
 

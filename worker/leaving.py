@@ -17,12 +17,13 @@ from celery.signals import worker_shutting_down
 from celery.worker import state
 from redis.exceptions import RedisError
 
-from jobs import trace_export
-from jobs.logs import about
-from jobs.models import JobError
-from jobs.worker_store import MAX_LOSSES, WorkerStore
-from worker.gpu_thread import GpuThread
-from worker.lease import HeldJob, Leases
+from jobs.record import JobError
+from jobs.store.worker import MAX_LOSSES, WorkerStore
+from jobs.telemetry import trace_export
+from jobs.telemetry.logs import about
+from worker.executor.thread import GpuThread
+from worker.held import HeldJob
+from worker.leases import Leases
 
 log = logging.getLogger(__name__)
 

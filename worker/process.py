@@ -13,29 +13,29 @@ import time
 
 import torch
 
-from jobs import trace_export
 from jobs.doorbell import celery_app
-from jobs.images import ImageStore
-from jobs.logs import configure_logging
-from jobs.models import ModelCard, size_limits
+from jobs.model_card import ModelCard, size_limits
+from jobs.objects.images import ImageStore
 from jobs.reaper import Reaper
-from jobs.redis_client import connect
 from jobs.settings import Settings
 from jobs.startup import UnreachableError, wait_for_redis, wait_for_s3
-from jobs.worker_store import WorkerStore
+from jobs.store.redis_client import connect
+from jobs.store.worker import WorkerStore
+from jobs.telemetry import trace_export
+from jobs.telemetry.logs import configure_logging
 from pipeline import CheckpointError, ZImagePipeline
 from worker import metrics
 from worker.app import hear_the_bell
 from worker.caretaker import look_for_work
 from worker.delivery import Delivery
-from worker.drawing import Artist
-from worker.gpu_thread import GpuThread
+from worker.executor.drawing import Artist
+from worker.executor.thread import GpuThread
 from worker.health import Health
-from worker.lease import Leases
+from worker.leases import Leases
 from worker.leaving import Departure, drain_at_shutdown, watch_device
-from worker.model import load_pipeline
+from worker.loading import load_pipeline
 from worker.progress import ProgressReporter
-from worker.task import JobRunner
+from worker.run import JobRunner
 
 log = logging.getLogger(__name__)
 

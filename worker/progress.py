@@ -8,9 +8,9 @@ import threading
 
 from redis.exceptions import RedisError
 
-from jobs.logs import about
-from jobs.worker_store import WorkerStore
-from worker.lease import HeldJob
+from jobs.store.worker import WorkerStore
+from jobs.telemetry.logs import about
+from worker.held import HeldJob
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from api.csp import CLOSED, inline_source
+from api.http.csp import CLOSED, inline_source
 
 router = APIRouter(include_in_schema=False)
 

@@ -33,9 +33,10 @@ from api.problems import FieldError, ProblemError, invalid_request, problem_resp
 from api.submission import IdempotencyKey, submit
 from api.views import EXAMPLE, URLS_EXAMPLE, JobView, etag, etag_matches, job_view, pending_headers
 from api.waiting import follow, wait_preference
-from jobs.client_store import BadCursorError, Found, JobGoneError, JobUnknownError
-from jobs.images import StillThereError
-from jobs.models import MAX_IMAGES, JobInput, JobStatus
+from jobs.objects.images import StillThereError
+from jobs.record import JobStatus
+from jobs.spec import MAX_IMAGES, JobInput
+from jobs.store.client import BadCursorError, Found, JobGoneError, JobUnknownError
 
 log = logging.getLogger(__name__)
 

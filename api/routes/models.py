@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.deps import ServicesDep
-from api.openai_errors import openai_error_responses
+from api.openai.refusals import openai_error_responses
 from api.served_model import served_model
 
 router = APIRouter(prefix="/v1/models", tags=["openai"])

@@ -10,10 +10,10 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 from redis.exceptions import RedisError
 
-from api.csp import CLOSED, inline_source
 from api.deps import CHECK_SECONDS, Services, ServicesDep
+from api.http.csp import CLOSED, inline_source
 from api.served_model import served_model
-from jobs.models import TINY, TINY_SIZES, size_limits
+from jobs.model_card import TINY, TINY_SIZES, size_limits
 
 router = APIRouter(include_in_schema=False)
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.deps import ServicesDep
-from jobs.models import JobStatus
+from jobs.record import JobStatus
 
 router = APIRouter(prefix="/v1/queue", tags=["queue"])
 

@@ -20,7 +20,7 @@ from selenium.webdriver.support.ui import Select
 
 from cli.stack import Stack
 from jobs.keys import KeysFile
-from jobs.models import MAX_SEED
+from jobs.spec import MAX_SEED
 
 PROMPT = "a red heart on blue"
 

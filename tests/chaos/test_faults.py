@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.accounting import Load, wait_for
-from bench.chaos import Place, chaotic_stack, run
-from bench.faults import FAULTS, Fault, fill_queue, stop_s3, stop_valkey
+from bench.chaos.__main__ import Place, chaotic_stack, run
+from bench.chaos.accounting import Load, wait_for
+from bench.chaos.faults import FAULTS, Fault, fill_queue, stop_s3, stop_valkey
 
 JOBS, HITS = 36, 5
 # Those that strike single jobs are run together: most of the time goes into starting workers that were killed, and

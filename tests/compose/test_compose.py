@@ -19,10 +19,10 @@ from typing import Any
 
 import httpx
 import pytest
-from container_images import ROOT, provide, run
 from PIL import Image
 
-from cli import ports
+from cli.stack import ports
+from support.container_images import ROOT, provide, run
 
 pytestmark = [
     pytest.mark.compose,

@@ -8,10 +8,12 @@ import torch
 from test_fused import psnr
 from torch import Tensor
 
-from pipeline import TINY_CHECKPOINT, ZImagePipeline, cuda_graphs, quantization
-from pipeline.quantization import FP8_CAPABILITY, Fp8Matrix, fp8_weight, quantize_weight, set_fp8_weight
-from pipeline.quantized_checkpoint import write_quantized_checkpoint
-from pipeline.random_checkpoint import SIZES, write_random_checkpoint
+from pipeline import TINY_CHECKPOINT, ZImagePipeline
+from pipeline.checkpoint.quantized import write_quantized_checkpoint
+from pipeline.checkpoint.random import SIZES, write_random_checkpoint
+from pipeline.cuda import graphs
+from pipeline.formats import fp8
+from pipeline.formats.fp8 import FP8_CAPABILITY, Fp8Matrix, fp8_weight, quantize_weight, set_fp8_weight
 
 PROMPT = "a red circle on a blue background"
 
@@ -71,7 +73,7 @@ def test_every_matrix_of_a_block_can_be_fp8(all_fp8: Path, tmp_path: Path) -> No
 
 def test_a_gpu_without_fp8_runs_files_in_fp8(all_fp8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_quantized_checkpoint(all_fp8, tmp_path / "fp8")
-    monkeypatch.setattr(quantization, "FP8_CAPABILITY", (99, 0))
+    monkeypatch.setattr(fp8, "FP8_CAPABILITY", (99, 0))
 
     pipe = ZImagePipeline.from_pretrained(tmp_path / "fp8", "cuda")
 
@@ -89,19 +91,19 @@ def test_projections_of_which_one_alone_is_fp8_are_joined_in_bfloat16() -> None:
     to_q, to_k, to_v = (torch.nn.Linear(64, 64, bias=False, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     set_fp8_weight(to_q, quantize_weight(to_q.weight))
 
-    joined = quantization.matrix(to_q, to_k, to_v)
+    joined = fp8.matrix(to_q, to_k, to_v)
 
     x = torch.randn(5, 64, device="cuda", dtype=torch.bfloat16)
-    weights = [quantization.dequantize(fp8_weight(to_q), torch.float32), to_k.weight.float(), to_v.weight.float()]
+    weights = [fp8.dequantize(fp8_weight(to_q), torch.float32), to_k.weight.float(), to_v.weight.float()]
     expected = x.float() @ torch.cat(weights).T
     assert (joined(x) - expected).norm() < 0.01 * expected.norm()
 
 
 def test_more_shapes_than_recordings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "KEPT_GRAPHS", 2)
-    graphs = cuda_graphs.Graphs(lambda x: (2 * x).cumsum(0))
+    monkeypatch.setattr(graphs, "KEPT_GRAPHS", 2)
+    recorded = graphs.Graphs(lambda x: (2 * x).cumsum(0))
 
     for size in (3, 4, 5, 3, 5, 4, 4):
         x = torch.randn(size, device="cuda")
-        assert torch.equal(graphs(x), (2 * x).cumsum(0))
-        assert len(graphs.graphs) <= 2
+        assert torch.equal(recorded(x), (2 * x).cumsum(0))
+        assert len(recorded.graphs) <= 2

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from bfloat16_checkpoint import write_bfloat16_checkpoint
 
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
-from pipeline.quantization import FP8_CAPABILITY, quantize_weight
-from pipeline.quantized_checkpoint import write_quantized_checkpoint
-from pipeline.random_checkpoint import write_random_checkpoint
+from pipeline.checkpoint.quantized import write_quantized_checkpoint
+from pipeline.checkpoint.random import write_random_checkpoint
+from pipeline.formats.fp8 import FP8_CAPABILITY, quantize_weight
+from support.bfloat16_checkpoint import write_bfloat16_checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
-from pipeline.autoencoder import Autoencoder, AutoencoderParams
-from pipeline.quantization import Fp8Matrix
-from pipeline.text_encoder import TextEncoder
-from pipeline.transformer import Transformer, TransformerParams
+from pipeline.formats.fp8 import Fp8Matrix
+from pipeline.model.autoencoder import Autoencoder, AutoencoderParams
+from pipeline.model.text_encoder import TextEncoder
+from pipeline.model.transformer import Transformer, TransformerParams
 
 PARAMS = TransformerParams(
     in_channels=16,
@@ -74,7 +74,7 @@ SHAPES = [
 
 @pytest.mark.parametrize(("captions", "height", "width"), SHAPES)
 def test_the_fused_transformer_is_as_exact_as_the_plain_one(captions: list[int], height: int, width: int) -> None:
-    from pipeline.fused_transformer import FusedTransformer
+    from pipeline.cuda.transformer import FusedTransformer
 
     exact, plain = transformers()
     expected = evaluate(exact, captions, height, width)
@@ -86,7 +86,7 @@ def test_the_fused_transformer_is_as_exact_as_the_plain_one(captions: list[int],
 
 @pytest.mark.parametrize(("captions", "height", "width"), SHAPES)
 def test_fp8_stays_near(captions: list[int], height: int, width: int) -> None:
-    from pipeline.fused_transformer import FusedTransformer
+    from pipeline.cuda.transformer import FusedTransformer
 
     exact, plain = transformers()
     expected = evaluate(exact, captions, height, width)
@@ -97,7 +97,7 @@ def test_fp8_stays_near(captions: list[int], height: int, width: int) -> None:
 
 
 def test_other_values_in_the_same_shapes_are_not_those_of_the_recording() -> None:
-    from pipeline.fused_transformer import FusedTransformer
+    from pipeline.cuda.transformer import FusedTransformer
 
     exact, plain = transformers()
     fused = FusedTransformer(plain, CUDA, quantize=False)
@@ -112,7 +112,7 @@ def test_other_values_in_the_same_shapes_are_not_those_of_the_recording() -> Non
 @pytest.mark.parametrize("channels", [(128, 256, 512, 512), (32, 64, 96, 96)])
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (34, 22), (2, 50)])
 def test_the_fused_decoder_is_as_exact_as_the_plain_one(channels: tuple[int, ...], height: int, width: int) -> None:
-    from pipeline.fused_decoder import FusedDecoder
+    from pipeline.cuda.vae import FusedDecoder
 
     exact = randomized(Autoencoder(AutoencoderParams(3, 16, channels, 2, 16, 0.3611, 0.1159)))
     latents = torch.randn(2, 16, height, width, device=CUDA)
@@ -125,7 +125,7 @@ def test_the_fused_decoder_is_as_exact_as_the_plain_one(channels: tuple[int, ...
 
 @pytest.mark.parametrize("quantize", [False, True])
 def test_text_features_are_those_of_the_plain_encoder(quantize: bool) -> None:
-    from pipeline.fused_encoder import fuse
+    from pipeline.cuda.text_encoder import fuse
 
     exact = TextEncoder.load(TINY_CHECKPOINT, CUDA, torch.float32)
     plain = TextEncoder.load(TINY_CHECKPOINT, CUDA, torch.bfloat16)

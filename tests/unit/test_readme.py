@@ -1,12 +1,12 @@
 """The README, and what it points to, says what the code says."""
 
 import re
-from pathlib import Path
 
-from jobs.models import ERROR_CODES
+from jobs.record import ERROR_CODES
 from jobs.settings import markdown_table
+from support.root import ROOT
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 RELIABILITY = README.parent / "docs" / "reliability.md"
 
 

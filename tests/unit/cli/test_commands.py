@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cli import ports
-from cli.images import output_path
-from cli.parts import devices
+from cli.results import output_path
+from cli.stack import ports
+from cli.stack.parts import devices
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -39,7 +39,7 @@ def test_light_commands_import_nothing_heavy(command: str) -> None:
         [sys.executable, "-X", "importtime", "-m", "cli.main", *arguments], capture_output=True, text=True, check=False
     )
     imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines() if line.startswith("import time")}
-    assert "cli.client" in imported
+    assert "zimage.client" in imported
     assert not imported & {"torch", "transformers", "celery", "boto3", "redis", "fastapi"}
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli import supervisor as supervisor_module
-from cli.supervisor import Part, Supervisor
+from cli.stack import supervisor as supervisor_module
+from cli.stack.supervisor import Part, Supervisor
 
 PATIENT = "import time; time.sleep(600)"
 STUBBORN = (
@@ -109,7 +109,7 @@ def test_a_program_that_is_not_there_ends_everything_with_its_name(tmp_path: Pat
 def test_parts_die_with_a_killed_parent(tmp_path: Path) -> None:
     program = f"""
 import pathlib, sys, time
-from cli.supervisor import Part, Supervisor
+from cli.stack.supervisor import Part, Supervisor
 folder = pathlib.Path({str(tmp_path)!r})
 part = Part("a", [sys.executable, "-c", {PATIENT!r}], {{}}, folder, folder / "a.log")
 Supervisor([[part]], lambda pids: print(pids["a"], flush=True)).start()

@@ -1,7 +1,8 @@
 """Every test of the manifests is one of each overlay."""
 
 import pytest
-from kubernetes_objects import OVERLAYS, Object, overlay
+
+from support.kubernetes_objects import OVERLAYS, Object, overlay
 
 
 @pytest.fixture(params=OVERLAYS)

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,8 +9,8 @@ import pytest
 import yaml
 
 from jobs.settings import Settings
+from support.root import ROOT
 
-ROOT = Path(__file__).parents[3]
 FILES = ("docker-compose.yml", "docker-compose.gpu.yml", "docker-compose.keys.yml")
 TEXTS = {name: (ROOT / name).read_text() for name in FILES}
 SERVICES = {name: yaml.safe_load(text)["services"] for name, text in TEXTS.items()}

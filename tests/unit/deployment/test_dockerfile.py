@@ -6,9 +6,9 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from kubernetes_objects import ROOT, Object, pod, workload
 
 from jobs.settings import Settings
+from support.kubernetes_objects import ROOT, Object, pod, workload
 
 DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
 STAGES = {  # by their names

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from kubernetes_objects import NAMESPACE, ROOT, Object, environment, of_kind, overlay
+
+from support.kubernetes_objects import NAMESPACE, ROOT, Object, environment, of_kind, overlay
 
 DOCS = (ROOT / "docs" / "kubernetes.md").read_text()
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from kubernetes_objects import KUBERNETES, ROOT, Object, container, kustomize, title
-from network_policies import End, gets_through
+
+from support.kubernetes_objects import KUBERNETES, ROOT, Object, container, kustomize, title
+from support.network_policies import End, gets_through
 
 DOCS = (ROOT / "docs" / "kubernetes.md").read_text()
 WORKER = End({"app.kubernetes.io/name": "zimage", "app.kubernetes.io/component": "worker"})

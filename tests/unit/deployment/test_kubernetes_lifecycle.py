@@ -6,7 +6,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import yaml
-from kubernetes_objects import (
+
+from api.app import create_app
+from api.routes.queue import QueueOverview
+from api.server import GRACE_SECONDS
+from jobs.settings import Settings
+from support.kubernetes_objects import (
     NAMESPACE,
     ROOT,
     Object,
@@ -21,11 +26,6 @@ from kubernetes_objects import (
     workload,
     workloads,
 )
-
-from api.app import create_app
-from api.routes.queue import QueueOverview
-from api.server import GRACE_SECONDS
-from jobs.settings import Settings
 from worker.health import Health
 
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")

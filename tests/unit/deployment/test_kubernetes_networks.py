@@ -1,8 +1,9 @@
 """Who reaches whom in the cluster, and who reaches out of it."""
 
 import pytest
-from kubernetes_objects import Object, overlay, pod_labels, workload
-from network_policies import End, gets_through
+
+from support.kubernetes_objects import Object, overlay, pod_labels, workload
+from support.network_policies import End, gets_through
 
 API, WORKER, VALKEY, SEAWEEDFS = "zimage-api", "zimage-worker", "zimage-valkey", "zimage-seaweedfs"
 PROMETHEUS = End({"app.kubernetes.io/name": "prometheus"}, namespace="monitoring")

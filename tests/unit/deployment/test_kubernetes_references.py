@@ -5,7 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 import typer.main
-from kubernetes_objects import (
+
+from cli.main import app
+from jobs.settings import Settings
+from support.kubernetes_objects import (
     ROOT,
     Object,
     container,
@@ -21,9 +24,6 @@ from kubernetes_objects import (
     workload,
     workloads,
 )
-
-from cli.main import app
-from jobs.settings import Settings
 
 STANDARD = {"OMP_NUM_THREADS"}  # variables of others, which no field of the settings tells
 DOCS = (ROOT / "docs" / "kubernetes.md").read_text()

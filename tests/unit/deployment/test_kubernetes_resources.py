@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
-from kubernetes_objects import (
+
+from support.kubernetes_objects import (
     ROOT,
     Object,
     container,

@@ -8,8 +8,9 @@ import kubernetes_validate
 import pytest
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
-from kubernetes_objects import Object, of_kind, overlay
 from pydantic import ValidationError
+
+from support.kubernetes_objects import Object, of_kind, overlay
 
 VERSIONS = ("1.30", "1.37")  # the oldest that docs/kubernetes.md names, the newest that there is
 # Made from the CRDs of KEDA 2.16 and the Prometheus Operator 0.80.

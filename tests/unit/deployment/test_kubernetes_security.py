@@ -4,7 +4,9 @@ import re
 from pathlib import PurePosixPath
 
 import pytest
-from kubernetes_objects import (
+
+from jobs import __version__
+from support.kubernetes_objects import (
     Object,
     container,
     containers,
@@ -16,8 +18,6 @@ from kubernetes_objects import (
     workload,
     workloads,
 )
-
-from jobs import __version__
 
 
 def test_the_namespace_enforces_restricted(objects: list[Object]) -> None:

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from kubernetes_objects import ROOT, of_kind, overlay
 
 from jobs.settings import Settings
+from support.kubernetes_objects import ROOT, of_kind, overlay
 
 SERVERS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 PROMETHEUS = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())

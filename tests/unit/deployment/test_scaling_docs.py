@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from kubernetes_objects import ROOT, environment, of_kind, overlay, valkeys_megabytes
 
-from bench.autoscaler import ScaledObject
-from bench.scaling_limits import ENDED_JOB_BYTES, limits
-from bench.scaling_sim import PEAK
+from bench.scaling.autoscaler import ScaledObject
+from bench.scaling.scaling_limits import ENDED_JOB_BYTES, limits
+from bench.scaling.simulate import PEAK
+from support.kubernetes_objects import ROOT, environment, of_kind, overlay, valkeys_megabytes
 
 Row = dict[str, Any]
 RESULT: Row = json.loads((ROOT / "bench" / "results" / "scaling.json").read_text())

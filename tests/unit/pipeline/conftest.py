@@ -7,10 +7,10 @@ import diffusers
 import pytest
 import torch
 import transformers
-from parity import Pair, load_pair
 
 from pipeline import ZImagePipeline
-from pipeline.random_checkpoint import write_tokenizer
+from pipeline.checkpoint.random import write_tokenizer
+from support.parity import Pair, load_pair
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()

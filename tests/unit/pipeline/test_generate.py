@@ -3,9 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parity import Pair, relative_error
 
 from pipeline import ZImagePipeline
+from support.parity import Pair, relative_error
 
 LONG = "a much longer prompt, with more tokens than one block of thirty-two, so that padded lengths differ"
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from parity import Pair, load_pair
 
 from pipeline import TINY_CHECKPOINT
+from support.parity import Pair, load_pair
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,49 @@
+"""Whose request it is: with a keys file every request but a few needs `Authorization: Bearer KEY`."""
+
+import re
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.problems import ProblemError, error_response
+from jobs.keys import ApiKey, KeyRing
+from jobs.telemetry.logs import bound
+
+OPEN_PATHS = frozenset(  # tell nothing of any job
+    (
+        *("/", "/livez", "/readyz", "/metrics", "/openapi.json"),
+        *("/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"),
+    )
+)
+_BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
+
+
+class Authentication:
+    """Refuses requests without a valid key (401), before anything of their body is read.
+
+    The key's entry is `request.state.key` for what comes after.
+    """
+
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request (ASGI)."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        key = self._key(Headers(scope=scope))
+        if key is None:
+            detail = "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one"
+            problem = ProblemError(401, "invalid_api_key", detail, headers={"WWW-Authenticate": "Bearer"})
+            await error_response(scope, problem)(scope, receive, send)
+            return
+        scope["state"]["key"] = key
+        with bound(key=key.name):
+            await self._app(scope, receive, send)
+
+    def _key(self, headers: Headers) -> ApiKey | None:
+        given = headers.getlist("authorization")
+        match = _BEARER.fullmatch(given[0].strip()) if len(given) == 1 else None
+        return self._keys.find(match[1]) if match else None

@@ -1,0 +1,1 @@
+"""OpenAI's images API as this service speaks it."""

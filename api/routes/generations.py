@@ -1,0 +1,117 @@
+"""`/v1/images/generations`: OpenAI's images API over the queue, for clients that wait for their pictures."""
+
+import asyncio
+import base64
+
+from botocore.exceptions import BotoCoreError, ClientError
+from fastapi import APIRouter, Request, Response
+
+from api.deps import KeyDep, OwnerDep, ServicesDep
+from api.document import FAULT, RATE_LIMIT, REPLAYED, SUBMITTED
+from api.metrics import CLIENT_LEFT
+from api.openai.refusals import openai_error_responses
+from api.openai.request import ImageData, ImagesRequest, ImagesResponse
+from api.problems import ProblemError, unavailable
+from api.served_model import served_model
+from api.submission import IdempotencyKey, submit
+from api.waiting import ended, patient, unless_disconnected
+from jobs.objects.images import ImageStore
+from jobs.record import ImageRecord, Job, JobStatus
+
+router = APIRouter(prefix="/v1/images", tags=["openai"])
+
+FINAL = {"X-Should-Retry": "false"}  # OpenAI's clients heed it: they retry 409 and 5xx by themselves otherwise
+CANCEL_SECONDS = 300.0  # that Redis may be away before the job of a client that left is drawn all the same
+
+ERRORS = openai_error_responses(
+    *SUBMITTED,
+    (404, "model_not_found", "model: there is no model other: /v1/models lists what is served"),
+    (409, "job_canceled", "job job_… was canceled"),
+    (422, "invalid_request", "quality: there is one quality: leave it out"),
+    FAULT,
+    (500, "out_of_memory", "job job_… failed: the GPU has too little memory for this job: ask for a smaller size"),
+    (503, "resolver_unavailable", "/webhook_url: hooks.example can't be resolved now: send the request again"),
+    (503, "storage_unavailable", "job job_… is done, but its images can't be read now: fetch them at /v1/jobs/job_…"),
+    (503, "closing", "this process of the service is ending: send the request again"),
+    (504, "job_expired", "job job_… was not started in time"),
+    (504, "deadline_exceeded", "job job_… failed: timeout_seconds passed before the job was done"),
+)
+
+
+@router.post(
+    "/generations",
+    response_model=ImagesResponse,
+    responses={200: {"headers": {**REPLAYED, **RATE_LIMIT}}, **ERRORS},
+)
+async def generate_images(
+    body: ImagesRequest,
+    request: Request,
+    services: ServicesDep,
+    owner: OwnerDep,
+    key: KeyDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Draw images as a job like any other, and answer when it has ended.
+
+    A client that leaves cancels its job, and so does a process of the service that ends meanwhile (503 `closing`); not
+    so with an `Idempotency-Key`, by which the client can come back for the same job.
+    """
+    served = await served_model(services)
+    if body.model is not None:
+        served.check_name(body.model)
+    job_input = body.job_input(served.sizes)
+    submission = await submit(services, owner, key, job_input, idempotency_key)
+    job_id = submission.found.job.id
+    found = await unless_disconnected(request, ended(services, job_id, owner))
+    if found is None or found.job.status.active:  # the client has left, or this process is to end
+        if idempotency_key is None:
+            patience = CANCEL_SECONDS if found is None else 0  # who is still there is not kept waiting
+            await patient(patience)(services.store.cancel, job_id, owner)
+        if found is None:
+            return Response(status_code=CLIENT_LEFT)
+        detail = "this process of the service is ending: send the request again"
+        raise unavailable("closing", detail, seconds=1, headers=submission.headers)
+    _check_success(found.job, submission.headers, again=idempotency_key is None)
+    try:
+        content = await asyncio.to_thread(_answer, found.job, body.response_format or "b64_json", services.images)
+    except (BotoCoreError, ClientError):
+        detail = f"job {job_id} is done, but its images can't be read now: fetch them at /v1/jobs/{job_id}"
+        raise ProblemError(503, "storage_unavailable", detail, headers={**submission.headers, **FINAL}) from None
+    return Response(content, media_type="application/json", headers=submission.headers)
+
+
+def _check_success(job: Job, headers: dict[str, str], *, again: bool) -> None:
+    """Raise what a job's end means to a client that waited for its images.
+
+    Args:
+        job: that has ended.
+        headers: of the answer.
+        again: whether the same request makes another job; with an `Idempotency-Key` it is answered with this one.
+    """
+    final = {**headers, **FINAL}
+    match job.status:
+        case JobStatus.CANCELED:
+            raise ProblemError(409, "job_canceled", f"job {job.id} was canceled", headers=final)
+        case JobStatus.EXPIRED:
+            raise ProblemError(504, "job_expired", f"job {job.id} was not started in time", headers=final)
+    if job.error:
+        late = job.error.code == "deadline_exceeded"
+        retry = {**headers, "X-Should-Retry": "true"} if again and job.error.retryable and not late else final
+        detail = f"job {job.id} failed: {job.error.message}"
+        raise ProblemError(504 if late else 500, job.error.code, detail, headers=retry)
+
+
+def _answer(job: Job, response_format: str, images: ImageStore) -> bytes:
+    """Return the body; in a thread, since it may read and encode megabytes."""
+
+    def data(image: ImageRecord) -> ImageData:
+        if response_format == "url":
+            return ImageData(url=images.presign(image.key))
+        return ImageData(b64_json=base64.b64encode(images.get_png(image.key, image.bytes)).decode())
+
+    answer = ImagesResponse(
+        created=int((job.finished_at or job.created_at).timestamp()),
+        data=[data(image) for image in job.images],
+        size=f"{job.input.width}x{job.input.height}",
+    )
+    return answer.model_dump_json(exclude_none=True).encode()

@@ -1,0 +1,1 @@
+"""What pictures are like: how well they follow their prompts, and how far a number format moves them."""

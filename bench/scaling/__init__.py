@@ -1,0 +1,1 @@
+"""Scaling on paper: fleets, autoscalers and queues as discrete-event simulations."""

@@ -1,0 +1,201 @@
+"""`zimage doctor`: what of this machine and configuration would keep the service from working, and what to do."""
+
+import platform
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+import typer
+
+from cli import options
+from cli.config import load_settings
+from cli.errors import ExitCode, UserError
+from cli.results import print_json
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+GIB = 1024**3
+SCARCE_BYTES = 5 * GIB
+FULL_BYTES = GIB // 2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    level: Literal["ok", "warn", "fail"]
+    message: str
+
+
+def doctor(as_json: options.Json = False, data: options.Running = None) -> None:
+    """Check this machine, the settings, Redis, S3 and the model; exit code 1 if a check fails."""
+    findings = []
+    for finding in _examine(data):
+        findings.append(finding)
+        if not as_json:
+            print(f"{finding.level:<5} {finding.check:<9} {finding.message}", flush=True)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    if any(finding.level == "fail" for finding in findings):
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def _examine(data: Path | None) -> Iterator[Finding]:
+    yield Finding("python", "ok", platform.python_version())
+    yield from _torch()
+    yield from _disk()
+    try:
+        settings = load_settings(data)
+    except UserError as error:
+        yield Finding("settings", "fail", str(error))
+        return
+    yield Finding("settings", "ok", "valid")
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [_device, _redis, _s3, _model]
+    for check in checks:
+        yield from check(settings)
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        yield Finding("torch", "warn", "not installed: workers need it (pip install 'zimage-service[worker]')")
+        return
+    yield Finding("torch", "ok", str(torch.__version__))
+    if not torch.cuda.is_available():
+        yield Finding("gpu", "warn", "none that torch can use: workers draw on the CPU, slowly")
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        yield Finding("gpu", "ok", f"cuda:{index} {name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free")
+
+
+def _device(settings: "Settings") -> Iterator[Finding]:
+    try:
+        import torch
+
+        from pipeline.formats.fp8 import check_quantization
+        from worker.loading import choose_device
+    except ModuleNotFoundError:
+        return  # told of already
+    try:
+        device = choose_device(settings)
+        quantization = None if settings.quantization == "none" else settings.quantization
+        check_quantization(quantization, device, torch.bfloat16)
+    except ValueError as error:
+        yield Finding("device", "fail", str(error))
+    else:
+        yield Finding("device", "ok", f"workers draw on {device}, quantization {settings.quantization}")
+
+
+def _redis(settings: "Settings") -> Iterator[Finding]:
+    import redis
+
+    from jobs.store.durability import examine
+    from jobs.store.redis_client import address, connect
+
+    try:
+        with connect(settings) as client:
+            client.ping()
+            server = client.info("server")
+            findings = examine(client)
+    except redis.RedisError as error:
+        yield Finding("redis", "fail", f"{address(settings)}: {error}: start it, or set ZIMAGE_REDIS_URL")
+        return
+    version = server.get("valkey_version") or server["redis_version"]
+    yield Finding("redis", "ok", f"{server.get('server_name', 'redis')} {version} at {address(settings)}")
+    for finding in findings:
+        yield Finding("redis", finding.level, finding.message)
+
+
+def _s3(settings: "Settings") -> Iterator[Finding]:
+    import httpx
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from jobs.objects.images import ImageStore, StillThereError
+
+    address = f"bucket {settings.s3_bucket} at {settings.s3_endpoint or 'AWS'}"
+    images = ImageStore(settings)
+    probe = f"doctor-{secrets.token_hex(8)}"
+    key, content = images.key(probe, attempt=0, index=0), b"zimage doctor"
+    try:
+        images.check()
+        images.put_png(key, content)
+        url = images.presign(key)
+        yield Finding("s3", "ok", f"{address}: written to")
+        yield _presigned(url, content)
+        images.delete_job(probe)
+        gone = httpx.get(url).status_code == httpx.codes.NOT_FOUND
+    except (BotoCoreError, ClientError, StillThereError) as error:
+        advice = "see ZIMAGE_S3_ENDPOINT, ZIMAGE_S3_BUCKET and AWS_ACCESS_KEY_ID"
+        yield Finding("s3", "fail", f"{address}: {error}: {advice}")
+    except httpx.TransportError:
+        pass  # told by _presigned
+    else:
+        yield Finding("s3", "ok", "deleted") if gone else Finding("s3", "warn", "a deleted object can still be read")
+
+
+def _presigned(url: str, content: bytes) -> Finding:
+    import httpx
+
+    host = urlsplit(url).netloc
+    try:
+        signed, unsigned = httpx.get(url), httpx.get(url.partition("?")[0])
+    except httpx.TransportError as error:
+        return Finding("s3", "warn", f"presigned URLs name {host}, not reachable from here: {error}")
+    if signed.content != content:
+        return Finding("s3", "fail", f"a presigned URL is answered {signed.status_code}: see ZIMAGE_S3_PUBLIC_ENDPOINT")
+    if unsigned.is_success:
+        return Finding("s3", "warn", "anyone can read the images: make the bucket private")
+    return Finding("s3", "ok", f"presigned URLs work, and {host} refuses unsigned ones")
+
+
+def _model(settings: "Settings") -> Iterator[Finding]:
+    from jobs.model_card import TINY
+
+    try:
+        from pipeline import CheckpointError
+        from pipeline.checkpoint.config import Config
+        from pipeline.checkpoint.files import weight_files
+        from pipeline.checkpoint.sources import HUB_ID, S3_SCHEME
+    except ModuleNotFoundError:
+        yield Finding("model", "warn", f"{settings.model}: not looked at without torch")
+        return
+
+    root = Path(settings.model)
+    if settings.model == TINY:
+        yield Finding("model", "ok", "tiny, the bundled one")
+    elif root.is_dir():
+        try:
+            Config(root / "model_index.json")
+            for component in ("transformer", "vae", "text_encoder"):
+                weight_files(root / component)
+        except CheckpointError as error:
+            yield Finding("model", "fail", f"{error}: see ZIMAGE_MODEL")
+        else:
+            yield Finding("model", "ok", f"{root}")
+    elif HUB_ID.fullmatch(settings.model):
+        yield Finding("model", "ok", f"{settings.model}, from the hub or its cache")
+    elif settings.model.startswith(S3_SCHEME):
+        yield Finding("model", "ok", f"{settings.model}, from S3; kept in {settings.cache_dir} (ZIMAGE_CACHE_DIR)")
+    else:
+        expected = "no such directory, no hub id org/name, and not s3://bucket/prefix"
+        yield Finding("model", "fail", f"ZIMAGE_MODEL={settings.model}: {expected}")
+
+
+def _disk() -> Iterator[Finding]:
+    folder = options.DEFAULT_DATA.absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    message = f"{free / GIB:.1f} GiB free for {folder}, where `zimage up` keeps its data"
+    if free < SCARCE_BYTES:
+        level: Literal["warn", "fail"] = "fail" if free < FULL_BYTES else "warn"
+        yield Finding("disk", level, f"{message}: make room, or give `zimage up` another --data")
+    else:
+        yield Finding("disk", "ok", message)

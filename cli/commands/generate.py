@@ -1,0 +1,126 @@
+"""`zimage generate`: a picture now, from a service or, without one, drawn in this process."""
+
+import hashlib
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli import options
+from cli.bars import follow, progress_report
+from cli.config import load_settings
+from cli.errors import ExitCode, UserError
+from cli.exits import time_limit
+from cli.results import finish, output_path, print_json, print_timings, write_file
+from zimage import JobRequest
+
+
+def generate(
+    prompt: options.Prompt,
+    out: Annotated[Path, typer.Option(metavar="FILE|DIR", help="A .png file or a folder.")] = Path("out"),
+    negative_prompt: options.NegativePrompt = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    seed: options.Seed = None,
+    num_images: options.NumImages = None,
+    model: Annotated[str | None, typer.Option(help="ZIMAGE_MODEL; only without a service.")] = None,
+    priority: options.Priority = None,
+    timeout: options.WaitTimeout = None,
+    metadata: options.Metadata = None,
+    url: Annotated[str | None, typer.Option("--url", envvar="ZIMAGE_URL", help="Service; without: here.")] = None,
+    key: options.Key = None,
+    as_json: options.Json = False,
+) -> None:
+    """Draw a picture and print its file. With --url or ZIMAGE_URL a service draws, else this process."""
+    request = options.job_request(
+        prompt,
+        metadata,
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        num_images=num_images,
+        priority=priority,
+    )
+    if url is None:
+        _draw_here(request, model, out, as_json)
+        return
+    if model is not None:
+        raise UserError("--model chooses what this process draws with; a service has its own", ExitCode.USAGE)
+    with options.connect(url, key) as client:
+        job = client.submit(request)
+        with time_limit(timeout, job["id"]):
+            finish(client, follow(client, job["id"]), out, as_json)
+
+
+def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool) -> None:
+    from pydantic import ValidationError
+
+    from jobs.spec import MAX_SEED, JobInput
+
+    settings = load_settings()
+    if model is not None:
+        settings = settings.model_copy(update={"model": model})
+    try:
+        job = JobInput.model_validate({"seed": secrets.randbelow(MAX_SEED + 1), **request})
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise UserError(wrong, ExitCode.USAGE) from None
+
+    from worker.executor.kernel_cache import keep_kernels
+
+    keep_kernels(settings.cache_dir)
+    from pipeline import CheckpointError
+    from worker.loading import load_pipeline, size_warnings
+    from worker.png import encode_png
+    from worker.png_parameters import image_parameters
+
+    with progress_report() as report:
+        report(f"loading {settings.model}", 0, job.num_inference_steps)
+        try:
+            pipeline, name = load_pipeline(settings)
+            generation = pipeline.generate(
+                job.prompt,
+                negative_prompt=job.negative_prompt,
+                height=job.height,
+                width=job.width,
+                num_inference_steps=job.num_inference_steps,
+                guidance_scale=job.guidance_scale,
+                seed=job.seed or 0,
+                num_images=job.num_images,
+                on_step=lambda step, total: report("drawing", step, total),
+            )
+        except (CheckpointError, ValueError) as error:
+            raise UserError(str(error)) from error
+
+    warnings = [*generation.warnings, *size_warnings(name, job.width, job.height)]
+    images: list[dict[str, Any]] = []
+    for index, image in enumerate(generation.images.numpy()):
+        parameters = image_parameters(job, name, index)
+        png = encode_png(image, parameters)
+        path = write_file(output_path(out, f"zimage-{job.seed}", index, job.num_images), png)
+        seed, digest = parameters["seed"], hashlib.sha256(png).hexdigest()
+        images.append({"index": index, "seed": seed, "path": str(path), "bytes": len(png), "sha256": digest})
+    if as_json:
+        print_json(
+            {
+                "model": name,
+                "input": job.model_dump(),
+                "images": images,
+                "timings": generation.timings,
+                "peak_vram_bytes": generation.peak_vram_bytes,
+                "warnings": warnings,
+            }
+        )
+        return
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print_timings(generation.timings)
+    for made in images:
+        print(made["path"])

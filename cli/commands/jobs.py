@@ -1,0 +1,132 @@
+"""`zimage submit, status, wait, cancel, list`: jobs of a service, over HTTP."""
+
+import itertools
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.bars import follow
+from cli.exits import time_limit
+from cli.results import ended_badly, finish, print_json, print_timings
+from cli.table import local_time, print_table, printable
+from zimage.contract import ACTIVE, Job
+
+
+def submit(
+    prompt: options.Prompt,
+    negative_prompt: options.NegativePrompt = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    seed: options.Seed = None,
+    num_images: options.NumImages = None,
+    priority: options.Priority = None,
+    timeout: options.Deadline = None,
+    metadata: options.Metadata = None,
+    url: options.Url = None,
+    key: options.Key = None,
+    as_json: options.Json = False,
+) -> None:
+    """Post a job and print its id."""
+    request = options.job_request(
+        prompt,
+        metadata,
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        num_images=num_images,
+        priority=priority,
+        timeout_seconds=timeout,
+    )
+    with options.connect(url, key) as client:
+        job = client.submit(request)
+    if as_json:
+        print_json(job)
+    else:
+        print(job["id"])
+
+
+def status(
+    job_id: options.JobId, url: options.Url = None, key: options.Key = None, as_json: options.Json = False
+) -> None:
+    """Show a job."""
+    with options.connect(url, key) as client:
+        job = client.get(job_id)
+    if as_json:
+        print_json(job)
+        return
+    print(_line(job))
+    for image in job["images"]:
+        print(image["url"])
+    if job["images"]:
+        print_timings(job["timings"])
+    elif job["error"]:
+        print(ended_badly(job), file=sys.stderr)
+
+
+def wait(
+    job_id: options.JobId,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Save the images there.")] = None,
+    timeout: options.WaitTimeout = None,
+    url: options.Url = None,
+    key: options.Key = None,
+    as_json: options.Json = False,
+) -> None:
+    """Wait until a job has ended; print its images' URLs, or with --out the files."""
+    with options.connect(url, key) as client, time_limit(timeout, job_id):
+        finish(client, follow(client, job_id), out, as_json)
+
+
+def cancel(
+    job_id: options.JobId, url: options.Url = None, key: options.Key = None, as_json: options.Json = False
+) -> None:
+    """Cancel a job: at once while queued, before its next step while running."""
+    with options.connect(url, key) as client:
+        job = client.cancel(job_id)
+    if as_json:
+        print_json(job)
+    else:
+        print("cancel requested" if job["status"] in ACTIVE else job["status"])
+
+
+def list_jobs(
+    status: Annotated[
+        str | None, typer.Option(metavar="STATUS", help="queued, running, succeeded, failed, canceled or expired.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many.")] = 20,
+    url: options.Url = None,
+    key: options.Key = None,
+    as_json: options.Json = False,
+) -> None:
+    """List jobs, newest first."""
+    with options.connect(url, key) as client:
+        jobs = list(itertools.islice(client.list(status, page_size=min(limit, 100)), limit))
+    if as_json:
+        print_json(jobs)
+    elif sys.stdout.isatty():
+        _print_table(jobs)
+    else:
+        for job in jobs:
+            print(_line(job))
+
+
+def _line(job: Job) -> str:
+    asked, progress = job["input"], job["progress"]
+    steps, size = f"{progress['step']}/{progress['total']}", f"{asked.get('width')}×{asked.get('height')}"
+    return "\t".join((job["id"], job["status"], job["created_at"], steps, size, printable(asked["prompt"])))
+
+
+def _print_table(jobs: list[Job]) -> None:
+    rows = []
+    for job in jobs:
+        accepted = local_time(datetime.fromisoformat(job["created_at"]))
+        rows.append((job["id"], job["status"], accepted, printable(job["input"]["prompt"])))
+    print_table(("id", "status", "accepted", "prompt"), rows)

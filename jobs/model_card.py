@@ -1,0 +1,38 @@
+"""What a worker serves, as it tells the others."""
+
+from pydantic import BaseModel
+
+from jobs.spec import JobInput
+
+TINY = "tiny"  # the bundled model's name
+TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # width, height; what it draws at others, training/README.md says
+
+
+class SizeLimits(BaseModel):
+    """Smallest and largest side of an image, and that of the square drawn when a client names no size; in pixels."""
+
+    min_size: int
+    max_size: int
+    default_size: int = 1024  # cards of workers from before it was told have none
+
+    def refusals(self, job_input: JobInput) -> dict[str, str]:
+        """Return what is wrong with `width` and `height`, each where it is."""
+        told = f"the served model draws {self.min_size} to {self.max_size} pixels"
+        sides = {"width": job_input.width, "height": job_input.height}
+        return {side: told for side, pixels in sides.items() if not self.min_size <= pixels <= self.max_size}
+
+
+class ModelCard(SizeLimits):
+    """What a worker serves; published in Redis when it is ready."""
+
+    name: str
+    precision: str
+    quantization: str | None = None  # "fp8"; cards of workers from before it was told have none
+    load_seconds: float
+
+
+def size_limits(model: str) -> SizeLimits:
+    """Return the image sizes that a model is made for."""
+    if model == TINY:
+        return SizeLimits(min_size=64, max_size=1024, default_size=128)
+    return SizeLimits(min_size=256, max_size=2048)

@@ -1,0 +1,292 @@
+"""What a client of the service may do with jobs: submit, read, list, cancel, delete. Asynchronous; the API uses it.
+
+Every method raises `redis.exceptions.RedisError` when Redis can't be reached or refuses (full memory): nothing was
+changed then, or the same call may simply be sent again.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import redis.asyncio
+from redis.exceptions import ResponseError
+
+from jobs.model_card import ModelCard
+from jobs.record import ERROR_CODES, Attempt, Job, JobStatus
+from jobs.settings import Settings
+from jobs.spec import JobInput
+from jobs.store import scripts
+from jobs.telemetry import lifecycle
+from jobs.telemetry.trace_context import current_traceparent
+
+_MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a key's rate leaves: submits now, and the seconds until all of a minute's are there again."""
+
+    remaining: int
+    reset_seconds: float
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The answer to a submit; `job_id` is None when it was refused: full, too_fast or too_many."""
+
+    outcome: Literal["created", "replayed", "mismatch", "full", "too_fast", "too_many"]
+    job_id: str | None
+    retry_seconds: float | None = None  # too_fast: until the next is taken; full: those that a job takes, if known
+    allowance: Allowance | None = None  # of a key with a rate
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a queued job stands: 1 is the next to be claimed; seconds until it starts, None while no rate is known."""
+
+    position: int
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A job and, while it is queued, its place."""
+
+    job: Job
+    place: Place | None
+
+
+class Outcome(NamedTuple):
+    """How a job ended; `code` is that of a failure's error, else empty."""
+
+    status: str
+    code: str = ""
+
+
+_OUTCOMES = (
+    *map(Outcome, (JobStatus.SUCCEEDED, JobStatus.CANCELED, JobStatus.EXPIRED)),
+    *(Outcome(JobStatus.FAILED, code) for code in ERROR_CODES),
+)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The queue as a whole."""
+
+    workers: int
+    dead_letters: int
+    oldest_queued_seconds: float
+    counts: dict[JobStatus, int]
+    ended: dict[Outcome, int]  # since the service's first job; those that never came about included, as 0
+
+
+class Memory(NamedTuple):
+    """Of Redis: bytes in use, and its `maxmemory` (0: it has none)."""
+
+    used: int
+    maximum: int
+
+
+class JobGoneError(LookupError):
+    """The job was deleted or is past its retention."""
+
+
+class JobUnknownError(LookupError):
+    """No such job, or it is another owner's."""
+
+
+class BadCursorError(ValueError):
+    """The cursor is not one that `list` returned."""
+
+
+class ClientStore:
+    """Jobs in Redis, from the client's side."""
+
+    def __init__(self, client: redis.asyncio.Redis, settings: Settings) -> None:
+        self._redis = client
+        self._settings = settings
+        self._prefix = settings.redis_prefix
+        self._scripts = {
+            name: client.register_script(scripts.source(name))
+            for name in ("submit", "read", "cancel", "delete", "overview")
+        }
+
+    async def _run(self, script: str, *args: Any) -> Any:
+        return await self._scripts[script](keys=[self._prefix], args=list(args))
+
+    async def submit(
+        self,
+        job_id: str,
+        owner: str,
+        job_input: JobInput,
+        *,
+        idempotency_key: str | None,
+        digest: str,
+        rate: int | None = None,
+        in_flight: int | None = None,
+    ) -> Submitted:
+        """Write the job's record, its idempotency key and its place in the queue at once, or refuse it.
+
+        The trace at hand becomes the job's.
+
+        Args:
+            job_id: new and unique.
+            owner: name of the API key.
+            job_input: with its seed filled in.
+            idempotency_key: the client's, or None.
+            digest: of the body as the client sent it (`body_digest`).
+            rate: submits per minute that the owner may make; None: any number.
+            in_flight: jobs that the owner may have queued or running; None: any number.
+        """
+        settings = self._settings
+        shift = {"high": -1, "normal": 0, "low": 1}[job_input.priority] * settings.priority_seconds
+        ttl = min(settings.queue_ttl, job_input.timeout_seconds or settings.queue_ttl)
+        outcome, answer, *left = await self._run(
+            "submit",
+            job_id,
+            owner,
+            job_input.model_dump_json(),
+            shift * _MICROSECONDS,
+            job_input.work,
+            job_input.num_inference_steps,
+            settings.queue_limit,
+            ttl,
+            job_input.schema_version,
+            idempotency_key or "",
+            digest,
+            settings.idempotency_ttl,
+            rate or "",
+            in_flight or "",
+            "" if job_input.webhook_url is None else 1,
+            current_traceparent() or "",
+        )
+        if outcome == "created":
+            lifecycle.accepted(answer, owner, job_input)
+        elif outcome == "replayed":
+            lifecycle.replayed(answer, owner)
+        allowance = Allowance(int(left[0]), float(left[1])) if left else None
+        if outcome in ("full", "too_fast"):
+            return Submitted(outcome, None, float(answer) if answer else None, allowance)
+        return Submitted(outcome, None if outcome == "too_many" else answer, None, allowance)
+
+    async def has_seen(self, owner: str, idempotency_key: str) -> bool:
+        """Tell whether the owner's idempotency key came before and is remembered."""
+        return bool(await self._redis.exists(f"{self._prefix}idempotency:{owner}:{idempotency_key}"))
+
+    async def get(self, job_id: str, owner: str) -> Found:
+        """Return a job.
+
+        Raises:
+            JobGoneError: it was deleted or is past its retention.
+            JobUnknownError: there is none of that id, or it is another owner's.
+        """
+        return await self._found(await self._run("read", job_id, owner))
+
+    async def _found(self, answer: Sequence[Any]) -> Found:
+        match answer:
+            case ["gone"]:
+                raise JobGoneError
+            case ["unknown"]:
+                raise JobUnknownError
+        _, flat, before, *queue = answer
+        job = Job.from_record(dict(_pairs(flat)))
+        if before == "":
+            return Found(job, None)
+        work, rate, workers = float(queue[0]), float(queue[1]), int(queue[2])
+        eta = work / rate if rate > 0 else None
+        if eta is not None and workers == 0:
+            card = await self.last_card()
+            eta += card.load_seconds if card else 0.0
+        return Found(job, Place(int(before) + 1, eta))
+
+    async def list(
+        self, owner: str, *, status: JobStatus | None, limit: int, cursor: str | None
+    ) -> tuple[list[Found], str | None]:
+        """Return a page of the owner's jobs, newest first, and the cursor of the next page (None at the end).
+
+        Raises:
+            BadCursorError: `cursor` is not one of ours.
+        """
+        index = f"{self._prefix}owner:{owner}" + (f":{status}" if status else "")
+        newest = "+inf" if cursor is None else f"({_decode_cursor(cursor)}"
+        rows: Sequence[tuple[str, float]] = await self._redis.zrange(  # type: ignore[assignment]  # withscores decides
+            index, newest, "-inf", desc=True, byscore=True, offset=0, num=limit + 1, withscores=True
+        )
+        read = self._scripts["read"]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id, _ in rows[:limit]:
+                await read(keys=[self._prefix], args=[job_id, owner], client=pipe)
+            answers = await pipe.execute()
+        # A job that was deleted since the index was read is simply not in the page.
+        jobs = [await self._found(answer) for answer in answers if answer[0] == "found"]
+        return jobs, _encode_cursor(int(rows[limit - 1][1])) if len(rows) > limit else None
+
+    async def cancel(self, job_id: str, owner: str) -> tuple[Literal["canceled", "requested", "ended"], str]:
+        """Cancel a job; return what came of it and the job's status.
+
+        Raises:
+            JobUnknownError: there is none of that id (or it is gone), or it is another owner's.
+        """
+        outcome, status, *canceled = await self._run("cancel", job_id, owner)
+        if outcome == "unknown":
+            raise JobUnknownError
+        for row in canceled:
+            lifecycle.left_queue(Attempt.from_row(row), "canceled")
+        return outcome, status
+
+    async def bury(self, job_id: str) -> None:
+        """Take a job off the dead letters, before its images are removed: a retry meanwhile would lose its own."""
+        await self._redis.zrem(f"{self._prefix}dead", job_id)
+
+    async def delete(self, job_id: str, owner: str) -> Literal["deleted", "active", "unknown"]:
+        """Delete an ended job's record; its images must have been removed before."""
+        answer: Literal["deleted", "active", "unknown"] = await self._run(
+            "delete", job_id, owner, self._settings.tombstone_ttl
+        )
+        return answer
+
+    async def overview(self) -> Overview:
+        """Return counts, of queue and ended jobs, and the age of the oldest queued one."""
+        workers, dead_letters, oldest, counts, ended = await self._run("overview")
+        by_status = {JobStatus(status): count for status, count in _pairs(counts)}
+        by_outcome = {Outcome(*outcome.split(":")): int(count) for outcome, count in _pairs(ended)}
+        return Overview(workers, dead_letters, float(oldest), by_status, dict.fromkeys(_OUTCOMES, 0) | by_outcome)
+
+    async def memory(self) -> Memory | None:
+        """Return Redis' memory; None where it does not tell, as some managed ones."""
+        try:
+            info = await self._redis.info("memory")
+        except ResponseError:
+            return None
+        return Memory(info["used_memory"], info["maxmemory"])
+
+    async def last_card(self) -> ModelCard | None:
+        """Return the card of the worker heard last, None if there never was one."""
+        card = await self._redis.get(f"{self._prefix}card")
+        return ModelCard.model_validate_json(card) if card else None
+
+
+def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def body_digest(job_input: JobInput) -> str:
+    """Return the SHA-256 of a request as sent (seed not yet drawn), to tell a repetition from another request."""
+    return hashlib.sha256(job_input.model_dump_json().encode()).hexdigest()
+
+
+def _encode_cursor(created_at: int) -> str:
+    return base64.urlsafe_b64encode(str(created_at).encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> int:
+    try:
+        created_at = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError) as error:
+        raise BadCursorError(cursor) from error
+    if _encode_cursor(created_at) != cursor or not 0 <= created_at < 2**53:
+        raise BadCursorError(cursor)
+    return created_at

@@ -1,0 +1,1 @@
+"""What operators are told: log lines and spans, and how they leave the process."""

@@ -1,0 +1,1 @@
+"""Checkpoints: from files to tensors and back."""

@@ -1,0 +1,89 @@
+"""A checkpoint's JSON files, and the error that tells what is wrong with a checkpoint."""
+
+import copy
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded: one line that names the file, the key and what was expected."""
+
+
+class Config:
+    """The JSON object of one file; its complaints name the file and the key.
+
+    Raises CheckpointError for a missing file, broken JSON, and a missing or mistyped field.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: missing file") from None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: not readable as JSON: {one_line(error)}") from None
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{path}: holds a JSON {type(values).__name__}, expected an object")
+        self.values: dict[str, Any] = values
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.values:
+            raise CheckpointError(f"{self.path}: missing field {key!r}")
+        return self.values[key]
+
+    def integer(self, key: str) -> int:
+        """The whole number > 0 at `key`."""
+        value: int = self._typed(key, "a whole number > 0", _is_count)
+        return value
+
+    def number(self, key: str) -> float:
+        """The finite number at `key`."""
+        return float(self._typed(key, "a finite number", _is_finite))
+
+    def positive(self, key: str) -> float:
+        """The finite number > 0 at `key`."""
+        return float(self._typed(key, "a finite number > 0", lambda value: _is_finite(value) and value > 0))
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        """The whole numbers > 0, one or more, at `key`."""
+
+        def valid(value: Any) -> bool:
+            return isinstance(value, list) and len(value) > 0 and all(map(_is_count, value))
+
+        return tuple(self._typed(key, "a list of whole numbers > 0", valid))
+
+    def section(self, key: str) -> "Config":
+        """The object at `key`; its complaints name the same file."""
+        section = copy.copy(self)
+        section.values = self._typed(key, "an object", lambda value: isinstance(value, dict))
+        return section
+
+    def expect(self, key: str, *allowed: Any, default: Any = None) -> None:
+        """Refuse the file unless `key`, or `default` where it is absent, holds one of `allowed`."""
+        found = self.values.get(key, default)
+        if found not in allowed:
+            raise CheckpointError(f"{self.path}: {key} is {found!r}, expected {' or '.join(map(repr, allowed))}")
+
+    def _typed(self, key: str, expected: str, valid: Callable[[Any], bool]) -> Any:
+        value = self[key]
+        if isinstance(value, bool) or not valid(value):
+            raise CheckpointError(f"{self.path}: {key} is {value!r}, expected {expected}")
+        return value
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without its line breaks."""
+    return " ".join(str(error).split())
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_finite(value: Any) -> bool:
+    # Python's JSON knows NaN and Infinity, and whole numbers beyond any float.
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max

@@ -1,0 +1,135 @@
+"""Checkpoints in S3: downloaded into a directory of the cache, which is brought up to date file by file.
+
+Beside the directory lies a record of the object that each file is. It names no file that is not whole, so a download
+that broke off goes on where it was, and a file whose object has changed is fetched again.
+"""
+
+import fcntl
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipeline.checkpoint.config import CheckpointError, one_line
+from pipeline.checkpoint.files import CHECKPOINT_FILES
+
+log = logging.getLogger(__name__)
+
+Objects = dict[str, dict[str, Any]]  # ETag and size of each object, by its name below the checkpoint's prefix
+
+
+def download(url: str, cache: Path, connect: Callable[[], Any] | None = None) -> Path:
+    """Bring the files of a checkpoint in S3 to this machine, but those that are here already.
+
+    Args:
+        url: `s3://bucket/prefix`.
+        cache: what is downloaded is kept here; processes that want the same checkpoint wait for each other.
+        connect: makes boto3's client; None: as boto3's own configuration says.
+
+    Returns:
+        The checkpoint's directory.
+
+    Raises:
+        CheckpointError: no such bucket, no checkpoint below the prefix, access denied, or S3 can't be reached.
+        OSError: the files can't be written.
+    """
+    bucket, _, prefix = url.removeprefix("s3://").strip("/").partition("/")
+    if not bucket:
+        raise CheckpointError(f"{url}: names no bucket, expected s3://bucket/prefix")
+    name = quote(f"{bucket}/{prefix}", safe="")  # flat, since one checkpoint's prefix may begin another's
+    start = f"{prefix}/" if prefix else ""
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        client: Any = connect() if connect else boto3.client("s3")
+        with _lock(cache / f"{name}.lock"):
+            objects = _list(client, bucket, start)
+            if "model_index.json" not in objects:
+                raise CheckpointError(f"{url}: no checkpoint, expected model_index.json below this prefix")
+            folder, record = cache / name, cache / f"{name}.json"
+            here = _tidy(folder, record, objects)
+            for path in sorted(objects.keys() - here.keys()):
+                log.info("downloading %s of %s: %.1f MB", path, url, objects[path]["bytes"] / 1e6)
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                # In parallel parts of one version of the object, under another name until it is whole.
+                client.download_file(bucket, start + path, str(folder / path))
+                here[path] = objects[path]
+                _write(record, here)
+    except (ClientError, BotoCoreError, Boto3Error) as error:
+        raise CheckpointError(f"{url}: {_reason(error)}") from error
+    return folder
+
+
+def _list(client: Any, bucket: str, start: str) -> Objects:
+    """The checkpoint's files among the objects whose keys begin with `start`."""
+    found = {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start):
+        for item in page.get("Contents", []):
+            name = item["Key"].removeprefix(start)
+            if _stays_below(name) and any(fnmatch(name, pattern) for pattern in CHECKPOINT_FILES):
+                found[name] = {"etag": item["ETag"], "bytes": item["Size"]}
+    return found
+
+
+def _stays_below(name: str) -> bool:
+    """Whether a key's rest is a plain path of a file below a directory: no folder, nothing absolute, no `..`."""
+    path = PurePosixPath(name)
+    return str(path) == name and not path.is_absolute() and ".." not in path.parts
+
+
+def _tidy(folder: Path, record: Path, objects: Objects) -> Objects:
+    """Remove from `folder` what is none of `objects`: other versions, files that the bucket lost, halves of downloads.
+
+    Returns:
+        What is left, in the record too.
+    """
+    recorded = _read(record)
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    here = {
+        name: objects[name]
+        for name, path in files.items()
+        if name in objects and recorded.get(name) == objects[name] and path.stat().st_size == objects[name]["bytes"]
+    }
+    _write(record, here)
+    for name in files.keys() - here.keys():
+        files[name].unlink()
+    return here
+
+
+def _read(record: Path) -> Objects:
+    """What a record says; nothing if there is none, or a power cut left half of one."""
+    try:
+        recorded: Objects = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return recorded
+
+
+def _write(record: Path, objects: Objects) -> None:
+    draft = record.with_suffix(".draft")
+    draft.write_text(json.dumps(objects, indent=1), encoding="utf-8")
+    draft.replace(record)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ClientError):
+        code = error.response["Error"]["Code"]
+        if code == "NoSuchBucket":
+            return "no such bucket"
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] in (401, 403):
+            return f"access denied ({code}): see AWS_ACCESS_KEY_ID and what it may read"
+    return f"S3 does not give it: {one_line(error)}"

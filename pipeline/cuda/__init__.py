@@ -1,0 +1,1 @@
+"""The functions of `pipeline.model` fused, for CUDA."""

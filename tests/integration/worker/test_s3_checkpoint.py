@@ -1,0 +1,218 @@
+"""ZIMAGE_MODEL=s3://…: the same picture as from the directory, and what is downloaded when."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from cli.stack import Stack
+from pipeline import TINY_CHECKPOINT, CheckpointError
+from pipeline.checkpoint.s3 import download
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def s3(servers: Stack) -> Any:
+    environ = servers.environ()
+    return boto3.client(
+        "s3",
+        endpoint_url=servers.s3_url,
+        region_name="us-east-1",
+        aws_access_key_id=environ["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
+        config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
+    )
+
+
+@pytest.fixture
+def bucket(s3: Any, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A bucket with the bundled checkpoint under models/tiny, and other things around it."""
+    name = f"checkpoints-{abs(hash(request.node.name))}"
+    s3.create_bucket(Bucket=name)
+    upload(s3, name, "models/tiny")
+    for key in ("models/tiny/README.md", "models/tiny/samples/cat.png", "models/tiny-2/model_index.json", "notes.json"):
+        s3.put_object(Bucket=name, Key=key, Body=b"of no use")
+    yield name
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=name):
+        for item in page["Contents"]:
+            s3.delete_object(Bucket=name, Key=item["Key"])
+    s3.delete_bucket(Bucket=name)
+
+
+def upload(s3: Any, bucket: str, prefix: str) -> None:
+    for path in TINY_CHECKPOINT.rglob("*"):
+        if path.is_file():
+            s3.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(TINY_CHECKPOINT)}")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("variable", ["ZIMAGE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3"])
+def test_it_draws_the_picture_that_the_directory_draws(
+    servers: Stack, bucket: str, tmp_path: Path, variable: str
+) -> None:
+    environ = {key: value for key, value in servers.environ().items() if not key.startswith("ZIMAGE_")}
+    environ |= {variable: servers.s3_url, "ZIMAGE_CACHE_DIR": str(tmp_path / "cache")}
+
+    def draw(model: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "cli.main", "generate", "a red heart on blue", "--model", model, "--json"]
+        options = ["--seed", "7", "--width", "64", "--height", "64", "--steps", "2", "--out", str(tmp_path)]
+        done = subprocess.run(
+            [*command, *options], env={**os.environ, **environ}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        drawn: dict[str, Any] = json.loads(done.stdout)
+        return drawn
+
+    from_s3, from_directory = draw(f"s3://{bucket}/models/tiny"), draw(str(TINY_CHECKPOINT))
+
+    assert from_s3["images"][0]["sha256"] == from_directory["images"][0]["sha256"]
+    assert from_s3["model"] == from_directory["model"] == "models/tiny"
+    assert any((tmp_path / "cache/s3").iterdir())
+
+
+def test_only_the_checkpoint_is_downloaded_and_only_once(s3: Any, bucket: str, tmp_path: Path) -> None:
+    folder = download(f"s3://{bucket}/models/tiny", tmp_path, lambda: s3)
+    before = stamps(folder)
+    assert files(folder) == files(TINY_CHECKPOINT)
+
+    assert download(f"s3://{bucket}/models/tiny/", tmp_path, lambda: s3) == folder
+    assert stamps(folder) == before
+
+
+def test_what_changed_in_the_bucket_is_downloaded_again(s3: Any, bucket: str, tmp_path: Path) -> None:
+    folder = download(f"s3://{bucket}/models/tiny", tmp_path, lambda: s3)
+    before = stamps(folder)
+    weights = (folder / WEIGHTS).read_bytes()
+    s3.put_object(Bucket=bucket, Key=f"models/tiny/{WEIGHTS}", Body=bytes(len(weights)))
+    s3.delete_object(Bucket=bucket, Key="models/tiny/vae/config.json")
+
+    assert download(f"s3://{bucket}/models/tiny", tmp_path, lambda: s3) == folder
+
+    after = stamps(folder)
+    assert (folder / WEIGHTS).read_bytes() == bytes(len(weights))
+    assert after.keys() == before.keys() - {"vae/config.json"}
+    assert {name for name in after if after[name] != before[name]} == {WEIGHTS}
+
+
+def test_a_download_that_broke_off_goes_on(s3: Any, bucket: str, tmp_path: Path) -> None:
+    class Broken:
+        """S3 up to the third file, of which half arrives."""
+
+        def __init__(self) -> None:
+            self.downloads = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(s3, name)
+
+        def download_file(self, bucket: str, key: str, path: str) -> None:
+            self.downloads += 1
+            if self.downloads == 3:
+                Path(f"{path}.1a2b3c4d").write_bytes(b"half")
+                raise ConnectionError
+            s3.download_file(bucket, key, path)
+
+    with pytest.raises(ConnectionError):
+        download(f"s3://{bucket}/models/tiny", tmp_path, Broken)
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    first = {name: stamp for name, stamp in stamps(folder).items() if not name.endswith("1a2b3c4d")}
+    assert len(first) == 2
+    cut = folder / sorted(first)[0]
+    cut.write_bytes(cut.read_bytes()[:-1])  # as after a power cut
+
+    assert download(f"s3://{bucket}/models/tiny", tmp_path, lambda: s3) == folder
+
+    assert files(folder) == files(TINY_CHECKPOINT)
+    assert stamps(folder)[sorted(first)[1]] == first[sorted(first)[1]]
+
+
+def test_a_key_can_not_lead_out_of_the_cache(s3: Any, bucket: str, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.json"
+
+    class Hostile:
+        """A bucket with keys that the S3 server of this test would not take."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(s3, name)
+
+        def get_paginator(self, name: str) -> Any:
+            pages = list(s3.get_paginator(name).paginate(Bucket=bucket, Prefix="models/tiny/"))
+            keys = (f"models/tiny/{outside}", "models/tiny/../outside.json", "models/tiny/./config.json")
+            evil = {"Contents": [{"Key": key, "ETag": "1", "Size": 9} for key in keys]}
+            return SimpleNamespace(paginate=lambda **_: [*pages, evil])
+
+    folder = download(f"s3://{bucket}/models/tiny", tmp_path / "cache", Hostile)
+
+    assert files(folder) == files(TINY_CHECKPOINT)
+    assert not outside.exists()
+
+
+@pytest.mark.parametrize("half", ["", '{"vae/config.json": {"et'])
+def test_half_a_record_is_none(s3: Any, bucket: str, tmp_path: Path, half: str) -> None:
+    folder = download(f"s3://{bucket}/models/tiny", tmp_path, lambda: s3)
+    (record,) = tmp_path.glob("*.json")
+    record.write_text(half)
+
+    assert files(download(f"s3://{bucket}/models/tiny", tmp_path, lambda: s3)) == files(TINY_CHECKPOINT)
+    assert folder.name in record.name
+
+
+def test_errors_say_what_is_wrong(servers: Stack, s3: Any, bucket: str, tmp_path: Path) -> None:
+    stranger = boto3.client(
+        "s3",
+        endpoint_url=servers.s3_url,
+        region_name="us-east-1",
+        aws_access_key_id="stranger",
+        aws_secret_access_key="guessed",
+    )
+    nowhere = boto3.client(
+        "s3",
+        endpoint_url="http://127.0.0.1:1",
+        region_name="us-east-1",
+        aws_access_key_id="a",
+        aws_secret_access_key="b",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    cases = [
+        (f"s3://{bucket}-2/models", s3, f"s3://{bucket}-2/models: no such bucket"),
+        (f"s3://{bucket}/empty", s3, "no checkpoint, expected model_index.json below this prefix"),
+        (f"s3://{bucket}", s3, "no checkpoint"),
+        (f"s3://{bucket}/models/tiny", stranger, "access denied"),
+        (f"s3://{bucket}/models/tiny", nowhere, "127.0.0.1:1"),
+        ("s3://", s3, "names no bucket, expected s3://bucket/prefix"),
+    ]
+    for url, client, complaint in cases:
+        with pytest.raises(CheckpointError) as caught:
+            download(url, tmp_path, lambda client=client: client)
+        assert str(caught.value).startswith(url)
+        assert complaint in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_worker_ends_with_the_reason(servers: Stack, tmp_path: Path) -> None:
+    environ = {**os.environ, **servers.environ(), "ZIMAGE_MODEL": "s3://no-such-bucket/turbo"}
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.main", "worker"],
+        env={**environ, "ZIMAGE_CACHE_DIR": str(tmp_path), "ZIMAGE_METRICS_PORT": "0"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "zimage worker: s3://no-such-bucket/turbo: no such bucket"

@@ -1,0 +1,1 @@
+"""The device: the thread that owns it, and which GPU it is."""

@@ -1,0 +1,73 @@
+"""A job in this process's hands, from the claim to its end."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+from jobs.record import JobError
+from jobs.store.worker import Claim, Verdict
+from jobs.telemetry import lifecycle
+from jobs.telemetry.spans import Stage
+
+
+class StopJobError(Exception):
+    """There is no use in going on with a job; the argument says why."""
+
+    def __init__(self, reason: Literal["cancel", "lost", "deadline"]) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class HeldJob:
+    """A claimed job in this process.
+
+    `verdict` is what was heard about it last, `drawing` is True while it is on the device, `uploading` once S3 may have
+    images of it, `error` is why it failed.
+    """
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.verdict: Verdict = "ok"
+        self.drawing = False
+        self.uploading = False
+        self.error: JobError | None = None
+        self._stages: list[Stage] = []
+        self._claimed_at = time.monotonic()
+
+    def done(self, stages: Mapping[str, float]) -> None:
+        """Note stages that followed each other and end now, with the seconds of each."""
+        start = time.monotonic() - self._claimed_at - sum(stages.values())
+        for name, seconds in stages.items():
+            self._stages.append(Stage(name, start, start + seconds))
+            start += seconds
+
+    def tell_end(self, outcome: str) -> None:
+        """Tell log and traces how the attempt ended."""
+        lifecycle.ended(
+            self.claim.job,
+            outcome,
+            total=self.age(),
+            seconds=time.monotonic() - self._claimed_at,
+            stages=self._stages,
+            error=self.error,
+        )
+
+    def age(self) -> float:
+        """Return the seconds since the job was accepted.
+
+        Redis' clock counts up to the claim and this process's from then on: no clock is compared with another.
+        """
+        return self.claim.job.timings["queue"] + time.monotonic() - self._claimed_at
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the job's `timeout_seconds` have passed."""
+        timeout = self.claim.job.input.timeout_seconds
+        return math.inf if timeout is None else timeout - self.age()
+
+    def check(self) -> None:
+        """Raise StopJobError when there is no use in going on."""
+        if self.seconds_left() <= 0:
+            raise StopJobError("deadline")
+        if self.verdict != "ok":
+            raise StopJobError(self.verdict)

@@ -1,0 +1,177 @@
+"""The service's endpoints as descriptions, and how failures are told: what both clients have in common."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, cast
+from urllib.parse import quote
+
+import httpx
+
+from zimage.contract import Image, Job, JobPage, JobRequest, ServiceError
+
+ANSWER_SECONDS = 30.0
+CONNECT_SECONDS = 5.0
+LONGEST_WAIT = 60  # seconds that the service holds an answer at most
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A request and how its answer is read.
+
+    Attributes:
+        method: of HTTP.
+        url: below the service's `/v1`, or a whole one.
+        read: returns what the answer says, or raises `ServiceError` when it is a refusal.
+        options: headers, params, json and timeout, as httpx takes them.
+    """
+
+    method: str
+    url: str
+    read: Callable[[httpx.Response], T]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def submit(request: JobRequest, idempotency_key: str | None) -> Call[Job]:
+    """Post a job; under a new key without one."""
+    headers = {"Idempotency-Key": header_value("idempotency_key", idempotency_key or str(uuid.uuid4()))}
+    return Call("POST", "/jobs", _json, {"json": request, "headers": headers})
+
+
+def get(job_id: str, wait: float) -> Call[Job]:
+    """Read a job, after it ended or `wait` seconds passed."""
+    wait = min(wait, LONGEST_WAIT)
+    headers = {"Prefer": f"wait={wait:.0f}"} if wait >= 1 else {}
+    return Call("GET", _job(job_id), _json, {"headers": headers, "timeout": timeout(wait)})
+
+
+def events(job_id: str) -> str:
+    """Return where a job's events are."""
+    return f"{_job(job_id)}/events"
+
+
+def event(line: str) -> Job | None:
+    """Return the job that a line of server-sent events tells of; None for a line that tells of none."""
+    name, _, data = line.partition(": ")
+    return cast("Job", json.loads(data)) if name == "data" else None
+
+
+def cancel(job_id: str) -> Call[Job]:
+    """Cancel a job."""
+    return Call("POST", f"{_job(job_id)}/cancel", _json, {"headers": {"Idempotency-Key": str(uuid.uuid4())}})
+
+
+def delete(job_id: str) -> Call[None]:
+    """Delete an ended job and its images."""
+    return Call("DELETE", _job(job_id), _nothing)
+
+
+def page(status: str | None, limit: int, cursor: str | None) -> Call[JobPage]:
+    """Read one page of jobs."""
+    params = {"status": status, "limit": limit, "cursor": cursor}
+    return Call("GET", "/jobs", _json, {"params": {name: value for name, value in params.items() if value is not None}})
+
+
+def download(image: Image) -> Call[bytes]:
+    """Fetch an image's PNG from the storage, and check it."""
+
+    def checked(response: httpx.Response) -> bytes:
+        if not response.is_success:
+            where = f"image {image['index']} at {response.url.copy_with(query=None)}"
+            detail = (
+                f"{where}: the storage answered {response.status_code}; its URL may have ended: ask for the job again"
+            )
+            raise ServiceError(response.status_code, "download_failed", detail)
+        if hashlib.sha256(response.content).hexdigest() != image["sha256"]:
+            detail = f"image {image['index']}: {len(response.content)} bytes came whose SHA-256 is not the reported one"
+            raise ServiceError(response.status_code, "checksum_mismatch", detail)
+        return response.content
+
+    return Call("GET", image["url"], checked)
+
+
+def base_url(url: str) -> httpx.URL:
+    """Return the address of a service's `/v1`.
+
+    Raises:
+        ServiceError: `url` can't be one.
+    """
+    try:
+        return httpx.URL(f"{url.rstrip('/')}/v1")
+    except httpx.InvalidURL as error:
+        detail = f"the service's address is none ({error}): name it as http://HOST:PORT with --url or ZIMAGE_URL"
+        raise ServiceError(None, "invalid_url", detail) from None
+
+
+def header_value(name: str, value: str) -> str:
+    """Return what a header can take.
+
+    Raises:
+        ServiceError: `value` can't be sent; it is not repeated, since it may be secret.
+    """
+    if not (value.isascii() and value.isprintable()):
+        detail = f"the {name} can't be sent: only visible ASCII characters and spaces can be in it"
+        raise ServiceError(None, "invalid_header", detail)
+    return value
+
+
+def timeout(wait: float = 0) -> httpx.Timeout:
+    """Return the timeout of a request that the service may hold for `wait` seconds."""
+    return httpx.Timeout(ANSWER_SECONDS + wait, connect=CONNECT_SECONDS)
+
+
+@contextmanager
+def unreachable_told(request: httpx.Request) -> Iterator[None]:
+    """Turn a request's failure to be answered into a `ServiceError`."""
+    try:
+        yield
+    except httpx.UnsupportedProtocol:
+        raise ServiceError(None, "unreachable", f"{request.url}: not an http:// or https:// address") from None
+    except httpx.LocalProtocolError:  # its text repeats headers, and with them the key
+        raise ServiceError(None, "invalid_request", "the request can't be written as HTTP") from None
+    except httpx.TransportError as error:
+        host = f"{request.url.scheme}://{request.url.netloc.decode()}"
+        detail = (
+            f"{host} can't be reached ({str(error) or type(error).__name__}): "
+            "start a service with `zimage up`, or name one with --url or ZIMAGE_URL"
+        )
+        raise ServiceError(None, "unreachable", detail) from error
+
+
+def _job(job_id: str) -> str:
+    if not job_id.strip("."):  # would name another path: "." and ".." can't be quoted
+        raise ServiceError(None, "invalid_id", f"{job_id!r} is no job's id")
+    return f"/jobs/{quote(job_id, safe='')}"
+
+
+def _json(response: httpx.Response) -> Any:
+    _nothing(response)
+    try:
+        return response.json()
+    except ValueError:
+        detail = f"{response.url} answered {response.status_code}, but no JSON: is it the address of a service?"
+        raise ServiceError(response.status_code, "unexpected_answer", detail) from None
+
+
+def _nothing(response: httpx.Response) -> None:
+    if not response.is_success:
+        raise _problem(response)
+
+
+def _problem(response: httpx.Response) -> ServiceError:
+    """Read problem details (RFC 9457); other bodies come from whatever stands before the service."""
+    request_id = response.headers.get("X-Request-ID")
+    try:
+        problem = response.json()
+        code, detail = problem["code"], problem["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = f"{response.url} answered {response.status_code} {response.reason_phrase}"
+        return ServiceError(response.status_code, "unexpected_answer", detail, request_id)
+    if code == "invalid_api_key":  # of headers only programs know
+        detail = "the service wants a valid API key: name one with --key or ZIMAGE_API_KEY"
+    return ServiceError(response.status_code, code, detail, problem.get("request_id", request_id))
