@@ -14,7 +14,7 @@ import httpx
 import pytest
 import trustme
 from fastapi.testclient import TestClient
-from receiving import SECRET, pointing_to, receiver
+from support.receiving import SECRET, pointing_to, receiver
 
 from api.app import create_app
 from api.webhooks.addresses import RESOLVER_THREADS, AddressError, Addresses, PinnedTransport, is_public

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import uvicorn
-from operating import service
+from support.operating import service
 
 from api.app import create_app
 from api.http import connections, middleware

@@ -20,10 +20,10 @@ import pytest
 from fastapi.testclient import TestClient
 from openai import AsyncOpenAI, OpenAI
 from openai.types import ImagesResponse
-from operating import Service, service
+from support.operating import Service, service
 from PIL import Image
 from pydantic import SecretStr
-from receiving import SECRET, receiver
+from support.receiving import SECRET, receiver
 
 from api.app import create_app
 from cli.stack import Stack

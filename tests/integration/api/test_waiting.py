@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from operating import Service, service
+from support.operating import Service, service
 
 from api import waiting
 from api.app import create_app

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from operating import LOST, OWNER, Service, service
-from receiving import SECRET, Receiver, free_port, pointing_to, receiver
+from support.operating import LOST, OWNER, Service, service
+from support.receiving import SECRET, Receiver, free_port, pointing_to, receiver
 
 import api.webhooks
 from api.background import end

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from operating import Service, service
+from support.operating import Service, service
 
 from cli.stack import Stack
 from jobs.doorbell import messages_key

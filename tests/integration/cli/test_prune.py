@@ -6,7 +6,7 @@ from typing import Any
 
 import boto3
 import pytest
-from operating import Service, service
+from support.operating import Service, service
 
 from cli.stack import Stack
 from jobs.objects.images import MOST_KEYS

@@ -11,7 +11,7 @@ import pytest
 import torch
 from botocore.exceptions import ClientError
 from fastapi.testclient import TestClient
-from operating import Service, service
+from support.operating import Service, service
 
 from api.app import create_app
 from bench.chaos.accounting import wait_for

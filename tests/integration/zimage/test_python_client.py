@@ -11,7 +11,7 @@ from PIL import Image
 
 from cli.stack import Stack
 from support.root import ROOT
-from zimage.client import AsyncZImageClient, Job, ServiceError
+from zimage import AsyncZImageClient, Job, ServiceError
 
 README = ROOT / "README.md"
 EXAMPLES = re.findall(r"```python\n([^`]*from zimage import[^`]*)```", README.read_text())
