@@ -13,7 +13,9 @@ from torch.nn.attention import sdpa_kernel
 from pipeline.cuda.graphs import Graphs
 from pipeline.cuda.kernels.rows import quantize_rows
 from pipeline.cuda.transformer import ATTENTION
-from pipeline.formats.fp8 import Fp8Matrix, Matrix, quantize_weight
+from pipeline.formats.bfloat16 import BFloat16Matrix
+from pipeline.formats.number_format import Matrix, NumberFormat
+from pipeline.formats.rows import Rows
 from pipeline.model.layers import attend
 
 DIM, HIDDEN, HEADS = 3840, 10240, 30  # of the released transformer
@@ -26,17 +28,21 @@ class Ceiling:
 
     Args:
         tokens: of the stream, image and caption.
-        quantize: fp8 products.
+        number_format: of the products; None: bfloat16.
     """
 
-    def __init__(self, tokens: int, *, quantize: bool) -> None:
+    def __init__(self, tokens: int, number_format: NumberFormat | None) -> None:
         def random(*shape: int) -> Tensor:
             return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
 
         weights = [random(*shape) * shape[1] ** -0.5 for shape in SHAPES]
-        self.products = [Fp8Matrix(quantize_weight(weight)) if quantize else Matrix(weight) for weight in weights]
         inputs = {width: random(1, tokens, width) for width in (DIM, HIDDEN)}
-        self.inputs = {width: quantize_rows(x) if quantize else x for width, x in inputs.items()}
+        self.products: list[Matrix] = [BFloat16Matrix(weight) for weight in weights]
+        self.inputs: dict[int, Tensor | Rows] = {**inputs}
+        if number_format:
+            rows = number_format.rows
+            self.products = [number_format.matrix(rows.quantize(weight)) for weight in weights]
+            self.inputs = {width: quantize_rows(x, rows) for width, x in inputs.items()}
         self.qkv = random(1, tokens, 3 * DIM)
         self.graphs = Graphs(self._forward)
 

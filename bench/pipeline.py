@@ -35,8 +35,9 @@ from typing import Any
 import torch
 
 from bench.setting import describe, full_size
-from pipeline import ZImagePipeline
-from pipeline.formats.fp8 import QuantizationError, check_quantization
+from pipeline import Drawing, ZImagePipeline
+from pipeline.formats.number_format import QuantizationError
+from pipeline.formats.registry import FORMATS, find
 
 STEPS = 8
 LOAD_SECONDS = 10.0
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="default: a random one of full size")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument(
-        "--quantizations", choices=("none", "fp8"), nargs="+", help="default: both on a GPU, none on a CPU"
+        "--quantizations", choices=("none", *FORMATS), nargs="+", help="default: both on a GPU, none on a CPU"
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 512], help="sides of square pictures, pixels")
     parser.add_argument("--repeats", type=int, default=20)
@@ -71,10 +72,11 @@ def main() -> None:
     on_gpu = arguments.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         parser.error("there is no CUDA device: --device cpu measures the CPU")
-    quantizations = arguments.quantizations or (["none", "fp8"] if on_gpu else ["none"])
-    if "fp8" in quantizations:
+    quantizations = arguments.quantizations or ["none", *(FORMATS if on_gpu else ())]
+    for quantization in quantizations:
         try:
-            check_quantization("fp8", torch.device(arguments.device), torch.bfloat16)
+            if number_format := find(quantization):
+                number_format.check(torch.device(arguments.device), torch.bfloat16)
         except QuantizationError as error:
             parser.error(str(error))
     if on_gpu and arguments.diffusers and importlib.util.find_spec("diffusers") is None:
@@ -120,7 +122,7 @@ def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[in
     on_gpu = device == "cuda"
     if on_gpu:
         total = torch.cuda.get_device_properties(0).total_memory
-        limit = SMALL_CARD_BYTES / total if quantization == "fp8" else 1.0
+        limit = SMALL_CARD_BYTES / total if find(quantization) else 1.0
         torch.cuda.set_per_process_memory_fraction(limit)
     start = time.monotonic()
     pipeline = load(checkpoint, device, quantization)
@@ -128,7 +130,7 @@ def measure(checkpoint: Path, device: str, quantization: str, sizes: Sequence[in
         torch.cuda.synchronize()
     figures: dict[str, Any] = {"load_seconds": time.monotonic() - start}
     if on_gpu:
-        if quantization == "fp8":
+        if find(quantization):
             figures["held_to_mib"] = SMALL_CARD_BYTES / 2**20
         figures["load_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
     figures["prompt_tokens"] = pipeline.text_encoder.encode(next_prompt()).tokens
@@ -149,13 +151,14 @@ def load(checkpoint: Path, device: str, quantization: str) -> ZImagePipeline:
         checkpoint,
         device=device,
         dtype=torch.bfloat16 if device == "cuda" else torch.float32,
-        quantization=None if quantization == "none" else quantization,
+        quantization=quantization,
     )
 
 
 def draw(pipeline: ZImagePipeline, size: int, num_images: int = 1) -> tuple[dict[str, float], int]:
     """Draw one prompt; return the seconds of its stages and the peak memory in bytes."""
-    drawn = pipeline.generate(next_prompt(), height=size, width=size, num_inference_steps=STEPS, num_images=num_images)
+    asked = Drawing(next_prompt(), height=size, width=size, num_inference_steps=STEPS, num_images=num_images)
+    drawn = pipeline.generate(asked)
     return drawn.timings, drawn.peak_vram_bytes
 
 
@@ -174,7 +177,7 @@ def measure_new(pipeline: ZImagePipeline, width: int, height: int) -> dict[str, 
     seconds = []
     for _ in range(2):
         start = time.monotonic()
-        drawn = pipeline.generate(next_prompt(), height=height, width=width, num_inference_steps=1)
+        drawn = pipeline.generate(Drawing(next_prompt(), height=height, width=width, num_inference_steps=1))
         seconds.append(time.monotonic() - start)
     return {"first_time_extra_ms": (seconds[0] - seconds[1]) * 1000, "peak_mib": drawn.peak_vram_bytes / 2**20}
 
@@ -183,7 +186,7 @@ def measure_ceiling(size: int, quantization: str, repeats: int) -> dict[str, flo
     """Matrix products and attention alone, of a picture with a caption of 64 tokens."""
     from bench.ceiling import Ceiling  # it needs Triton
 
-    ceiling = Ceiling((size // 16) ** 2 + 64, quantize=quantization == "fp8")
+    ceiling = Ceiling((size // 16) ** 2 + 64, find(quantization))
 
     def forwards() -> tuple[dict[str, float], int]:
         ceiling(STEPS)

@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.pipeline import IDLE_SECONDS, LOAD_SECONDS, PROMPT, STEPS, apart, load
 from bench.setting import describe, full_size, require_gpu
-from pipeline import ZImagePipeline
+from pipeline import Drawing, ZImagePipeline
 
 WINDOWS = 5
 PROMPT_OF_64_TOKENS = f"{PROMPT} 0000"
@@ -60,9 +60,9 @@ def main() -> None:
 def measure(checkpoint: Path, quantization: str, size: int, graph_tokens: int | None) -> dict[str, Any]:
     """Load the checkpoint, draw and return the figures of 8 forwards, in milliseconds."""
     if graph_tokens is not None:
-        from pipeline.cuda import transformer
+        from pipeline.cuda import graphs
 
-        transformer.GRAPH_TOKENS = graph_tokens
+        graphs.GRAPH_TOKENS = graph_tokens
     pipeline = load(checkpoint, "cuda", quantization)
     peak = max(forwards(pipeline, size)[1] for _ in range(3)) / 2**20
     idle = window(pipeline, size, idle=IDLE_SECONDS, load=0.0, pictures=1)
@@ -102,7 +102,7 @@ def keep_busy(pipeline: ZImagePipeline, size: int, seconds: float) -> None:
 def forwards(pipeline: ZImagePipeline, size: int) -> tuple[float, int]:
     """The forwards of one picture; return their seconds and the peak memory in bytes."""
     drawn = pipeline.generate(
-        PROMPT_OF_64_TOKENS, height=size, width=size, num_inference_steps=STEPS, output_type="latent"
+        Drawing(PROMPT_OF_64_TOKENS, height=size, width=size, num_inference_steps=STEPS, output_type="latent")
     )
     return drawn.timings["denoise"], drawn.peak_vram_bytes
 

@@ -1,4 +1,6 @@
-"""Devices by their names."""
+"""Devices by their names, and which of them is at work."""
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -20,3 +22,8 @@ def find_device(name: str | torch.device) -> torch.device:
         there = ", ".join(f"cuda:{index}" for index in range(count)) or "no CUDA device"
         raise ValueError(f"device is {device}, and this machine has {there}; cpu works without one")
     return device
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one, where Triton launches, and streams, events and graphs are made."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

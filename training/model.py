@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qwen3Model
 
 from pipeline.checkpoint.config import Config
+from pipeline.checkpoint.params import autoencoder_params, transformer_params
 from pipeline.checkpoint.random import Size, write_configs
-from pipeline.model.autoencoder import Autoencoder, AutoencoderParams
+from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.layers import FinalLayer, ModulatedBlock
-from pipeline.model.transformer import TOKEN_MULTIPLE, Conditioning, Transformer, TransformerParams
+from pipeline.model.stack import Conditioning
+from pipeline.model.transformer import TOKEN_MULTIPLE, Transformer
 from training.scenes import caption, sample_scene
 
 VOCABULARY = 1024
@@ -89,7 +91,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str]) -> tup
 
 def build_autoencoder(root: Path) -> Autoencoder:
     """Return the autoencoder of `root`'s config, with PyTorch's random weights."""
-    return Autoencoder(AutoencoderParams.from_config(Config(root / "vae/config.json")))
+    return Autoencoder(autoencoder_params(Config(root / "vae/config.json")))
 
 
 class TextToLatents(nn.Module):
@@ -99,7 +101,7 @@ class TextToLatents(nn.Module):
         super().__init__()
         # All layers are made, so that transformers and diffusers find them; what the last one says is never used.
         self.text_encoder = Qwen3Model(Qwen3Config.from_dict(Config(root / "text_encoder/config.json").values))
-        self.transformer = Transformer(TransformerParams.from_config(Config(root / "transformer/config.json")))
+        self.transformer = Transformer(transformer_params(Config(root / "transformer/config.json")))
         for unused in (self.text_encoder.layers[-1], self.text_encoder.norm):
             unused.requires_grad_(False)
         self._tables: dict[tuple[int, int], Conditioning] = {}
@@ -136,7 +138,8 @@ class TextToLatents(nn.Module):
             x = block(x, conditioning.rope[:, -ids.shape[1] :], None)
         time = transformer.embed_time(timestep)
         image = transformer.refine(transformer.embed_image(latents), time, conditioning)
-        stream = transformer.run_layers(torch.cat([image, x], dim=1), time, conditioning)
+        stream = torch.cat([image, x], dim=1)
+        stream = transformer.stack.run(stream, time, conditioning, 0, transformer.params.num_layers)
         return transformer.unpatchify(stream, time, conditioning)
 
     def _features(self, ids: Tensor) -> Tensor:

@@ -81,8 +81,7 @@ def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
     vae = None if settings.vae is None else find_checkpoint(settings, settings.vae)
     # CPUs are quicker in float32 than in emulated bfloat16.
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    quantization = None if settings.quantization == "none" else settings.quantization
-    loaded = ZImagePipeline.from_pretrained(root, device, dtype, vae, quantization)
+    loaded = ZImagePipeline.from_pretrained(root, device, dtype, vae, settings.quantization)
     return loaded, served_name(settings.model)
 
 

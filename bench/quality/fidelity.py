@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from bench.pipeline import free
 from bench.setting import describe, full_size, require_gpu
 from pipeline import ZImagePipeline
-from pipeline.formats.fp8 import Fp8Matrix, Matrix, quantize_weight
+from pipeline.formats.fp8 import E4M3, FP8
 from pipeline.model.transformer import Transformer
 
 if TYPE_CHECKING:  # it needs Triton
-    from pipeline.cuda.transformer import FusedBlock, FusedTransformer
+    from pipeline.cuda.transformer import FusedBlock
 
 PROMPT = "A red fox in deep snow at dawn, low sun."
 STEPS = 8
@@ -76,7 +76,7 @@ def compare(checkpoint: Path, size: int) -> dict[str, Any]:
         found = after_blocks(pipeline.transformer, caption, noise)
         result[f"{name}, behind each block"] = [error(a, b) for a, b in zip(found, blocks, strict=True)]
         if quantization is None:
-            result["one kind in fp8"] = kinds(cast("FusedTransformer", pipeline.transformer), caption, noise, velocity)
+            result["one kind in fp8"] = kinds(pipeline.transformer, caption, noise, velocity)
         del pipeline
         free()
     return result
@@ -129,8 +129,12 @@ def error(found: Tensor, exact: Tensor) -> float:
 
 def forward(transformer: Transformer, caption: Tensor, noise: Tensor) -> Tensor:
     """One evaluation, launched kernel by kernel, so that what hooks see is of this one."""
+    from pipeline.cuda import graphs
+
+    graphs.GRAPH_TOKENS = 0
     prepared = transformer.prepare([caption], *noise.shape[-2:])
-    return Transformer.forward(transformer, noise.cuda(), torch.tensor([TIMESTEP], device="cuda"), prepared)
+    velocity: Tensor = transformer(noise.cuda(), torch.tensor([TIMESTEP], device="cuda"), prepared)
+    return velocity
 
 
 def predicted(transformer: Transformer, caption: Tensor, noise: Tensor) -> Tensor:
@@ -167,21 +171,17 @@ def hooks(modules: list[nn.Module], hook: Callable[..., None]) -> Iterator[None]
 
 def blocks_of(transformer: Transformer) -> list[nn.Module]:
     """All blocks with a timestep, in the order in which they run."""
-    from pipeline.cuda.transformer import FusedTransformer
-
-    if isinstance(transformer, FusedTransformer):
-        return [*transformer.fused_refiner.blocks, *transformer.fused_layers.blocks]
     return [*transformer.noise_refiner, *transformer.layers]
 
 
-def kinds(transformer: "FusedTransformer", caption: Tensor, noise: Tensor, exact: Tensor) -> dict[str, float]:
+def kinds(transformer: Transformer, caption: Tensor, noise: Tensor, exact: Tensor) -> dict[str, float]:
     """The error of one forward when one kind of matrix is in fp8, and when all kinds of one block are."""
     blocks = cast("list[FusedBlock]", blocks_of(transformer))
 
     def with_fp8(places: list[tuple["FusedBlock", str]]) -> float:
         kept = [getattr(block, kind) for block, kind in places]
         for (block, kind), matrix in zip(places, kept, strict=True):
-            setattr(block, kind, Fp8Matrix(quantize_weight(cast("Matrix", matrix).weight)))
+            setattr(block, kind, FP8.matrix(E4M3.quantize(matrix.weight)))
         found = error(predicted(transformer, caption, noise), exact)
         for (block, kind), matrix in zip(places, kept, strict=True):
             setattr(block, kind, matrix)

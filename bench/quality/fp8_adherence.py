@@ -25,7 +25,7 @@ from bench.quality.fp8_rounding import compare, draw
 from bench.quality.reading import Reading, read
 from bench.setting import describe, require_gpu
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
-from pipeline.formats.fp8 import FP8_MULTIPLE, Fp8Matrix
+from pipeline.formats.fp8 import FP8, Fp8Matrix
 from pipeline.model.layers import FeedForward
 
 COMPARED = 200  # pictures whose distance from float32's is measured
@@ -63,11 +63,11 @@ def padded(*, quantize: bool) -> ZImagePipeline:
     pipeline = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, "cuda", quantization=quantization)
     for module in plain.transformer.modules():
         if isinstance(module, FeedForward):
-            more = -module.w2.in_features % FP8_MULTIPLE
+            more = -module.w2.in_features % FP8.multiple
             for linear, sides in ((module.w1, (0, 0, 0, more)), (module.w3, (0, 0, 0, more)), (module.w2, (0, more))):
                 linear.weight = nn.Parameter(nn.functional.pad(linear.weight.detach(), sides))
-    fused = FusedTransformer(plain.transformer, pipeline.device, quantize=quantize)
-    blocks = [*fused.fused_refiner.blocks, *fused.fused_layers.blocks]
+    fused = FusedTransformer(plain.transformer, pipeline.device, FP8 if quantize else None)
+    blocks = [*fused.noise_refiner, *fused.layers]
     assert quantized(fused) == (4 * len(blocks) if quantize else 0)
     linears = sum(isinstance(module, nn.Linear) for module in plain.text_encoder.model.modules())
     assert quantized(pipeline.text_encoder.model) == (linears if quantize else 0)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from bench.quality.adherence import Pixels, Prompt, sample_prompts
 from bench.setting import describe
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
-from pipeline.formats.fp8 import quantize_weight
+from pipeline.formats.fp8 import E4M3
 
 SIDE = 128
 BLOCKS = r"(noise_refiner|layers)\.\d+\."
@@ -84,7 +84,7 @@ class SimulatedFp8(nn.Module):
 
 def rounded(rows: Tensor) -> Tensor:
     """Rows to e4m3 and back."""
-    values, scales = quantize_weight(rows)
+    values, scales = E4M3.quantize(rows)
     return values.to(rows.dtype) * scales
 
 

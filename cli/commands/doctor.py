@@ -80,14 +80,14 @@ def _device(settings: "Settings") -> Iterator[Finding]:
     try:
         import torch
 
-        from pipeline.formats.fp8 import check_quantization
+        from pipeline.formats.registry import find
         from worker.loading import choose_device
     except ModuleNotFoundError:
         return  # told of already
     try:
         device = choose_device(settings)
-        quantization = None if settings.quantization == "none" else settings.quantization
-        check_quantization(quantization, device, torch.bfloat16)
+        if number_format := find(settings.quantization):
+            number_format.check(device, torch.bfloat16)
     except ValueError as error:
         yield Finding("device", "fail", str(error))
     else:

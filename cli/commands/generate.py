@@ -76,7 +76,7 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
     from worker.executor.kernel_cache import keep_kernels
 
     keep_kernels(settings.cache_dir)
-    from pipeline import CheckpointError
+    from pipeline import CheckpointError, Drawing
     from worker.loading import load_pipeline, size_warnings
     from worker.png import encode_png
     from worker.png_parameters import image_parameters
@@ -85,7 +85,7 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
         report(f"loading {settings.model}", 0, job.num_inference_steps)
         try:
             pipeline, name = load_pipeline(settings)
-            generation = pipeline.generate(
+            drawing = Drawing(
                 job.prompt,
                 negative_prompt=job.negative_prompt,
                 height=job.height,
@@ -96,6 +96,7 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
                 num_images=job.num_images,
                 on_step=lambda step, total: report("drawing", step, total),
             )
+            generation = pipeline.generate(drawing)
         except (CheckpointError, ValueError) as error:
             raise UserError(str(error)) from error
 

@@ -1,1 +1,1 @@
-"""Checkpoints: from files to tensors and back."""
+"""Checkpoints: from a directory, a hub id or a bucket to tensors of the right names and shapes, and back into files."""

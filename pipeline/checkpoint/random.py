@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3Model
 
 from pipeline.checkpoint.config import Config
+from pipeline.checkpoint.params import autoencoder_params, transformer_params
 from pipeline.checkpoint.writer import new_directory, write_json, write_weights
-from pipeline.model.autoencoder import Autoencoder, AutoencoderParams
-from pipeline.model.transformer import Transformer, TransformerParams
+from pipeline.model.autoencoder import Autoencoder
+from pipeline.model.transformer import Transformer
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -131,8 +132,8 @@ def write_configs(root: Path, size: Size) -> None:
 def weight_shapes(root: Path) -> dict[str, dict[str, torch.Size]]:
     """The name and shape of each tensor that the configs in `root` ask for, by the file name's beginning."""
     with torch.device("meta"):
-        transformer = Transformer(TransformerParams.from_config(Config(root / "transformer/config.json")))
-        autoencoder = Autoencoder(AutoencoderParams.from_config(Config(root / "vae/config.json")))
+        transformer = Transformer(transformer_params(Config(root / "transformer/config.json")))
+        autoencoder = Autoencoder(autoencoder_params(Config(root / "vae/config.json")))
         text_encoder = Qwen3Model(Qwen3Config.from_dict(Config(root / "text_encoder/config.json").values))
     return {
         "transformer/diffusion_pytorch_model": {key: x.shape for key, x in transformer.state_dict().items()},

@@ -6,28 +6,36 @@ interpreter.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 KEPT_GRAPHS = 32  # the ones used last; each takes a few MB beside the memory that all share
+GRAPH_TOKENS = 2048  # of a batch; for more, the GPU takes longer than Python, and a recording takes memory
+
+Output = TypeVar("Output", bound=Tensor | tuple[Tensor, ...])
 
 
-class Graphs:
+def worthwhile(tokens: Tensor) -> bool:
+    """Whether what is done with tokens `[B, tokens, …]` is better replayed."""
+    return tokens.shape[:2].numel() <= GRAPH_TOKENS
+
+
+class Graphs(Generic[Output]):
     """Replays `run` for inputs of shapes that it has seen.
 
-    `run` maps CUDA tensors, or None in the place of some, to one tensor, without waiting for the GPU; it must not keep
-    anything from one call to the next.
+    `run` maps CUDA tensors, or None in the place of some, to one tensor or several, without waiting for the GPU; it
+    must not keep anything from one call to the next.
     """
 
-    def __init__(self, run: Callable[..., Tensor]) -> None:
+    def __init__(self, run: Callable[..., Output]) -> None:
         self.run = run
         self.pool = torch.cuda.MemPool()  # one runs after the other, so they share their memory
-        self.graphs: dict[tuple[torch.Size | None, ...], Graph] = {}
+        self.graphs: dict[tuple[torch.Size | None, ...], Graph[Output]] = {}
 
     @torch.inference_mode()  # a recording is replayed in the mode that it was made in, whatever the caller's is
-    def __call__(self, *inputs: Tensor | None) -> Tensor:
+    def __call__(self, *inputs: Tensor | None) -> Output:
         """What `run` gives for `inputs`."""
         key = tuple(None if x is None else x.shape for x in inputs)
         graph = self.graphs.pop(key, None) or Graph(self.run, inputs, self.pool.id)
@@ -37,10 +45,10 @@ class Graphs:
         return graph.replay(inputs)
 
 
-class Graph:
-    """One recording, with the tensors that it reads and the one that it writes."""
+class Graph(Generic[Output]):
+    """One recording, with the tensors that it reads and those that it writes."""
 
-    def __init__(self, run: Callable[..., Tensor], inputs: tuple[Tensor | None, ...], pool: Any) -> None:
+    def __init__(self, run: Callable[..., Output], inputs: tuple[Tensor | None, ...], pool: Any) -> None:
         self.inputs = [None if x is None else x.clone() for x in inputs]
         stream = _stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
@@ -51,13 +59,15 @@ class Graph:
         with torch.cuda.graph(self.graph, pool=pool, stream=stream):
             self.output = run(*self.inputs)
 
-    def replay(self, inputs: tuple[Tensor | None, ...]) -> Tensor:
-        """Run the recording on other values; the answer is a tensor of its own."""
+    def replay(self, inputs: tuple[Tensor | None, ...]) -> Output:
+        """Run the recording on other values; the answer's tensors are its own."""
         for recorded, given in zip(self.inputs, inputs, strict=True):
             if recorded is not None and given is not None:
                 recorded.copy_(given)
         self.graph.replay()
-        return self.output.clone()
+        output: Any = self.output
+        copy = output.clone() if isinstance(output, Tensor) else tuple(x.clone() for x in output)
+        return cast("Output", copy)
 
 
 @cache

@@ -1,18 +1,22 @@
-"""The text encoder for CUDA: replayed from CUDA graphs, with fp8 weights where asked for."""
+"""The text encoder for CUDA: replayed from CUDA graphs, with weights in a number format where asked for."""
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.cuda.graphs import Graphs
 from pipeline.cuda.kernels.rows import quantize_rows
-from pipeline.formats.fp8 import is_fp8, matrix, quantize_, settle_
+from pipeline.formats.linears import format_of, matrix, quantize_, settle_
+from pipeline.formats.number_format import NumberFormat
+from pipeline.formats.rows import RowFormat
 from pipeline.model.text_encoder import TextEncoder
 
 TOKEN_MULTIPLE = 32  # lengths are filled up to one, so that few graphs serve all prompts
 
 
-class Fp8Linear(nn.Module):
-    """A linear layer without bias in fp8 that takes and gives bfloat16."""
+class QuantizedLinear(nn.Module):
+    """A linear layer without bias, its weight in a number format, that takes and gives bfloat16."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -20,22 +24,23 @@ class Fp8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From `[…, in]` to `[…, out]`."""
-        y: Tensor = self.matrix(quantize_rows(x.contiguous()))
+        y: Tensor = self.matrix(quantize_rows(x.contiguous(), cast("RowFormat", self.matrix.rows)))
         return y.view(*x.shape[:-1], -1)
 
 
-def fuse(encoder: TextEncoder, device: torch.device, *, quantize: bool) -> None:
+def fuse(encoder: TextEncoder, device: torch.device, number_format: NumberFormat | None) -> None:
     """Bring the encoder to `device` and have it run from CUDA graphs.
 
-    Its weights become bfloat16 there. Those in fp8 stay so, and with `quantize` the others that take it become so.
+    Its weights become bfloat16 there. Those in a number format stay so, and the others that `number_format` takes
+    become so.
     """
     for name, module in list(encoder.model.named_modules()):
         if isinstance(module, nn.Linear):
-            if quantize:
-                quantize_(module, name, device)
+            if number_format:
+                quantize_(module, name, number_format, device)
             settle_(module, device)
-            if is_fp8(module):
-                encoder.model.set_submodule(name, Fp8Linear(module))
+            if format_of(module):
+                encoder.model.set_submodule(name, QuantizedLinear(module))
     settle_(encoder.model, device)
     graphs = Graphs(encoder.run)
 

@@ -1,7 +1,7 @@
 """The VAE's decoder for CUDA: channels last, group norm and SiLU in one kernel, attention as matrix products.
 
-The same function as `autoencoder.Decoder`, from the same weights. Nothing is compiled for a size, so any size is quick
-the first time.
+The same function as `pipeline.model.autoencoder.Decoder`, from the same weights. Nothing is compiled for a size, so any
+size is quick the first time.
 """
 
 from typing import cast

@@ -8,22 +8,17 @@ about unit variance, as the transformer sees them.
 # ruff: noqa: D102, RET504 - a class says what its forward does; assigned to x, a module's answer has a type for mypy
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
-
-from pipeline.checkpoint.config import CheckpointError, Config
-from pipeline.checkpoint.files import Weights, examine, weight_files
 
 NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class AutoencoderParams:
-    """The shape of the network; `from_config` reads it from `vae/config.json`."""
+    """The shape of the network."""
 
     in_channels: int  # of an image: 3
     latent_channels: int  # 16
@@ -32,29 +27,6 @@ class AutoencoderParams:
     norm_groups: int  # 32
     scaling_factor: float  # 0.3611
     shift_factor: float  # 0.1159
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        """Read diffusers' config of an AutoencoderKL; raises CheckpointError for what this file lacks."""
-        config.expect("_class_name", "AutoencoderKL")
-        config.expect("mid_block_add_attention", True, default=True)
-        config.expect("use_quant_conv", False, default=True)
-        config.expect("use_post_quant_conv", False, default=True)
-        config.expect("act_fn", "silu", default="silu")
-        in_channels = config.integer("in_channels")
-        config.expect("out_channels", in_channels)
-        channels, groups = config.integers("block_out_channels"), config.integer("norm_num_groups")
-        if any(count % groups for count in channels):
-            raise CheckpointError(f"{config.path}: norm_num_groups is {groups}, expected a divisor of {list(channels)}")
-        return cls(
-            in_channels=in_channels,
-            latent_channels=config.integer("latent_channels"),
-            block_channels=channels,
-            layers_per_block=config.integer("layers_per_block"),
-            norm_groups=groups,
-            scaling_factor=config.positive("scaling_factor"),
-            shift_factor=config.number("shift_factor"),
-        )
 
 
 class Autoencoder(nn.Module):
@@ -82,12 +54,6 @@ class Autoencoder(nn.Module):
         raw = latents.float() / self.params.scaling_factor + self.params.shift_factor
         images: Tensor = self.decoder(raw.to(next(self.decoder.parameters()).dtype))
         return images
-
-
-def autoencoder_weights(folder: Path) -> "Weights[Autoencoder]":
-    """Examine the autoencoder's folder of a checkpoint; raises CheckpointError."""
-    config = Config(folder / "config.json")
-    return examine(weight_files(folder), lambda: Autoencoder(AutoencoderParams.from_config(config)))
 
 
 class Encoder(nn.Module):

@@ -7,18 +7,15 @@ adds to the start of a worker.
 # ruff: noqa: D102, RET504 - a class says what its forward does; assigned to x, a module's answer has a type for mypy
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from pipeline.checkpoint.config import CheckpointError, Config
-
 
 @dataclass(frozen=True)
 class Qwen3Params:
-    """The shape of the network; `from_config` reads it from `text_encoder/config.json`."""
+    """The shape of the network."""
 
     vocab_size: int
     hidden_size: int
@@ -29,37 +26,6 @@ class Qwen3Params:
     head_dim: int
     norm_eps: float
     rope_theta: float
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        """Read transformers' config of a Qwen3Model; raises CheckpointError for what this file lacks."""
-        config.expect("architectures", ["Qwen3Model"], ["Qwen3ForCausalLM"])
-        config.expect("hidden_act", "silu", default="silu")
-        config.expect("attention_bias", False, default=False)
-        config.expect("use_sliding_window", False, default=False)
-        config.expect("rope_scaling", None)
-        # transformers 5 writes it so; the released checkpoint has the older form.
-        rope = config.section("rope_parameters") if config.values.get("rope_parameters") else config
-        rope.expect("rope_type", "default", default="default")
-        num_heads, num_kv_heads = config.integer("num_attention_heads"), config.integer("num_key_value_heads")
-        if num_heads % num_kv_heads:
-            raise CheckpointError(
-                f"{config.path}: num_key_value_heads is {num_kv_heads}, expected a divisor of {num_heads}"
-            )
-        head_dim = config.integer("head_dim")
-        if head_dim % 2:
-            raise CheckpointError(f"{config.path}: head_dim is {head_dim}, expected an even number")
-        return cls(
-            vocab_size=config.integer("vocab_size"),
-            hidden_size=config.integer("hidden_size"),
-            intermediate_size=config.integer("intermediate_size"),
-            num_layers=config.integer("num_hidden_layers"),
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
-            norm_eps=config.positive("rms_norm_eps"),
-            rope_theta=rope.positive("rope_theta"),
-        )
 
 
 class Qwen3(nn.Module):

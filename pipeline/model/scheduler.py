@@ -5,38 +5,17 @@ the velocity along it. A shift above 1 (arXiv 2403.03206) spends more of the ste
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint.config import Config
-
-UNSUPPORTED = {
-    "use_dynamic_shifting": False,
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "invert_sigmas": False,
-    "stochastic_sampling": False,
-    "shift_terminal": None,
-}
-
 
 @dataclass(frozen=True)
 class Schedule:
-    """The options of `scheduler/scheduler_config.json` that Z-Image uses."""
+    """The options that Z-Image uses."""
 
     shift: float  # 3
     train_steps: int  # 1000
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        """Read diffusers' config; raises CheckpointError for an option that is not implemented here."""
-        config.expect("_class_name", "FlowMatchEulerDiscreteScheduler")
-        for option, off in UNSUPPORTED.items():
-            config.expect(option, off, default=off)
-        return cls(shift=config.positive("shift"), train_steps=config.integer("num_train_timesteps"))
 
     def timesteps(self, sigmas: Tensor) -> Tensor:
         """What the transformer is told at each of sigmas `[N]`: 0 for pure noise, 1 for a finished image."""

@@ -7,22 +7,22 @@ checkpoint. What depends on the captions and the image size alone is computed on
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline.checkpoint.config import CheckpointError, Config
 from pipeline.model.layers import ContextBlock, FinalLayer, ModulatedBlock, TimestepEmbedder, sinusoid
+from pipeline.model.stack import Conditioning, PlainStack, Stack
 
 TOKEN_MULTIPLE = 32  # each stream is filled up to a multiple of this with pad tokens that are attended to
 
 
 @dataclass(frozen=True)
 class TransformerParams:
-    """The shape of the network, Turbo's by default; `from_config` reads it from `transformer/config.json`."""
+    """The shape of the network, Turbo's by default."""
 
     in_channels: int = 16  # of the latents
     patch_size: int = 2  # latent pixels on a side that make one token
@@ -35,51 +35,6 @@ class TransformerParams:
     rope_theta: float = 256.0
     rope_axes: tuple[int, ...] = (32, 48, 48)  # channels of a head that turn with (sequence, row, column)
     time_scale: float = 1000.0
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        """Read diffusers' config of a ZImageTransformer2DModel; raises CheckpointError for what this file lacks."""
-        config.expect("_class_name", "ZImageTransformer2DModel")
-        config.expect("qk_norm", True, default=True)
-        config.expect("siglip_feat_dim", None)
-        config.expect("all_f_patch_size", [1])
-        patch_sizes, num_heads = config.integers("all_patch_size"), config.integer("n_heads")
-        config.expect("all_patch_size", [patch_sizes[0]])
-        config.expect("n_kv_heads", num_heads, default=num_heads)
-        params = cls(
-            in_channels=config.integer("in_channels"),
-            patch_size=patch_sizes[0],
-            caption_dim=config.integer("cap_feat_dim"),
-            dim=config.integer("dim"),
-            num_heads=num_heads,
-            num_layers=config.integer("n_layers"),
-            num_refiner_layers=config.integer("n_refiner_layers"),
-            norm_eps=config.positive("norm_eps"),
-            rope_theta=config.positive("rope_theta"),
-            rope_axes=config.integers("axes_dims"),
-            time_scale=config.positive("t_scale"),
-        )
-        axes = params.rope_axes
-        if len(axes) != 3 or any(channels % 2 for channels in axes) or sum(axes) * num_heads != params.dim:
-            raise CheckpointError(
-                f"{config.path}: axes_dims is {list(axes)}, expected 3 even numbers that add up to dim / n_heads"
-            )
-        return params
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What stays the same in all steps of one call, for B captions.
-
-    Rotary tables are float32 `[B, tokens, 1, head_dim / 2, 2]` with (cos, sin) last.
-    """
-
-    caption: Tensor  # [B, caption tokens, dim], embedded and refined
-    image_rope: Tensor  # of the image tokens
-    rope: Tensor  # of [image tokens; caption tokens]
-    mask: Tensor | None  # [B, 1, 1, image + caption tokens], True where attended; None when every token is
-    height: int  # of the latents
-    width: int
 
 
 @dataclass(frozen=True)
@@ -111,6 +66,7 @@ class Transformer(nn.Module):
         self.noise_refiner = nn.ModuleList(ModulatedBlock(dim, heads, eps) for _ in range(params.num_refiner_layers))
         self.layers = nn.ModuleList(ModulatedBlock(dim, heads, eps) for _ in range(params.num_layers))
         self.all_final_layer = nn.ModuleDict({f"{patch}-1": FinalLayer(dim, token_values)})
+        self.stack: Stack = PlainStack(cast("Sequence[ModulatedBlock]", self.layers))
 
     def forward(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """One evaluation.
@@ -120,12 +76,16 @@ class Transformer(nn.Module):
             timestep: `[B]`, or `[1]` for all: 0 for pure noise, 1 for a finished image.
             conditioning: from `prepare`, for the same B, H and W.
         """
+        x, time = self.embed(latents, timestep, conditioning)
+        x = self.stack.run(x, time, conditioning, 0, self.params.num_layers)
+        return self.unpatchify(x, time, conditioning)
+
+    def embed(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        """The stream before the layers, `[B, image + caption tokens, dim]`, and the timestep's embedding."""
         time = self.embed_time(timestep)
         x = self.embed_image(latents)  # [B, image tokens, dim]
         x = self.refine(x, time, conditioning)
-        x = torch.cat([x, conditioning.caption], dim=1)  # [B, image + caption tokens, dim]
-        x = self.run_layers(x, time, conditioning)
-        return self.unpatchify(x, time, conditioning)
+        return torch.cat([x, conditioning.caption], dim=1), time
 
     def prepare(self, captions: Sequence[Tensor], height: int, width: int) -> Conditioning:
         """Compute what no timestep changes: refined captions, rotary tables and the mask.
@@ -191,12 +151,6 @@ class Transformer(nn.Module):
         """The noise refiners over image tokens `[B, image tokens, dim]`; all images have one size, so no mask."""
         for block in self.noise_refiner:
             x = block(x, conditioning.image_rope, None, time)
-        return x
-
-    def run_layers(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
-        """The main stack over the single stream `[B, image + caption tokens, dim]`."""
-        for block in self.layers:
-            x = block(x, conditioning.rope, conditioning.mask, time)
         return x
 
     def unpatchify(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:

@@ -13,7 +13,8 @@ from pipeline.checkpoint.quantized import write_quantized_checkpoint
 from pipeline.checkpoint.random import SIZES, write_random_checkpoint
 from pipeline.cuda import graphs
 from pipeline.formats import fp8
-from pipeline.formats.fp8 import FP8_CAPABILITY, Fp8Matrix, fp8_weight, quantize_weight, set_fp8_weight
+from pipeline.formats.fp8 import E4M3, Fp8Matrix
+from pipeline.formats.linears import matrix, quantized_weight, set_quantized_weight
 
 PROMPT = "a red circle on a blue background"
 
@@ -30,7 +31,7 @@ def all_fp8(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def needs_fp8() -> None:
-    if torch.cuda.get_device_capability() < FP8_CAPABILITY:
+    if torch.cuda.get_device_capability() < fp8.CAPABILITY:
         pytest.skip("this GPU has no fp8")
 
 
@@ -73,7 +74,7 @@ def test_every_matrix_of_a_block_can_be_fp8(all_fp8: Path, tmp_path: Path) -> No
 
 def test_a_gpu_without_fp8_runs_files_in_fp8(all_fp8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_quantized_checkpoint(all_fp8, tmp_path / "fp8")
-    monkeypatch.setattr(fp8, "FP8_CAPABILITY", (99, 0))
+    monkeypatch.setattr(fp8, "CAPABILITY", (99, 0))
 
     pipe = ZImagePipeline.from_pretrained(tmp_path / "fp8", "cuda")
 
@@ -89,12 +90,12 @@ def test_a_gpu_without_fp8_runs_files_in_fp8(all_fp8: Path, tmp_path: Path, monk
 
 def test_projections_of_which_one_alone_is_fp8_are_joined_in_bfloat16() -> None:
     to_q, to_k, to_v = (torch.nn.Linear(64, 64, bias=False, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    set_fp8_weight(to_q, quantize_weight(to_q.weight))
+    set_quantized_weight(to_q, E4M3.quantize(to_q.weight))
 
-    joined = fp8.matrix(to_q, to_k, to_v)
+    joined = matrix(to_q, to_k, to_v)
 
     x = torch.randn(5, 64, device="cuda", dtype=torch.bfloat16)
-    weights = [fp8.dequantize(fp8_weight(to_q), torch.float32), to_k.weight.float(), to_v.weight.float()]
+    weights = [quantized_weight(to_q).dequantize(torch.float32), to_k.weight.float(), to_v.weight.float()]
     expected = x.float() @ torch.cat(weights).T
     assert (joined(x) - expected).norm() < 0.01 * expected.norm()
 

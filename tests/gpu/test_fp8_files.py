@@ -13,13 +13,13 @@ import torch
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
 from pipeline.checkpoint.quantized import write_quantized_checkpoint
 from pipeline.checkpoint.random import write_random_checkpoint
-from pipeline.formats.fp8 import FP8_CAPABILITY, quantize_weight
+from pipeline.formats.fp8 import CAPABILITY, E4M3
 from support.bfloat16_checkpoint import write_bfloat16_checkpoint
 
 
 @pytest.fixture(autouse=True)
 def needs_fp8() -> None:
-    if torch.cuda.get_device_capability() < FP8_CAPABILITY:
+    if torch.cuda.get_device_capability() < CAPABILITY:
         pytest.skip("this GPU has no fp8")
 
 
@@ -40,7 +40,7 @@ def quantized(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_weight_is_quantised_alike_on_every_device() -> None:
     weight = torch.randn(1024, 768).bfloat16() * torch.logspace(-6, 3, 1024)[:, None].bfloat16()
 
-    here, there = quantize_weight(weight), quantize_weight(weight.cuda())
+    here, there = E4M3.quantize(weight), E4M3.quantize(weight.cuda())
 
     assert torch.equal(here.values.view(torch.uint8), there.values.view(torch.uint8).cpu())
     assert torch.equal(here.scales, there.scales.cpu())

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
-from pipeline.formats.fp8 import Fp8Matrix
+from pipeline.checkpoint.components import Checkpoint
+from pipeline.formats.fp8 import FP8, Fp8Matrix
 from pipeline.model.autoencoder import Autoencoder, AutoencoderParams
 from pipeline.model.text_encoder import TextEncoder
 from pipeline.model.transformer import Transformer, TransformerParams
@@ -79,7 +80,7 @@ def test_the_fused_transformer_is_as_exact_as_the_plain_one(captions: list[int],
     exact, plain = transformers()
     expected = evaluate(exact, captions, height, width)
     plain_error = error(evaluate(plain, captions, height, width), expected)
-    fused = FusedTransformer(plain, CUDA, quantize=False)
+    fused = FusedTransformer(plain, CUDA, None)
     for _ in range(2):  # recorded, then replayed
         assert error(evaluate(fused, captions, height, width), expected) <= 1.1 * plain_error
 
@@ -90,7 +91,7 @@ def test_fp8_stays_near(captions: list[int], height: int, width: int) -> None:
 
     exact, plain = transformers()
     expected = evaluate(exact, captions, height, width)
-    fused = FusedTransformer(plain, CUDA, quantize=True)
+    fused = FusedTransformer(plain, CUDA, FP8)
     assert any(isinstance(module, Fp8Matrix) for module in fused.modules())
     for _ in range(2):  # recorded, then replayed
         assert error(evaluate(fused, captions, height, width), expected) < 0.12
@@ -100,7 +101,7 @@ def test_other_values_in_the_same_shapes_are_not_those_of_the_recording() -> Non
     from pipeline.cuda.transformer import FusedTransformer
 
     exact, plain = transformers()
-    fused = FusedTransformer(plain, CUDA, quantize=False)
+    fused = FusedTransformer(plain, CUDA, None)
     evaluate(fused, [20], 16, 16)
     torch.manual_seed(11)
     caption, latents = torch.randn(20, PARAMS.caption_dim, device=CUDA), torch.randn(1, 16, 16, 16, device=CUDA)
@@ -127,10 +128,13 @@ def test_the_fused_decoder_is_as_exact_as_the_plain_one(channels: tuple[int, ...
 def test_text_features_are_those_of_the_plain_encoder(quantize: bool) -> None:
     from pipeline.cuda.text_encoder import fuse
 
-    exact = TextEncoder.load(TINY_CHECKPOINT, CUDA, torch.float32)
-    plain = TextEncoder.load(TINY_CHECKPOINT, CUDA, torch.bfloat16)
-    fused = TextEncoder.load(TINY_CHECKPOINT, torch.device("cpu"), torch.bfloat16)
-    fuse(fused, CUDA, quantize=quantize)
+    def encoder(device: torch.device, dtype: torch.dtype) -> TextEncoder:
+        checkpoint = Checkpoint(TINY_CHECKPOINT)
+        return TextEncoder(checkpoint.text_encoder.load(device, dtype), checkpoint.tokenizer)
+
+    exact, plain = encoder(CUDA, torch.float32), encoder(CUDA, torch.bfloat16)
+    fused = encoder(torch.device("cpu"), torch.bfloat16)
+    fuse(fused, CUDA, FP8 if quantize else None)
     assert any(isinstance(module, Fp8Matrix) for module in fused.model.modules()) == quantize
     for length in (31, 32, 33, 512, 20):  # 20 replays what 31 recorded
         tokens = torch.randint(0, 1024, (1, length), device=CUDA)

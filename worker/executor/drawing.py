@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline import Generation, ZImagePipeline
+from pipeline import Drawing, Generation, ZImagePipeline
 from worker.executor.thread import GpuThread
 from worker.held import HeldJob
 from worker.progress import ProgressReporter
@@ -60,7 +60,7 @@ class Artist:
             self._report(held, step)
 
         self._report(held, 0)
-        return self._pipeline.generate(
+        drawing = Drawing(
             asked.prompt,
             negative_prompt=asked.negative_prompt,
             height=asked.height,
@@ -71,6 +71,7 @@ class Artist:
             num_images=num_images,
             on_step=on_step,
         )
+        return self._pipeline.generate(drawing)
 
     def _report(self, held: HeldJob, step: int) -> None:
         self._progress.report(held, step)

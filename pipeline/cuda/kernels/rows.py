@@ -1,17 +1,17 @@
-"""Kernels over rows of tokens: norms with modulation and gates, SwiGLU, and rows quantised to fp8 on the way out."""
+"""Kernels over rows of tokens: norms with modulation and gates, SwiGLU, and rows quantised on the way out."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import libdevice
 
-from pipeline.formats.fp8 import FP8, Rows
+from pipeline.formats.rows import SMALLEST, RowFormat, Rows
 
-FP8_MAX = tl.constexpr(448.0)  # the largest e4m3 number (arXiv 2209.05433)
-TINY = tl.constexpr(1e-12)  # keeps the scale of a row of zeros above zero
+TINY = tl.constexpr(SMALLEST)
 
 
-def norm(x: Tensor, weight: Tensor, scale: Tensor, eps: float, *, quantize: bool) -> Tensor | Rows:
+def norm(x: Tensor, weight: Tensor, scale: Tensor, eps: float, rows: RowFormat | None) -> Tensor | Rows:
     """RMSNorm (arXiv 1910.07467) of `x` times `scale`.
 
     Args:
@@ -19,14 +19,14 @@ def norm(x: Tensor, weight: Tensor, scale: Tensor, eps: float, *, quantize: bool
         weight: of the norm, `[width]`.
         scale: float32 `[B or 1, width]`, one row for each image or one for all.
         eps: of the norm.
-        quantize: return `Rows` of `B · tokens` rows instead of a bfloat16 tensor of x's shape.
+        rows: return so quantised `Rows`, `B · tokens` of them, instead of a bfloat16 tensor of x's shape.
     """
-    h, scales = _output(x, x.shape[-1], quantize)
+    h, scales = _output(x, x.shape[-1], rows)
     _gate_norm[_grid(x)](
         x, x, x, x, scale, weight, scale, h, scales, x.shape[1], x.shape[2], 0, _stride(scale), eps,
-        BLOCK=triton.next_power_of_2(x.shape[2]), GATE=False, NORM=True, QUANTIZE=quantize, num_warps=8,
+        BLOCK=triton.next_power_of_2(x.shape[2]), GATE=False, NORM=True, LIMIT=_limit(rows), num_warps=8,
     )  # fmt: skip
-    return Rows(h, scales) if quantize else h
+    return Rows(h, scales) if rows else h
 
 
 def gate_norm(
@@ -37,8 +37,7 @@ def gate_norm(
     weight: Tensor,
     scale: Tensor,
     eps: float,
-    *,
-    quantize: bool,
+    rows: RowFormat | None,
 ) -> Tensor | Rows:
     """Add `gate · RMSNorm(branch)` to `x` in place, then return the RMSNorm of the sum times `scale`, as `norm` does.
 
@@ -50,15 +49,15 @@ def gate_norm(
         weight: of the norm behind, `[width]`.
         scale: float32 `[B or 1, width]`.
         eps: of both norms.
-        quantize: as in `norm`.
+        rows: as in `norm`.
     """
-    h, scales = _output(x, x.shape[-1], quantize)
+    h, scales = _output(x, x.shape[-1], rows)
     _gate_norm[_grid(x)](
         x, branch, x, branch_weight, gate, weight, scale, h, scales, x.shape[1], x.shape[2],
         _stride(gate), _stride(scale), eps,
-        BLOCK=triton.next_power_of_2(x.shape[2]), GATE=True, NORM=True, QUANTIZE=quantize, num_warps=8,
+        BLOCK=triton.next_power_of_2(x.shape[2]), GATE=True, NORM=True, LIMIT=_limit(rows), num_warps=8,
     )  # fmt: skip
-    return Rows(h, scales) if quantize else h
+    return Rows(h, scales) if rows else h
 
 
 def gate_(x: Tensor, branch: Tensor, branch_weight: Tensor, gate: Tensor, eps: float) -> Tensor:
@@ -66,30 +65,32 @@ def gate_(x: Tensor, branch: Tensor, branch_weight: Tensor, gate: Tensor, eps: f
     _gate_norm[_grid(x)](
         x, branch, x, branch_weight, gate, branch_weight, gate, x, x, x.shape[1], x.shape[2],
         _stride(gate), 0, eps,
-        BLOCK=triton.next_power_of_2(x.shape[2]), GATE=True, NORM=False, QUANTIZE=False, num_warps=8,
+        BLOCK=triton.next_power_of_2(x.shape[2]), GATE=True, NORM=False, LIMIT=None, num_warps=8,
     )  # fmt: skip
     return x
 
 
-def swiglu(gate_up: Tensor, *, quantize: bool) -> Tensor | Rows:
+def swiglu(gate_up: Tensor, rows: RowFormat | None) -> Tensor | Rows:
     """SwiGLU (arXiv 2002.05202): the first half of each row through SiLU, times the second.
 
     Args:
         gate_up: bfloat16 `[B, tokens, 2 · hidden]`, contiguous.
-        quantize: return `Rows` of `B · tokens` rows instead of bfloat16 `[B, tokens, hidden]`.
+        rows: return so quantised `Rows`, `B · tokens` of them, instead of bfloat16 `[B, tokens, hidden]`.
     """
     hidden = gate_up.shape[-1] // 2
-    h, scales = _output(gate_up, hidden, quantize)
-    block = triton.next_power_of_2(hidden) if quantize else min(2048, triton.next_power_of_2(hidden))
+    h, scales = _output(gate_up, hidden, rows)
+    block = triton.next_power_of_2(hidden) if rows else min(2048, triton.next_power_of_2(hidden))
     grid = (gate_up.shape[0] * gate_up.shape[1], triton.cdiv(hidden, block))
-    _swiglu[grid](gate_up, h, scales, hidden, BLOCK=block, QUANTIZE=quantize, num_warps=max(4, min(16, block // 1024)))
-    return Rows(h, scales) if quantize else h
+    warps = max(4, min(16, block // 1024))
+    _swiglu[grid](gate_up, h, scales, hidden, BLOCK=block, LIMIT=_limit(rows), num_warps=warps)
+    return Rows(h, scales) if rows else h
 
 
-def quantize_rows(x: Tensor) -> Rows:
-    """Quantise bfloat16 `[…, width]`, contiguous, to e4m3 with a scale for each row."""
-    h, scales = _output(x, x.shape[-1], quantize=True)
-    _quantize[(h.shape[0],)](x, h, scales, x.shape[-1], BLOCK=triton.next_power_of_2(x.shape[-1]), num_warps=8)
+def quantize_rows(x: Tensor, rows: RowFormat) -> Rows:
+    """Quantise bfloat16 `[…, width]`, contiguous, as `rows.quantize` does."""
+    h, scales = _output(x, x.shape[-1], rows)
+    block = triton.next_power_of_2(x.shape[-1])
+    _quantize[(h.shape[0],)](x, h, scales, x.shape[-1], BLOCK=block, LIMIT=rows.limit, num_warps=8)
     return Rows(h, scales)
 
 
@@ -110,13 +111,18 @@ def rotate_qk_(qkv: Tensor, weights: Tensor, rope: Tensor, heads: int, eps: floa
     )  # fmt: skip
 
 
-def _output(x: Tensor, width: int, quantize: bool) -> tuple[Tensor, Tensor]:
+def _output(x: Tensor, width: int, rows: RowFormat | None) -> tuple[Tensor, Tensor]:
     """Where a kernel writes: values and scales; without quantisation the second is a placeholder."""
-    if not quantize:
+    if rows is None:
         h = x.new_empty(*x.shape[:-1], width)
         return h, h
-    rows = x.numel() // x.shape[-1]
-    return x.new_empty(rows, width, dtype=FP8), x.new_empty(rows, 1, dtype=torch.float32)
+    count = x.numel() // x.shape[-1]
+    return x.new_empty(count, width, dtype=rows.dtype), x.new_empty(count, 1, dtype=torch.float32)
+
+
+def _limit(rows: RowFormat | None) -> float | None:
+    """The kernels' `LIMIT`."""
+    return rows.limit if rows else None
 
 
 def _grid(x: Tensor) -> tuple[int]:
@@ -129,11 +135,13 @@ def _stride(modulation: Tensor) -> int:
 
 
 @triton.jit
-def _store(h, scales, row, width, columns, inside, y, QUANTIZE: tl.constexpr):
-    if QUANTIZE:
-        scale = tl.maximum(tl.max(tl.abs(y), 0), TINY) / FP8_MAX
+def _store(h, scales, row, width, columns, inside, y, LIMIT: tl.constexpr):
+    if LIMIT is not None:
+        scale = tl.maximum(tl.max(tl.abs(y), 0), TINY) / LIMIT
         tl.store(scales + row, scale)
-        y = tl.clamp(y * (1.0 / scale), -FP8_MAX, FP8_MAX)
+        y = tl.clamp(y * (1.0 / scale), -LIMIT, LIMIT)
+        if h.dtype.element_ty.is_int():
+            y = libdevice.rint(y)
     tl.store(h + row * width + columns, y.to(h.dtype.element_ty), mask=inside)
 
 
@@ -141,7 +149,7 @@ def _store(h, scales, row, width, columns, inside, y, QUANTIZE: tl.constexpr):
 def _gate_norm(
     x, branch, out, branch_weight, gate, weight, scale, h, scales,
     tokens, width, gate_stride, scale_stride, eps,
-    BLOCK: tl.constexpr, GATE: tl.constexpr, NORM: tl.constexpr, QUANTIZE: tl.constexpr,
+    BLOCK: tl.constexpr, GATE: tl.constexpr, NORM: tl.constexpr, LIMIT: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     image = row // tokens
@@ -160,26 +168,26 @@ def _gate_norm(
         v *= tl.rsqrt(tl.sum(v * v, 0) / width + eps)
         v *= tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
         v *= tl.load(scale + image * scale_stride + columns, mask=inside, other=0.0)
-        _store(h, scales, row, width, columns, inside, v, QUANTIZE)
+        _store(h, scales, row, width, columns, inside, v, LIMIT)
 
 
 @triton.jit
-def _swiglu(gate_up, h, scales, hidden, BLOCK: tl.constexpr, QUANTIZE: tl.constexpr):
+def _swiglu(gate_up, h, scales, hidden, BLOCK: tl.constexpr, LIMIT: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < hidden
     gate = tl.load(gate_up + row * 2 * hidden + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * hidden + hidden + columns, mask=inside, other=0.0).to(tl.float32)
-    _store(h, scales, row, hidden, columns, inside, gate * tl.sigmoid(gate) * up, QUANTIZE)
+    _store(h, scales, row, hidden, columns, inside, gate * tl.sigmoid(gate) * up, LIMIT)
 
 
 @triton.jit
-def _quantize(x, h, scales, width, BLOCK: tl.constexpr):
+def _quantize(x, h, scales, width, BLOCK: tl.constexpr, LIMIT: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
     v = tl.load(x + row * width + columns, mask=inside, other=0.0).to(tl.float32)
-    _store(h, scales, row, width, columns, inside, v, QUANTIZE=True)
+    _store(h, scales, row, width, columns, inside, v, LIMIT)
 
 
 @triton.jit

@@ -14,12 +14,12 @@ import httpx
 import pytest
 import trustme
 from fastapi.testclient import TestClient
-from support.receiving import SECRET, pointing_to, receiver
 
 from api.app import create_app
 from api.webhooks.addresses import RESOLVER_THREADS, AddressError, Addresses, PinnedTransport, is_public
 from cli.stack import Stack
 from jobs.settings import Settings
+from support.receiving import SECRET, pointing_to, receiver
 
 JOB = {"prompt": "a cat", "width": 64, "height": 64}
 PUBLIC = "93.184.215.14"

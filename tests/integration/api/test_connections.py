@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import uvicorn
-from support.operating import service
 
 from api.app import create_app
 from api.http import connections, middleware
 from api.http.connections import BoundedHeads
 from cli.stack import Stack
+from support.operating import service
 
 
 @pytest.fixture

@@ -20,16 +20,16 @@ import pytest
 from fastapi.testclient import TestClient
 from openai import AsyncOpenAI, OpenAI
 from openai.types import ImagesResponse
-from support.operating import Service, service
 from PIL import Image
 from pydantic import SecretStr
-from support.receiving import SECRET, receiver
 
 from api.app import create_app
 from cli.stack import Stack
 from jobs.keys import KeysFile
 from jobs.record import JobError
 from jobs.settings import Settings
+from support.operating import Service, service
+from support.receiving import SECRET, receiver
 from support.root import ROOT
 
 README = ROOT / "README.md"

@@ -17,13 +17,13 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from support.operating import Service, service
 
 from api import waiting
 from api.app import create_app
 from cli.stack import Stack
 from jobs.keys import KeysFile
 from jobs.settings import Settings
+from support.operating import Service, service
 
 Event = tuple[str, str]  # its id, and the status of the job that it tells
 

@@ -13,11 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
-from support.operating import LOST, OWNER, Service, service
-from support.receiving import SECRET, Receiver, free_port, pointing_to, receiver
 
-import api.webhooks
 from api.background import end
+from api.webhooks import deliverer
 from api.webhooks.addresses import Addresses, PinnedTransport
 from api.webhooks.deliverer import Deliverer
 from cli.stack import Stack
@@ -25,6 +23,8 @@ from jobs.record import JobError
 from jobs.settings import Settings
 from jobs.store.redis_client import connect, connect_async
 from jobs.store.webhooks import Outbox, Undelivered
+from support.operating import LOST, OWNER, Service, service
+from support.receiving import SECRET, Receiver, free_port, pointing_to, receiver
 from support.root import ROOT
 
 LONGER = {"width": 256, "height": 256, "num_inference_steps": 50}
@@ -165,7 +165,7 @@ def test_many_deliverers_send_each_event_once(own: Service) -> None:
 
 
 def test_receivers_that_hang_hold_up_no_other_key_s(own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.webhooks, "MOST_AT_ONCE", 8)
+    monkeypatch.setattr(deliverer, "MOST_AT_ONCE", 8)
     with receiver() as hanging, receiver() as quick, ThreadPoolExecutor(1) as process:
         hanging.proceed.clear()
         for owner in ("mallory", "oscar"):
@@ -181,7 +181,7 @@ def test_receivers_that_hang_hold_up_no_other_key_s(own: Service, monkeypatch: p
 
 
 def test_a_key_s_many_events_are_all_delivered(own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.webhooks, "MOST_AT_ONCE", 4)
+    monkeypatch.setattr(deliverer, "MOST_AT_ONCE", 4)
     with receiver() as listening:
         jobs = {ended(own, listening.url) for _ in range(40)}
         deliver(own, lambda: undelivered(own) == [])

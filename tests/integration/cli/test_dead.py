@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support.operating import Service, service
 
 from cli.stack import Stack
 from jobs.doorbell import messages_key
 from jobs.record import JobStatus
 from jobs.store.dead_letters import DeadLetters
+from support.operating import Service, service
 
 NOBODY = "redis://:hidden@127.0.0.1:1/0"
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import boto3
 import pytest
-from support.operating import Service, service
 
 from cli.stack import Stack
 from jobs.objects.images import MOST_KEYS
 from jobs.record import JobError
+from support.operating import Service, service
 
 NOW = ["prune", "--older-than", "0"]
 UNKNOWN = "job_00000000000000000000000000000000"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import ZImagePipeline
+from pipeline import Drawing, ZImagePipeline
 from support.parity import Pair, relative_error
 
 LONG = "a much longer prompt, with more tokens than one block of thirty-two, so that padded lengths differ"
@@ -122,7 +122,7 @@ def test_raising_from_on_step_stops_the_run(small: ZImagePipeline) -> None:
 
 
 def test_a_generation_tells_its_timings_and_warnings(small: ZImagePipeline) -> None:
-    generation = small.generate("p" * 700, "n" * 800, 64, 64, guidance_scale=2.0)
+    generation = small.generate(Drawing("p" * 700, "n" * 800, 64, 64, guidance_scale=2.0))
 
     assert list(generation.timings) == ["text_encode", "denoise", "decode"]
     assert all(seconds > 0 for seconds in generation.timings.values())
@@ -131,12 +131,14 @@ def test_a_generation_tells_its_timings_and_warnings(small: ZImagePipeline) -> N
         "prompt has 719 tokens; the model reads the first 512",
         "negative prompt has 819 tokens; the model reads the first 512",
     ]
-    assert small.generate("short", height=64, width=64).warnings == []
+    assert small.generate(Drawing("short", height=64, width=64)).warnings == []
 
 
 def test_a_generation_tells_which_prompts_it_had_at_hand(small: ZImagePipeline) -> None:
-    first = small.generate("asked for twice", height=64, width=64, output_type="latent")
-    second = small.generate("asked for twice", "but for this", 64, 64, guidance_scale=2.0, output_type="latent")
+    first = small.generate(Drawing("asked for twice", height=64, width=64, output_type="latent"))
+    second = small.generate(
+        Drawing("asked for twice", "but for this", 64, 64, guidance_scale=2.0, output_type="latent")
+    )
 
     assert (first.prompts, first.prompts_reused) == (1, 0)
     assert (second.prompts, second.prompts_reused) == (2, 1)

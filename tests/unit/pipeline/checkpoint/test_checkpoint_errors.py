@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import CheckpointError, ZImagePipeline
-from pipeline.formats.fp8 import settle_
-from pipeline.model.autoencoder import autoencoder_weights
+from pipeline.checkpoint.components import autoencoder_weights
+from pipeline.formats.linears import settle_
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 TEXT_INDEX = "text_encoder/model.safetensors.index.json"

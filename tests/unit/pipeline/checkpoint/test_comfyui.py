@@ -128,7 +128,7 @@ def test_turbo_of_full_size_is_loaded_without_a_copy_in_ram(tmp_path: Path) -> N
     script = f"""
 import resource, torch
 from pathlib import Path
-from pipeline.checkpoint.names import transformer_weights
+from pipeline.checkpoint.components import transformer_weights
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 model = transformer_weights(Path({str(tmp_path)!r})).load(torch.device("cpu"), torch.bfloat16)
 print(sum(x.nbytes for x in model.parameters()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -11,20 +11,10 @@ from test_comfyui import COMFYUI, comfyui
 from torch import Tensor, nn
 
 from pipeline import CheckpointError, ZImagePipeline
-from pipeline.checkpoint.names import transformer_weights
+from pipeline.checkpoint.components import text_encoder_weights, transformer_weights
 from pipeline.checkpoint.quantized import write_quantized_checkpoint
-from pipeline.formats.fp8 import (
-    FP8,
-    Fp8Matrix,
-    dequantize,
-    fp8_weight,
-    matrix,
-    quantize_,
-    quantize_weight,
-    settle_,
-    takes_fp8,
-)
-from pipeline.model.text_encoder import text_encoder_weights
+from pipeline.formats.fp8 import E4M3, FP8, Fp8Matrix
+from pipeline.formats.linears import matrix, quantize_, quantized_weight, settle_
 from support.bfloat16_checkpoint import write_bfloat16_checkpoint
 
 CPU = torch.device("cpu")
@@ -54,8 +44,8 @@ def matrices(root: Path, *, quantize: bool) -> dict[str, nn.Module]:
     transformer = transformer_weights(root / "transformer").load(CPU, dtype=None)
     encoder = text_encoder_weights(root / "text_encoder").load(CPU, dtype=None)
     if quantize:
-        quantize_(transformer, "", CPU)
-        quantize_(encoder, "", CPU)
+        quantize_(transformer, "", FP8, CPU)
+        quantize_(encoder, "", FP8, CPU)
     made: dict[str, nn.Module] = {}
     for stack in ("noise_refiner", "layers"):
         for i, block in enumerate(getattr(transformer, stack)):
@@ -78,7 +68,7 @@ def test_its_matrices_are_those_quantised_at_load(original: Path, quantized: Pat
         ours, theirs = found[name], expected[name]
         assert isinstance(ours, Fp8Matrix), name
         assert isinstance(theirs, Fp8Matrix), name
-        assert ours.values.dtype == FP8
+        assert ours.values.dtype == E4M3.dtype
         assert torch.equal(ours.values.view(torch.uint8), theirs.values.view(torch.uint8)), name
         assert torch.equal(ours.scales, theirs.scales), name
 
@@ -90,7 +80,7 @@ def test_all_else_stays_as_it_is(original: Path, quantized: Path) -> None:
         assert after.keys() - before.keys() == {f"{key}_scale" for key in scaled}
         for key, tensor in before.items():
             if key in scaled:
-                assert after[key].dtype == FP8
+                assert after[key].dtype == E4M3.dtype
                 assert after[f"{key}_scale"].dtype == torch.float32
                 assert after[f"{key}_scale"].shape == (len(tensor), 1)
             else:
@@ -126,7 +116,7 @@ def test_what_is_small_or_sensitive_keeps_its_type(quantized: Path) -> None:
     "joined", [("attention.to_q", "attention.to_k", "attention.to_v"), ("feed_forward.w1", "feed_forward.w3")]
 )
 def test_what_is_one_product_has_one_type(stem: str, joined: tuple[str, ...]) -> None:
-    assert len({takes_fp8(f"{stem}.{name}.weight", (3840, 3840)) for name in joined}) == 1
+    assert len({FP8.takes(f"{stem}.{name}.weight", (3840, 3840)) for name in joined}) == 1
 
 
 def test_fp8_becomes_bfloat16_where_the_device_has_none(quantized: Path) -> None:
@@ -145,7 +135,7 @@ def test_it_draws_where_there_is_no_fp8(original: Path, quantized: Path, dtype: 
     assert pipe.quantization is None
     weight = pipe.transformer.get_parameter("layers.1.feed_forward.w2.weight")
     stored = tensors(original / "transformer")["layers.1.feed_forward.w2.weight"]
-    assert torch.equal(weight, dequantize(quantize_weight(stored), dtype))
+    assert torch.equal(weight, E4M3.quantize(stored).dequantize(dtype))
 
     expected = ZImagePipeline.from_pretrained(original, device="cpu", dtype=torch.float32)
     arguments = {"height": 64, "width": 96, "num_inference_steps": 2, "output_type": "latent"}
@@ -267,9 +257,9 @@ def test_a_row_keeps_its_largest_value() -> None:
     linear = nn.Linear(48, 32, bias=False).bfloat16()
     linear.weight.data = weight
 
-    quantize_(linear, "layers.0.attention.to_q", CPU)
+    quantize_(linear, "layers.0.attention.to_q", FP8, CPU)
 
-    restored = dequantize(fp8_weight(linear), torch.float32)
+    restored = quantized_weight(linear).dequantize(torch.float32)
     largest = weight.float().abs().amax(1)
     assert torch.allclose(restored.abs().amax(1), largest, rtol=1e-6)
     assert ((restored - weight.float()).abs().amax(1) <= largest / 16).all()

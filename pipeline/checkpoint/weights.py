@@ -1,0 +1,127 @@
+"""Weights from files to the device: checks every name and shape against the network, and loads tensor by tensor.
+
+A weight `X` may be stored in a number format, with its scales `[rows, 1]` beside it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.checkpoint.config import CheckpointError
+from pipeline.checkpoint.files import StoredTensor, WeightFiles
+from pipeline.formats.linears import set_quantized_weight
+from pipeline.formats.registry import FORMATS, find_stored
+from pipeline.formats.rows import Rows
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+DTYPES = ("BF16", "F16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class Weights(Generic[ModuleT]):
+    """The weights of one component, found to be complete and of the right shapes, and not read yet."""
+
+    module: ModuleT  # on the meta device
+    files: WeightFiles
+    holds: dict[str, list[str]]  # for each stored tensor the module's tensors that it is, one below the other
+
+    def load(self, device: torch.device, dtype: torch.dtype | None) -> ModuleT:
+        """Give the module its weights, each straight from its file: there is never a second copy of the model in RAM.
+
+        On the CPU a tensor that is stored as `dtype`, or any without a `dtype`, stays in the file's pages.
+
+        Args:
+            device: where the parameters go.
+            dtype: what floating-point type they become. None: they stay what they are, for `formats.linears.settle_`; a
+                layer in a number format then has `weight_scale` too, and its forward does not work.
+        """
+        shapes = {key: tensor.shape for key, tensor in self.module.state_dict().items()}
+        state: dict[str, Tensor] = {}
+        quantized: dict[str, Rows] = {}
+        with self.files.open() as read:
+            for name, keys in self.holds.items():
+                rows = [shapes[key][0] for key in keys]
+                parts = zip(keys, torch.split(read(name), rows), strict=True)
+                number_format = find_stored(self.files.tensors[name].dtype)
+                if number_format is None:
+                    for key, part in parts:
+                        state[key] = part.to(device).to(dtype or part.dtype)
+                    continue
+                scales = torch.split(read(number_format.scale_name(name)), rows)
+                for (key, part), scale in zip(parts, scales, strict=True):
+                    kept = dtype is None and number_format.takes(key, shapes[key])
+                    weight = Rows(part.to(device), scale.to(device, torch.float32))
+                    state[key] = weight.values if kept else weight.dequantize(dtype or torch.bfloat16)
+                    if kept:
+                        quantized[key] = weight
+        self.module.load_state_dict(state, assign=True)
+        for key, weight in quantized.items():
+            set_quantized_weight(cast("nn.Linear", self.module.get_submodule(key.removesuffix(".weight"))), weight)
+        return self.module.requires_grad_(False).eval()
+
+
+def examine(
+    files: WeightFiles,
+    build: Callable[[], ModuleT],
+    *,
+    stored_as: Callable[[str], str] = lambda key: key,
+    ignore: Callable[[str], bool] = lambda _: False,
+) -> Weights[ModuleT]:
+    """Build a module without memory of its own, and compare with it what the files hold.
+
+    Args:
+        files: of one component of a checkpoint.
+        build: makes the module; called with the meta device as default.
+        stored_as: the name in the files of a tensor, by its name in the module; tensors that share one are stored as
+            one, one below the other in the module's order.
+        ignore: tells, by its name in the files, which tensor the module does without.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, misshapen or not floating-point; or what `build` raises.
+    """
+    with torch.device("meta"):
+        module = build()
+    holds: dict[str, list[str]] = {}
+    expected: dict[str, tuple[int, ...]] = {}
+    for key, tensor in module.state_dict().items():
+        name = stored_as(key)
+        holds.setdefault(name, []).append(key)
+        rows, *rest = tensor.shape
+        expected[name] = (expected.get(name, (0,))[0] + rows, *rest)
+    for name, found in files.tensors.items():
+        if (number_format := find_stored(found.dtype)) and len(found.shape) == 2:
+            expected[number_format.scale_name(name)] = (found.shape[0], 1)
+    for name, found in files.tensors.items():
+        if name in expected:
+            _check(found, expected[name], files)
+        elif not ignore(name):
+            raise CheckpointError(f"{found.file}: unexpected tensor {name!r}, the model has none such")
+    for name in holds:
+        if name not in files.tensors:
+            file = files.index.get(name, files.paths[0])
+            raise CheckpointError(f"{file}: missing tensor {name!r}, expected shape {_shape(expected[name])}")
+    return Weights(module, files, holds)
+
+
+def _check(tensor: StoredTensor, expected: tuple[int, ...], files: WeightFiles) -> None:
+    start = f"{tensor.file}: tensor {tensor.name!r}"
+    if tensor.shape != expected:
+        raise CheckpointError(f"{start} has shape {_shape(tensor.shape)}, expected {_shape(expected)}")
+    number_format = find_stored(tensor.dtype)
+    if tensor.dtype in DTYPES or (number_format and number_format.scale_name(tensor.name) in files.tensors):
+        return
+    choice = " or ".join(DTYPES)
+    if not tensor.name.endswith("_scale"):
+        for known in FORMATS.values():
+            scale = known.scale_name(tensor.name)
+            choice += f", or {known.stored_as} with its scales as {scale!r} beside it"
+        choice += ", as `zimage checkpoint quantize` makes it"
+    raise CheckpointError(f"{start} is stored as {tensor.dtype}, expected {choice}")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return str(list(shape))

@@ -1,0 +1,123 @@
+"""From noise to latents: the loop over steps and images, with classifier-free guidance (arXiv 2207.12598).
+
+Each image is an object of its own: what wrappers of the stack remember from one step to the next lies with the image,
+apart for each of its guidance branches, so none can take another's.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.model.scheduler import Schedule, euler_step, sigmas
+from pipeline.model.stack import Conditioning
+from pipeline.model.transformer import Transformer
+from pipeline.timeline import Steps
+
+
+class Step(NamedTuple):
+    """One step of a trajectory, each value on the device."""
+
+    timestep: Tensor  # [1], 0 for pure noise, 1 for a finished image
+    sigma: Tensor  # noise level before the step
+    sigma_next: Tensor  # and after it
+    guided: bool
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How far, and for how long, to go from the negative prompt's prediction towards the prompt's and beyond."""
+
+    scale: float  # 0: not at all
+    norm_limit: float  # of the guided prediction, in norms of the unguided one; 0: none
+    truncation: float  # the last timestep, 0 to 1, that is guided
+
+    def applies(self, timestep: float) -> bool:
+        """Whether a step is guided."""
+        return self.scale > 0 and timestep <= self.truncation
+
+    def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """The guided prediction of two of one image."""
+        output = positive + self.scale * (positive - negative)
+        if self.norm_limit > 0:
+            limit = self.norm_limit * torch.linalg.vector_norm(positive)
+            norm = torch.linalg.vector_norm(output)
+            output = torch.where(norm > limit, output * (limit / norm), output)
+        return output
+
+
+class Image:
+    """One image on its way.
+
+    Args:
+        noise: float32 `[C, H, W]` on the device.
+        conditionings: by whether a step is guided: of the prompt and the negative one, or of the prompt alone.
+        guidance: of those steps.
+    """
+
+    def __init__(self, noise: Tensor, conditionings: Mapping[bool, Conditioning], guidance: Guidance) -> None:
+        self.latents = noise[None]
+        self.stopped = False
+        positive: dict[object, object] = {}
+        negative: dict[object, object] = {}
+        memories = {True: (positive, negative), False: (positive,)}
+        self._conditionings = {
+            guided: replace(conditioning, memories=memories[guided]) for guided, conditioning in conditionings.items()
+        }
+        self._guidance = guidance
+
+    def stop(self) -> None:
+        """Take no further step; the other images go on."""
+        self.stopped = True
+
+    def advance(self, transformer: Transformer, step: Step) -> None:
+        """Take a step, unless the image was stopped."""
+        if not self.stopped:
+            output = self._predict(transformer, step)
+            self.latents = euler_step(self.latents, -output, step.sigma, step.sigma_next)
+
+    def _predict(self, transformer: Transformer, step: Step) -> Tensor:
+        """The negated velocity `[1, C, H, W]` in float32; both guidance branches are evaluated at once."""
+        conditioning = self._conditionings[step.guided]
+        x = self.latents.expand(len(conditioning.memories), -1, -1, -1)
+        output: Tensor = transformer(x, step.timestep, conditioning).float()
+        return self._guidance.combine(*output.chunk(2)) if step.guided else output
+
+
+def trajectory(schedule: Schedule, steps: int, guidance: Guidance, device: torch.device) -> list[Step]:
+    """The steps from noise to image."""
+    levels = sigmas(steps, schedule.shift)
+    timesteps = schedule.timesteps(levels[:-1])
+    guided = [guidance.applies(timestep) for timestep in timesteps.tolist()]
+    levels, timesteps = levels.to(device), timesteps.to(device)
+    return [Step(timesteps[i : i + 1], levels[i], levels[i + 1], guided[i]) for i in range(steps)]
+
+
+def begin(
+    transformer: Transformer, noise: Tensor, captions: Sequence[Tensor], guidance: Guidance, steps: Sequence[Step]
+) -> list[Image]:
+    """Make the images of one prompt.
+
+    Args:
+        transformer: what will denoise them.
+        noise: float32 `[B, C, H, W]` on the device, one image a row.
+        captions: features of the prompt and, with guidance, of the negative one.
+        guidance: of all of them.
+        steps: of their trajectory.
+    """
+    height, width = noise.shape[-2:]
+    conditionings = {
+        guided: transformer.prepare(captions if guided else captions[:1], height, width)
+        for guided in {step.guided for step in steps}
+    }
+    return [Image(row, conditionings, guidance) for row in noise]
+
+
+def denoise(transformer: Transformer, images: Sequence[Image], steps: Sequence[Step], progress: Steps) -> None:
+    """Take all steps with all images, in turns: each image is evaluated alone, so its bits are those of its seed."""
+    for step in steps:
+        for image in images:
+            image.advance(transformer, step)
+        progress.queued()
