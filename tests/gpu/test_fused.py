@@ -3,6 +3,7 @@
 import copy
 import itertools
 import statistics
+from functools import partial
 
 import pytest
 import torch
@@ -10,10 +11,14 @@ from torch import Tensor, nn
 
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
 from pipeline.checkpoint.components import Checkpoint
-from pipeline.formats.fp8 import FP8, Fp8Matrix
+from pipeline.formats.fp8 import E4M3, FP8, Fp8Matrix
+from pipeline.formats.number_format import NumberFormat
+from pipeline.formats.rows import RowFormat
 from pipeline.model.autoencoder import Autoencoder, AutoencoderParams
 from pipeline.model.text_encoder import TextEncoder
 from pipeline.model.transformer import Transformer, TransformerParams
+from pipeline.places import places
+from pipeline.wrappers.graphed_stack import GraphedStack
 
 PARAMS = TransformerParams(
     in_channels=16,
@@ -108,6 +113,62 @@ def test_other_values_in_the_same_shapes_are_not_those_of_the_recording() -> Non
     time = torch.tensor([0.8], device=CUDA)
     found = fused(latents, time, fused.prepare([caption], 16, 16))
     assert error(found, exact(latents, time, exact.prepare([caption], 16, 16))) < 0.03
+
+
+@pytest.mark.parametrize("number_format", [None, FP8])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (90, 106)])  # with and without a CUDA graph
+def test_the_stack_can_be_cut_anywhere(number_format: NumberFormat | None, height: int, width: int) -> None:
+    from pipeline.cuda.transformer import FusedTransformer
+
+    model = FusedTransformer(transformers()[1], CUDA, number_format)
+    conditioning = model.prepare([torch.randn(20, PARAMS.caption_dim, device=CUDA)], height, width)
+    latents, timestep = torch.randn(1, 16, height, width, device=CUDA), torch.tensor([0.3], device=CUDA)
+    x, time = model.embed(latents, timestep, conditioning)
+    for stack in (model.stack, GraphedStack(model.stack)):
+        whole = stack.run(x.clone(), time, conditioning, 0, PARAMS.num_layers)
+        for cut in range(PARAMS.num_layers + 1):
+            first = stack.run(x.clone(), time, conditioning, 0, cut)
+            assert torch.equal(stack.run(first, time, conditioning, cut, PARAMS.num_layers), whole)
+
+
+@pytest.mark.parametrize("number_format", [None, FP8])
+def test_each_matrix_of_the_checkpoint_has_a_place_for_a_side_path(number_format: NumberFormat | None) -> None:
+    from pipeline.cuda.transformer import FusedTransformer
+
+    exact, plain = transformers()
+    fused = FusedTransformer(plain, CUDA, number_format)
+    assert places(fused).keys() == places(exact).keys() - {
+        f"{stack}.{i}.adaLN_modulation.0" for stack, n in (("layers", 4), ("noise_refiner", 2)) for i in range(n)
+    }
+
+    def outputs(model: Transformer) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str, part: slice, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+            found[name] = output[..., part].flatten(0, -2)
+
+        for name, place in places(model).items():
+            if name.startswith("layers."):
+                place.module.register_forward_hook(partial(keep, name, place.outputs))
+        evaluate(model, [20], 90, 106)
+        return found
+
+    expected = outputs(exact)
+    assert len(expected) == 4 * 8
+    for name, output in outputs(fused).items():
+        assert error(output, expected[name]) < 0.15, name
+
+
+@pytest.mark.parametrize("rows", [E4M3, RowFormat(torch.int8, 127.0)])
+def test_rows_are_quantised_as_their_format_does(rows: RowFormat) -> None:
+    from pipeline.cuda.kernels.rows import quantize_rows
+
+    x = torch.randn(40, 384, device=CUDA).bfloat16() * torch.logspace(-6, 3, 40, device=CUDA)[:, None].bfloat16()
+    found, expected = quantize_rows(x, rows), rows.quantize(x)
+    assert found.values.dtype == rows.dtype
+    torch.testing.assert_close(found.scales, expected.scales)
+    assert (found.values.float() != expected.values.float()).float().mean() < 0.01  # ties fall either way
+    torch.testing.assert_close(found.dequantize(torch.float32), expected.dequantize(torch.float32), rtol=0.2, atol=0)
 
 
 @pytest.mark.parametrize("channels", [(128, 256, 512, 512), (32, 64, 96, 96)])
