@@ -21,7 +21,7 @@ class GraphedStack:
 
     def run(self, x: Tensor, time: Tensor, conditioning: Conditioning, first: int, last: int) -> Tensor:
         """Run a range of layers, as in `Stack`."""
-        if not graphs.worthwhile(x):
+        if first == last or not graphs.worthwhile(x):
             return self._stack.run(x, time, conditioning, first, last)
         return self._recorded(first, last)(x, time, conditioning.rope, conditioning.mask)
 

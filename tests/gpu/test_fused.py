@@ -145,7 +145,7 @@ def test_each_matrix_of_the_checkpoint_has_a_place_for_a_side_path(number_format
         found: dict[str, Tensor] = {}
 
         def keep(name: str, part: slice, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-            found[name] = output[..., part].flatten(0, -2)
+            found[name] = output[..., part].flatten(0, -2).clone()  # it is rotated in place behind the hook
 
         for name, place in places(model).items():
             if name.startswith("layers."):
