@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.errors import ExitCode, UserError
+from pipeline.formats import NAMES
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from jobs.settings import Settings
+
+QUANTIZATIONS = ("none", *NAMES)
 
 
 def load_settings(data: Path | None = None) -> "Settings":
@@ -31,12 +34,18 @@ def load_settings(data: Path | None = None) -> "Settings":
 
         use_running(data)
     try:
-        return get_settings()
+        settings = get_settings()
     except ValidationError as error:
         wrong = "; ".join(
             f"ZIMAGE_{'_'.join(map(str, item['loc'])).upper()}={_shown(item)}: {item['msg']}" for item in error.errors()
         )
         raise UserError(f"wrong setting: {wrong}", ExitCode.USAGE) from None
+    # The settings can't tell: they are below the pipeline, which API and workers need not both have.
+    if settings.quantization not in QUANTIZATIONS:
+        known = " or ".join(map(repr, QUANTIZATIONS))
+        told = f"ZIMAGE_QUANTIZATION={settings.quantization}: Input should be {known}"
+        raise UserError(f"wrong setting: {told}", ExitCode.USAGE)
+    return settings
 
 
 def _shown(item: "ErrorDetails") -> str:

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
         description="`auto` (the GPU with the most free memory of those that no other worker has taken, else the CPU), "
         "`cpu`, `cuda`, `cuda:N`",
     )
-    quantization: Literal["none", "fp8"] = Field(
+    quantization: str = Field(
         "none",
         description="`fp8`: matrices in 8 bits, for NVIDIA GPUs of Ada, Hopper or newer; quicker and half the memory; "
         "`none`: as the checkpoint is stored",

@@ -1,14 +1,13 @@
 """The number formats there are, by the names that users choose them by."""
 
-from pipeline.formats.fp8 import FP8
+from importlib import import_module
+
+from pipeline.formats import NAMES
 from pipeline.formats.number_format import NumberFormat, QuantizationError
 
 FORMATS: dict[str, NumberFormat] = {
-    number_format.name: number_format
-    for number_format in (
-        FP8,
-    )
-}  # fmt: skip
+    name: getattr(import_module(f"pipeline.formats.{name}"), name.upper()) for name in NAMES
+}
 
 
 def find(quantization: str | None) -> NumberFormat | None:
