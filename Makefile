@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-chaos test-compose gallery clean
+.PHONY: install demo check test test-chaos test-compose gallery clean
 
 install: $(STAMP)
 
@@ -16,12 +16,17 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/zimage demo
 
-test: install
+# What every step of a change is checked with: lint, types, import contracts and the tests that need no server. 2 min.
+check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/chaos
+	$(BIN)/pytest -n 2 --dist loadfile tests/unit
+
+# All that can be tested without a GPU, root and containers.
+test: check
+	$(BIN)/pytest -n 2 --dist loadfile tests/integration tests/browser tests/gpu
 	$(MAKE) test-chaos
 
 # The part of the tests that kills processes: each fault of bench.chaos, in small, on two stacks beside each other.

@@ -3,4 +3,4 @@
 Imports nothing else of the project, and never torch: the API's image stays small.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
