@@ -3,7 +3,7 @@
 import logging
 import threading
 
-from worker.leases import Leases
+from worker.claims.leases import Leases
 from worker.run import JobRunner
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from functools import partial
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from jobs.objects.images import ImageStore, StillThereError, told
+from jobs.objects.images import ImageStore, told
 from jobs.record import ImageRecord, Job
 from pipeline import Generation
 from worker import metrics
@@ -111,10 +111,3 @@ class Delivery:
         except (*_STORAGE_ERRORS, ClockSkewError, StopJobError):
             self._refused = held.claim.job, image_bytes
             raise
-
-    def remove(self, job: Job) -> None:
-        """Remove the images of an attempt that did not win."""
-        try:
-            self._images.delete_attempt(job.id, job.attempt)
-        except (*_STORAGE_ERRORS, StillThereError) as error:
-            log.warning("job %s: images of attempt %d stay behind: %s", job.id, job.attempt, error)
