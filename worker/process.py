@@ -96,7 +96,7 @@ def _serve(
     health.warm(leases, admission.draining)
     serving = f"{card.name}, {card.precision} on {executor.loaded.device}"
     log.info("worker %s ready after %.1f s: %s", worker, card.load_seconds, serving)
-    look_for_work(leases, runner)
+    look_for_work(leases, runner.run)
     hear_the_bell(settings, runner.run, admission.draining, worker)
 
     admission.finish()  # Celery has waited for its own threads' jobs, not for the caretaker's

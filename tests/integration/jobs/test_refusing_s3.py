@@ -11,7 +11,6 @@ import pytest
 import torch
 from botocore.exceptions import ClientError
 from fastapi.testclient import TestClient
-from operating import Service, service
 
 from api.app import create_app
 from bench.chaos.accounting import wait_for
@@ -21,6 +20,7 @@ from jobs.objects.images import ImageStore
 from jobs.record import JobStatus
 from jobs.store.dead_letters import DeadLetters
 from pipeline import Generation
+from support.operating import Service, service
 from worker.delivery import Delivery
 from worker.held import HeldJob
 
