@@ -36,3 +36,10 @@ def size_limits(model: str) -> SizeLimits:
     if model == TINY:
         return SizeLimits(min_size=64, max_size=1024, default_size=128)
     return SizeLimits(min_size=256, max_size=2048)
+
+
+def size_warnings(model: str, width: int, height: int) -> list[str]:
+    """Return what to tell of a picture's size, by the model's name."""
+    if model == TINY and (width, height) not in TINY_SIZES:
+        return ["the bundled model draws well at 128x128, 96x128 and 128x96 only: other sizes look worse or wrong"]
+    return []

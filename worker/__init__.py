@@ -1,4 +1,4 @@
-"""The GPU worker: hears the doorbell, claims a job, draws it on the GPU thread, uploads and commits it."""
+"""The GPU worker: hears the doorbell, claims a job, has it drawn, uploads and commits it."""
 
 import os
 

@@ -2,22 +2,27 @@
 
 import logging
 import threading
+from collections.abc import Callable
 
-from worker.leases import Leases
-from worker.run import JobRunner
+from worker.claims.leases import Leases
 
 log = logging.getLogger(__name__)
 
 
-def look_for_work(leases: Leases, runner: JobRunner) -> None:
-    """Do the jobs that wait while this worker holds none; for as long as the process lives, on a thread of its own."""
+def look_for_work(leases: Leases, run: Callable[[], bool]) -> None:
+    """Do the jobs that wait while this worker holds none; for as long as the process lives, on a thread of its own.
+
+    Args:
+        leases: hear of jobs that wait.
+        run: does a job, if one waits.
+    """
 
     def look() -> None:
         while True:
             leases.wait_until_work_is_missed()
             # Once a bell was heard, the task threads go on.
             try:
-                while not leases.held() and runner.run():
+                while not leases.held() and run():
                     pass
             except Exception:
                 log.exception("a job was given up; this thread goes on, since no bell may ever be heard")

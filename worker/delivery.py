@@ -3,12 +3,15 @@
 import hashlib
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from jobs.objects.images import ImageStore, StillThereError, told
+from jobs.objects.images import ImageStore, told
 from jobs.record import ImageRecord, Job
 from pipeline import Generation
 from worker import metrics
@@ -66,36 +69,23 @@ class Delivery:
         held.uploading = True
         deadline = time.monotonic() + self._seconds
         records: list[ImageRecord] = []
-        png_seconds = upload_seconds = 0.0
+        seconds = dict.fromkeys(("png", "upload"), 0.0)
         for index, pixels in enumerate(generation.images):
             parameters = image_parameters(job.input, self._model, index)
-            start = time.monotonic()
-            png = encode_png(pixels.numpy(), parameters)
-            encoded = time.monotonic()
+            with _timed(seconds, "png"):
+                png = encode_png(pixels.numpy(), parameters)
             key = self._images.key(job.id, job.attempt, index)
-            self._upload(partial(self._images.put_png, key, png), held, deadline, len(png))
-            png_seconds += encoded - start
-            upload_seconds += time.monotonic() - encoded
-            records.append(
-                ImageRecord(
-                    index=index,
-                    seed=parameters["seed"],
-                    width=job.input.width,
-                    height=job.input.height,
-                    bytes=len(png),
-                    sha256=hashlib.sha256(png).hexdigest(),
-                    key=key,
-                )
-            )
-        parameters = {
-            "id": job.id,
-            "input": job.input.model_dump(),
-            "model": self._model,
-            "drawn_at": datetime.now(UTC).isoformat(),
-        }
-        put_parameters = partial(self._images.put_parameters, job.id, job.attempt, parameters)
+            with _timed(seconds, "upload"):
+                self._upload(partial(self._images.put_png, key, png), held, deadline, len(png))
+            records.append(_record(job, index, parameters["seed"], key, png))
+        put_parameters = partial(self._images.put_parameters, job.id, job.attempt, self._job_parameters(job))
         self._upload(put_parameters, held, deadline, len(png))
-        return records, {"png": png_seconds, "upload": upload_seconds}
+        return records, seconds
+
+    def _job_parameters(self, job: Job) -> dict[str, Any]:
+        """Return what `job.json` tells."""
+        drawn_at = datetime.now(UTC).isoformat()
+        return {"id": job.id, "input": job.input.model_dump(), "model": self._model, "drawn_at": drawn_at}
 
     def _upload(self, put: "partial[None]", held: HeldJob, deadline: float, image_bytes: int) -> None:
         def put_unless_skewed() -> None:
@@ -112,9 +102,15 @@ class Delivery:
             self._refused = held.claim.job, image_bytes
             raise
 
-    def remove(self, job: Job) -> None:
-        """Remove the images of an attempt that did not win."""
-        try:
-            self._images.delete_attempt(job.id, job.attempt)
-        except (*_STORAGE_ERRORS, StillThereError) as error:
-            log.warning("job %s: images of attempt %d stay behind: %s", job.id, job.attempt, error)
+
+def _record(job: Job, index: int, seed: int, key: str, png: bytes) -> ImageRecord:
+    width, height, digest = job.input.width, job.input.height, hashlib.sha256(png).hexdigest()
+    return ImageRecord(index=index, seed=seed, width=width, height=height, bytes=len(png), sha256=digest, key=key)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the time within to the stage's seconds."""
+    start = time.monotonic()
+    yield
+    seconds[stage] += time.monotonic() - start

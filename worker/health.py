@@ -2,7 +2,7 @@
 
 They tell four states apart. A worker that is starting, draining, or deaf (it hears nothing of Redis) is alive and not
 ready: it takes no job, and a new process would do no better. One whose heartbeat stands still is hung, and not alive.
-A device that hangs ends the process by itself (`worker.leaving`).
+A device that hangs ends the process by itself (`worker.executor.watchdog`).
 """
 
 import threading
@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import start_http_server
 
 from jobs.settings import Settings
-from worker.leases import Leases
+from worker.claims.leases import Leases
 
 HUNG_SECONDS = 60.0  # a call to Redis, tried again, ends earlier
 

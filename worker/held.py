@@ -2,13 +2,10 @@
 
 import math
 import time
-from collections.abc import Mapping
 from typing import Literal
 
 from jobs.record import JobError
 from jobs.store.worker import Claim, Verdict
-from jobs.telemetry import lifecycle
-from jobs.telemetry.spans import Stage
 
 
 class StopJobError(Exception):
@@ -32,33 +29,18 @@ class HeldJob:
         self.drawing = False
         self.uploading = False
         self.error: JobError | None = None
-        self._stages: list[Stage] = []
         self._claimed_at = time.monotonic()
 
-    def done(self, stages: Mapping[str, float]) -> None:
-        """Note stages that followed each other and end now, with the seconds of each."""
-        start = time.monotonic() - self._claimed_at - sum(stages.values())
-        for name, seconds in stages.items():
-            self._stages.append(Stage(name, start, start + seconds))
-            start += seconds
-
-    def tell_end(self, outcome: str) -> None:
-        """Tell log and traces how the attempt ended."""
-        lifecycle.ended(
-            self.claim.job,
-            outcome,
-            total=self.age(),
-            seconds=time.monotonic() - self._claimed_at,
-            stages=self._stages,
-            error=self.error,
-        )
+    def since_claimed(self) -> float:
+        """Return the seconds since the claim."""
+        return time.monotonic() - self._claimed_at
 
     def age(self) -> float:
         """Return the seconds since the job was accepted.
 
         Redis' clock counts up to the claim and this process's from then on: no clock is compared with another.
         """
-        return self.claim.job.timings["queue"] + time.monotonic() - self._claimed_at
+        return self.claim.job.timings["queue"] + self.since_claimed()
 
     def seconds_left(self) -> float:
         """Return the seconds until the job's `timeout_seconds` have passed."""

@@ -71,10 +71,10 @@ def spoil_drawing() -> None:
     """kill-denoise, always-kill, hang, always-hang: at the first step; oom, always-oom, device-error: instead of it."""
     import torch
 
-    from worker.executor.drawing import Artist
-    from worker.progress import ProgressReporter
+    from worker.claims.progress import ProgressReporter
+    from worker.executor.thread import DeviceThread
 
-    report, generate = ProgressReporter.report, Artist._generate
+    report, generate = ProgressReporter.report, DeviceThread._generate
 
     def report_or_fail(self: Any, held: Any, step: int) -> None:
         fault = asked(held.claim.job)
@@ -85,18 +85,18 @@ def spoil_drawing() -> None:
             time.sleep(3600)
         report(self, held, step)
 
-    def generate_or_fail(self: Any, held: Any, seed: int, num_images: int) -> Any:
-        fault = asked(held.claim.job)
+    def generate_or_fail(self: Any, job: Job, seed: int, num_images: int, on_step: Any) -> Any:
+        fault = asked(job)
         if fault == "always-oom" or (fault == "oom" and num_images > 1):
-            hit(fault, held.claim.job)
+            hit(fault, job)
             raise torch.OutOfMemoryError("CUDA out of memory (by bench.chaos.faulty)")
         if fault == "device-error":
-            hit(fault, held.claim.job)
+            hit(fault, job)
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered (by bench.chaos.faulty)")
-        return generate(self, held, seed, num_images)
+        return generate(self, job, seed, num_images, on_step)
 
     ProgressReporter.report = report_or_fail  # type: ignore[method-assign]
-    Artist._generate = generate_or_fail  # type: ignore[method-assign]
+    DeviceThread._generate = generate_or_fail  # type: ignore[method-assign]
 
 
 class LethalBody:

@@ -81,7 +81,7 @@ def _device(settings: "Settings") -> Iterator[Finding]:
         import torch
 
         from pipeline.formats.registry import find
-        from worker.loading import choose_device
+        from worker.executor.device_choice import choose_device
     except ModuleNotFoundError:
         return  # told of already
     try:

@@ -76,8 +76,9 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
     from worker.executor.kernel_cache import keep_kernels
 
     keep_kernels(settings.cache_dir)
+    from jobs.model_card import size_warnings
     from pipeline import CheckpointError, Drawing
-    from worker.loading import load_pipeline, size_warnings
+    from worker.loading import load_pipeline
     from worker.png import encode_png
     from worker.png_parameters import image_parameters
 

@@ -1,1 +1,1 @@
-"""The device: the thread that owns it, and which GPU it is."""
+"""Drawing: what draws a job's images, on which device, how fast, and how it is noticed that a device fails."""

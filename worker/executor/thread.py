@@ -1,108 +1,146 @@
-"""The GPU thread: all work on the device, loading and warm-up included, runs on this one thread, in order.
+"""The executor of one device: all work on it, loading and warm-up included, runs on one thread, in order.
 
-Task threads hand it a function and wait. So the text encoding, denoising and decoding of the next job run while the
-last job is compressed and uploaded. How fast the thread gets work done is measured here too: the queue's ETA comes from
-it.
+Task threads hand it a job and wait. So the text encoding, denoising and decoding of the next job run while the last job
+is compressed and uploaded.
 """
 
 import contextvars
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from typing import TypeVar
 
-from worker import metrics
+import torch
 
-T = TypeVar("T")
+from jobs.model_card import size_limits
+from jobs.record import Job
+from pipeline import Drawing, Generation, ZImagePipeline
+from worker.executor.busy import BusySeconds
+from worker.executor.executor import Loaded
+from worker.executor.rate import Rate
 
 LOOK_SECONDS = 0.25  # how often a waiting job is looked after
-ADMITTED = 2  # one job on the device and one waiting for it: a worker hoards nothing
-_MEMORY = 0.8  # weight of the past in the measured rate: about the last five jobs count
+WARM_UP_STEPS = 2
 
 
-class GpuThread:
-    """One thread for one device."""
+class DeviceThread:
+    """Owns a device and the pipeline on it.
 
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="gpu")
-        self._turns = threading.BoundedSemaphore(ADMITTED)
-        self._work = 0.0
-        self._seconds = 0.0
-        self._idle_since = time.monotonic()
-        self._busy_since = self._idle_since
-        self._owner = ""
+    Args:
+        load: returns the pipeline and its model's name; called on the device's thread, like all that uses it.
+
+    Raises:
+        Exception: whatever `load` raises.
+    """
+
+    def __init__(self, load: Callable[[], tuple[ZImagePipeline, str]]) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpu")
+        self.rate = Rate()  # measured from the warm-up on
         self._drawing = False
         self._signs_of_life = 0
+        self._pipeline, model = self._thread.submit(load).result()
+        self.loaded = _loaded(self._pipeline, model)
+        self._thread.submit(self._warm_up).result()
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for a turn: within it the caller may claim a job and use the device."""
-        with self._turns:
-            yield
-
-    def call(self, function: Callable[[], T]) -> T:
-        """Run a function on the device's thread and return its result."""
-        return self._executor.submit(function).result()
-
-    def draw(self, owner: str, work: int, function: Callable[[], T], while_waiting: Callable[[], None]) -> T:
-        """Like `call`, for a job: counted as busy time however it ends and, when it succeeds, in the rate.
-
-        Args:
-            owner: whose job it is.
-            work: pixels × steps × images.
-            function: draws them.
-            while_waiting: called again and again until the job's turn comes; raising from it gives the job up.
-        """
+    def draw(self, job: Job, waiting: Callable[[], None], on_step: Callable[[int], None]) -> Generation:
+        """Wait for the device and draw the job's images, as `Executor` says; one at a time where memory is short."""
         asked = time.monotonic()
 
-        def timed() -> T:
-            self._busy_since = time.monotonic()
-            self._signs_of_life += 1
-            self._owner = owner
-            self._drawing = True
-            try:
-                result = function()
-            finally:
-                self._drawing = False
-                self.count_busy()
-                end = time.monotonic()
-                # From the end of the last job when this one was waiting already: gaps between jobs count too.
-                since = max(asked, self._idle_since)
-                self._idle_since = end
-            self.measured(work, end - since)
-            return result
+        def on_device() -> Generation:
+            with self.rate.measured(job.input.work, asked):
+                return self._draw(job, on_step)
 
         # In the caller's context, so that what is logged there is told to be about this job.
-        drawing = self._executor.submit(contextvars.copy_context().run, timed)
+        drawing = self._thread.submit(contextvars.copy_context().run, on_device)
         while not wait([drawing], LOOK_SECONDS).done:
             if not drawing.running():
                 try:
-                    while_waiting()
+                    waiting()
                 except BaseException:
                     if drawing.cancel():
                         raise
         return drawing.result()
 
-    def count_busy(self) -> None:
-        """Count the time since the job began, or since this was last called; on the device's thread only."""
-        now = time.monotonic()
-        self._signs_of_life += 1
-        metrics.gpu_busy_seconds_total.inc(now - self._busy_since)
-        metrics.key_gpu_seconds_total.labels(self._owner).inc(now - self._busy_since)
-        self._busy_since = now
-
     def sign_of_life(self) -> int | None:
         """Return a number that changes at each step of the job on the device; None while there is no job on it."""
         return self._signs_of_life if self._drawing else None
 
-    def measured(self, work: int, seconds: float) -> None:
-        """Take a measurement into the rate."""
-        self._work = self._work * _MEMORY + work
-        self._seconds = self._seconds * _MEMORY + seconds
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
 
-    @property
-    def rate(self) -> float | None:
-        """Work per second; None before the first measurement."""
-        return self._work / self._seconds if self._seconds else None
+    def _warm_up(self) -> None:
+        """Draw twice, the second time for a first measurement of the rate."""
+        side = min(1024, size_limits(self.loaded.model).min_size * 4)
+
+        def draw() -> None:
+            self._pipeline("warm-up", height=side, width=side, num_inference_steps=WARM_UP_STEPS)
+
+        draw()
+        with self.rate.measured(side * side * WARM_UP_STEPS, time.monotonic()):
+            draw()
+
+    def _draw(self, job: Job, on_step: Callable[[int], None]) -> Generation:
+        busy = BusySeconds(job.owner)
+
+        def alive(step: int) -> None:
+            self._signs_of_life += 1
+            busy.count()
+            on_step(step)
+
+        self._drawing = True
+        try:
+            return self._draw_within_memory(job, alive)
+        finally:
+            self._drawing = False
+            busy.count()
+
+    def _draw_within_memory(self, job: Job, on_step: Callable[[int], None]) -> Generation:
+        first_seed, num_images = job.input.seed or 0, job.input.num_images
+        try:
+            return self._generate(job, first_seed, num_images, on_step)
+        except torch.OutOfMemoryError:
+            pass  # and on outside of this block: the exception keeps the failed call's tensors alive
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return _together([self._generate(job, first_seed + index, 1, on_step) for index in range(num_images)])
+
+    def _generate(self, job: Job, seed: int, num_images: int, on_step: Callable[[int], None]) -> Generation:
+        asked = job.input
+        on_step(0)
+        drawing = Drawing(
+            asked.prompt,
+            negative_prompt=asked.negative_prompt,
+            height=asked.height,
+            width=asked.width,
+            num_inference_steps=asked.num_inference_steps,
+            guidance_scale=asked.guidance_scale,
+            seed=seed,
+            num_images=num_images,
+            on_step=lambda step, _total: on_step(step),
+        )
+        return self._pipeline.generate(drawing)
+
+
+def _loaded(pipeline: ZImagePipeline, model: str) -> Loaded:
+    device = pipeline.device
+    return Loaded(
+        model=model,
+        device=str(device),
+        precision=str(next(pipeline.transformer.parameters()).dtype).removeprefix("torch."),
+        quantization=pipeline.quantization,
+        vram_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0,
+    )
+
+
+def _together(parts: list[Generation]) -> Generation:
+    """Return images that were drawn one at a time as if they had been drawn at once."""
+    first = parts[0]
+    warnings = [*first.warnings, "there was too little memory for all images at once: drawn one at a time"]
+    return Generation(
+        images=torch.cat([part.images for part in parts]),
+        timings={stage: sum(part.timings[stage] for part in parts) for stage in first.timings},
+        peak_vram_bytes=max(part.peak_vram_bytes for part in parts),
+        warnings=warnings if len(parts) > 1 else first.warnings,
+        prompts=first.prompts,
+        prompts_reused=first.prompts_reused,
+    )

@@ -4,7 +4,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -12,7 +11,7 @@ import redis
 from cli.stack import Stack
 from jobs.doorbell import celery_app, ring
 from jobs.settings import Settings
-from worker import app
+from worker.celery_worker import hear_the_bell
 
 ROUNDS = 4
 
@@ -48,14 +47,9 @@ class StopAfterRounds(threading.Event):
         return self.is_set()
 
 
-class Runner:
-    """A worker's task that never finds work."""
-
-    def __init__(self, stop_claiming: threading.Event) -> None:
-        self.stop_claiming = stop_claiming
-
-    def run(self) -> bool:
-        return False
+def find_no_work() -> bool:
+    """What a worker does at a ring."""
+    return False
 
 
 @pytest.mark.usefixtures("handlers")
@@ -64,6 +58,5 @@ def test_celery_leaves_no_connection_behind(valkey: redis.Redis) -> None:
     ring(celery_app(settings))
     valkey.config_set("maxmemory", 100_000)
     rounds = StopAfterRounds(valkey)
-    runner: Any = Runner(rounds)
-    app.hear_the_bell(settings, runner, "worker")
+    hear_the_bell(settings, find_no_work, rounds, "worker")
     assert len(set(rounds.connections)) == 1, rounds.connections

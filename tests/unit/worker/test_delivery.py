@@ -77,6 +77,5 @@ def test_work_is_looked_for_after_an_error_too() -> None:
             time.sleep(3600)
 
     leases: Any = SimpleNamespace(wait_until_work_is_missed=wait_until_work_is_missed, held=list)
-    runner: Any = SimpleNamespace(run=run)
-    look_for_work(leases, runner)
+    look_for_work(leases, run)
     assert done.wait(30)

@@ -1,4 +1,4 @@
-"""The worker's leases: a thread, not the GPU's, that renews them and hears which jobs to stop."""
+"""The worker's leases: a thread, not the device's, that renews them and hears which jobs to stop."""
 
 import logging
 import threading
@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from jobs.model_card import ModelCard
 from jobs.store.worker import Claim, WorkerStore
 from worker import metrics
+from worker.executor.rate import Rate
 from worker.held import HeldJob
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ class Leases:
         store: the jobs.
         worker: this worker's id.
         card: what it serves.
-        rate: tells the measured work per second.
+        rate: how fast it draws.
         lease_seconds: length of a lease.
     """
 
@@ -31,7 +32,7 @@ class Leases:
         store: WorkerStore,
         worker: str,
         card: ModelCard,
-        rate: Callable[[], float | None],
+        rate: Rate,
         lease_seconds: float,
     ) -> None:
         self._store = store
@@ -107,7 +108,7 @@ class Leases:
     def _renew(self) -> None:
         self._tried = time.monotonic()
         jobs = self.held()
-        verdicts = self._store.heartbeat(self._worker, self._card, self._rate(), [job.claim for job in jobs])
+        verdicts = self._store.heartbeat(self._worker, self._card, self._rate.per_second, [job.claim for job in jobs])
         self._renewed = time.monotonic()
         for job, verdict in zip(jobs, verdicts, strict=True):
             job.verdict = verdict

@@ -5,6 +5,7 @@ The device never waits for Redis: a step is noted, and the latest one is sent as
 
 import logging
 import threading
+import time
 
 from redis.exceptions import RedisError
 
@@ -42,4 +43,4 @@ class ProgressReporter:
             except RedisError as error:
                 with about(held.claim.job):
                     log.warning("job %s: progress not reported: %s", held.claim.job.id, error)
-                threading.Event().wait(PAUSE_SECONDS)
+                time.sleep(PAUSE_SECONDS)

@@ -1,0 +1,28 @@
+"""What a client is told of whatever went wrong with its job."""
+
+import pytest
+import torch
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from worker.claims.ending import job_error
+from worker.executor.device_errors import breaks_device
+from worker.held import StopJobError
+
+
+@pytest.mark.parametrize(
+    ("exception", "code", "retryable"),
+    [
+        (StopJobError("deadline"), "deadline_exceeded", True),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", False),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), "device_error", True),
+        (RuntimeError("CUDA error: device-side assert triggered"), "device_error", True),
+        (ValueError("prompt is empty, expected some text"), "invalid_input", False),
+        (EndpointConnectionError(endpoint_url="http://s3"), "storage_unavailable", True),
+        (ClientError({"Error": {"Code": "SlowDown"}}, "PutObject"), "storage_unavailable", True),
+        (KeyError("unexpected"), "internal_error", True),
+    ],
+)
+def test_each_error_has_its_code(exception: Exception, code: str, retryable: bool) -> None:
+    error = job_error(exception)
+    assert (error.code, error.retryable) == (code, retryable)
+    assert breaks_device(exception) == (code == "device_error")

@@ -1,0 +1,153 @@
+"""A device's thread draws jobs in order, gives them up when told to, and makes do with little memory."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import torch
+from prometheus_client import REGISTRY
+
+from jobs.record import Job, JobStatus
+from jobs.settings import Settings
+from jobs.spec import JobInput
+from pipeline import Generation, ZImagePipeline
+from worker.executor.executor import Executor, Loaded
+from worker.executor.thread import DeviceThread
+from worker.loading import load_pipeline
+
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> ZImagePipeline:
+    return load_pipeline(Settings(model="tiny", device="cpu"))[0]
+
+
+@pytest.fixture(scope="module")
+def executor(pipeline: ZImagePipeline) -> Iterator[Executor]:
+    thread = DeviceThread(lambda: (pipeline, "tiny"))
+    yield thread
+    thread.close()
+
+
+def job(owner: str = "someone", **fields: Any) -> Job:
+    now = datetime.now(UTC)
+    asked = JobInput(prompt="a cat", width=64, height=64, num_inference_steps=STEPS, seed=7, **fields)
+    return Job(id="job_1", owner=owner, status=JobStatus.RUNNING, version=1, created_at=now, deadline=now, input=asked)
+
+
+def ignore(*_: int) -> None:
+    pass
+
+
+def test_it_tells_what_it_has_loaded_and_has_measured_it(executor: Executor) -> None:
+    assert executor.loaded == Loaded("tiny", device="cpu", precision="float32", quantization=None, vram_bytes=0)
+    assert executor.rate.per_second
+    assert executor.sign_of_life() is None
+
+
+def test_it_draws_what_the_pipeline_draws_and_tells_each_step(executor: Executor, pipeline: ZImagePipeline) -> None:
+    told: list[tuple[int, int | None]] = []
+    drawn = executor.draw(job(num_images=2), ignore, lambda step: told.append((step, executor.sign_of_life())))
+    alone = pipeline("a cat", height=64, width=64, num_inference_steps=STEPS, seed=7, num_images=2)
+    assert torch.equal(drawn.images, alone)
+    assert [step for step, _ in told] == [0, 1, 2]
+    signs = [sign for _, sign in told]
+    assert None not in signs
+    assert len(set(signs)) == len(signs)
+    assert executor.sign_of_life() is None
+
+
+def blocked(executor: Executor) -> tuple[threading.Thread, Callable[[], None]]:
+    """Have a job on the device, which goes on there until it is told to."""
+    there, go_on = threading.Event(), threading.Event()
+
+    def hold(step: int) -> None:
+        if step == 0:
+            there.set()
+            assert go_on.wait(60)
+
+    drawing = threading.Thread(target=executor.draw, args=(job(), ignore, hold))
+    drawing.start()
+    assert there.wait(60)
+    return drawing, go_on.set
+
+
+def test_a_job_that_is_given_up_while_it_waits_is_not_drawn(executor: Executor) -> None:
+    drawing, go_on = blocked(executor)
+    steps: list[int] = []
+
+    def give_up() -> None:
+        raise InterruptedError("canceled")
+
+    with pytest.raises(InterruptedError):
+        executor.draw(job(), give_up, steps.append)
+    go_on()
+    drawing.join()
+    assert executor.draw(job(), ignore, ignore).images.shape == (1, 64, 64, 3)  # behind it, were it there
+    assert steps == []
+
+
+def test_a_job_is_stopped_at_a_step_and_the_next_one_drawn(executor: Executor) -> None:
+    def give_up(step: int) -> None:
+        if step == 1:
+            raise InterruptedError("canceled")
+
+    before = executor.rate.per_second
+    with pytest.raises(InterruptedError):
+        executor.draw(job(), ignore, give_up)
+    assert executor.rate.per_second == before  # what is given up says nothing of how fast jobs are done
+    assert executor.sign_of_life() is None
+    assert executor.draw(job(), ignore, ignore).images.shape == (1, 64, 64, 3)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_busy_seconds_are_counted_for_the_owner_however_the_job_ends(executor: Executor, ends: bool) -> None:
+    def on_step(_: int) -> None:
+        if not ends:
+            raise InterruptedError("canceled")
+
+    owner = f"ends-{ends}"
+    with contextlib.nullcontext() if ends else pytest.raises(InterruptedError):
+        executor.draw(job(owner), ignore, on_step)
+    assert (REGISTRY.get_sample_value("zimage_key_gpu_seconds_total", {"key": owner}) or 0) > 0
+
+
+def test_images_that_don_t_fit_together_are_drawn_one_at_a_time(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = executor.draw(job(num_images=3), ignore, ignore)
+    generate = DeviceThread._generate
+
+    def generate_one(self: DeviceThread, job: Job, seed: int, num_images: int, on_step: Any) -> Generation:
+        if num_images > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(self, job, seed, num_images, on_step)
+
+    monkeypatch.setattr(DeviceThread, "_generate", generate_one)
+    told: list[int] = []
+    alone = executor.draw(job(num_images=3), ignore, told.append)
+    assert torch.equal(alone.images, together.images)
+    [warning] = alone.warnings[len(together.warnings) :]
+    assert warning == "there was too little memory for all images at once: drawn one at a time"
+    assert told == [0, 1, 2] * 3
+
+
+def test_too_little_memory_for_one_image_is_told(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(*_: Any) -> Generation:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(DeviceThread, "_generate", generate)
+    with pytest.raises(torch.OutOfMemoryError):
+        executor.draw(job(num_images=2), ignore, ignore)
+
+
+def test_what_can_t_be_loaded_is_told_by_whoever_starts_it() -> None:
+    def load() -> tuple[ZImagePipeline, str]:
+        raise ValueError("device is 'tpu', expected cpu, cuda or cuda:N")
+
+    with pytest.raises(ValueError, match="device is 'tpu'"):
+        DeviceThread(load)

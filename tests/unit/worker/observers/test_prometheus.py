@@ -1,0 +1,83 @@
+"""What Prometheus is told of a job's life."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import torch
+from prometheus_client import REGISTRY
+
+from jobs.record import ImageRecord, Job, JobStatus
+from jobs.spec import JobInput
+from jobs.store.worker import Claim
+from pipeline import Generation
+from worker.held import HeldJob
+from worker.observers.prometheus import Prometheus
+
+NOW = datetime.now(UTC)
+DRAWN = Generation(torch.zeros(1), {"denoise": 2.0}, peak_vram_bytes=7, warnings=[], prompts=2, prompts_reused=1)
+IMAGE = ImageRecord(index=0, seed=1, width=64, height=128, bytes=3, sha256="00", key="key")
+
+
+@pytest.fixture
+def held() -> HeldJob:
+    asked = JobInput(prompt="a cat", width=64, height=128)
+    job = Job(
+        id="job_1",
+        owner="the observed",
+        status=JobStatus.RUNNING,
+        version=2,
+        created_at=NOW - timedelta(seconds=3),
+        started_at=NOW,
+        deadline=NOW,
+        input=asked,
+    )
+    return HeldJob(Claim(job, "worker-1"))
+
+
+def growth(act: Callable[[], None], *series: tuple[str, dict[str, str]]) -> list[float]:
+    def values() -> list[float]:
+        return [REGISTRY.get_sample_value(name, labels) or 0 for name, labels in series]
+
+    before = values()
+    act()
+    return [after - was for was, after in zip(before, values(), strict=True)]
+
+
+def test_the_wait_is_observed_at_the_claim(held: HeldJob) -> None:
+    waits = ("zimage_queue_wait_seconds_count", {}), ("zimage_queue_wait_seconds_sum", {})
+    assert growth(lambda: Prometheus().claimed(held), *waits) == [1, 3]
+
+
+def test_stages_and_prompts_are_counted_once_the_images_are_delivered(held: HeldJob) -> None:
+    assert growth(
+        lambda: Prometheus().delivered(held, DRAWN, {"png": 0.5, "upload": 0.25}),
+        ("zimage_stage_seconds_sum", {"stage": "denoise"}),
+        ("zimage_stage_seconds_sum", {"stage": "png"}),
+        ("zimage_stage_seconds_sum", {"stage": "upload"}),
+        ("zimage_prompts_total", {"features": "encoded"}),
+        ("zimage_prompts_total", {"features": "reused"}),
+    ) == [2, 0.5, 0.25, 1, 1]
+    assert REGISTRY.get_sample_value("zimage_vram_peak_bytes") == 7
+
+
+def test_images_are_counted_by_size_and_by_key(held: HeldJob) -> None:
+    key = {"key": "the observed"}
+    assert growth(
+        lambda: Prometheus().committed(held, [IMAGE, IMAGE]),
+        ("zimage_images_total", {"size": "64x128"}),
+        ("zimage_key_images_total", key),
+        ("zimage_key_pixels_total", key),
+    ) == [2, 2, 2 * 64 * 128]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "over"),
+    [("succeeded", 1), ("failed", 1), ("canceled", 1), ("queued", 0), ("refused", 0), ("lost", 0)],
+)
+def test_each_attempt_is_counted_and_the_time_of_jobs_that_are_over(held: HeldJob, outcome: str, over: int) -> None:
+    assert growth(
+        lambda: Prometheus().ended(held, outcome),
+        ("zimage_job_attempts_total", {"outcome": outcome}),
+        ("zimage_job_seconds_count", {"outcome": outcome}),
+    ) == [1, over]

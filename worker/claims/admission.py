@@ -1,0 +1,97 @@
+"""Which jobs this worker takes, and when: no more than it can draw and deliver."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from redis.exceptions import RedisError
+
+from jobs.store.worker import AloneError, WorkerStore
+from worker.claims.departure import Departure
+from worker.claims.leases import Leases
+from worker.held import HeldJob
+
+log = logging.getLogger(__name__)
+
+TURNS = 2  # one job on the device and one waiting for it: a worker hoards nothing
+STORAGE_PAUSE = 2.0  # seconds between two looks whether S3 is back
+
+
+class Admission:
+    """Claims jobs, one at a time; called from several threads at once.
+
+    Args:
+        store: the jobs.
+        worker: this worker's id.
+        leases: keeps the claims alive.
+        departure: waits for a claim that is under way.
+        deliverable: tells whether S3 takes images.
+    """
+
+    def __init__(
+        self,
+        store: WorkerStore,
+        worker: str,
+        leases: Leases,
+        departure: Departure,
+        deliverable: Callable[[], bool],
+    ) -> None:
+        self.draining = threading.Event()  # set: the jobs at hand may finish, no new ones are taken
+        self._store = store
+        self._worker = worker
+        self._leases = leases
+        self._departure = departure
+        self._deliverable = deliverable
+        self._turns = threading.BoundedSemaphore(TURNS)
+        self._claiming = threading.Lock()
+        self._claims = 0
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn: within it the caller may claim a job and have it drawn."""
+        with self._turns:
+            yield
+
+    @contextmanager
+    def claim(self) -> Iterator[HeldJob | None]:
+        """Hold the best job; None when none waits, or none is to be taken."""
+        held = self._claim()
+        try:
+            yield held
+        finally:
+            if held:
+                self._leases.drop(held)
+
+    def finish(self) -> None:
+        """Return when no job is at hand; call it once `draining` is set."""
+        with self._claiming:  # whoever has it might be claiming yet
+            pass
+        self._leases.wait_until(lambda jobs: not jobs)
+
+    def _claim(self) -> HeldJob | None:
+        with self._claiming:  # one at a time, so that a job which wants the worker for itself gets it
+            self._leases.wait_until(lambda jobs: not any(held.claim.job.losses for held in jobs))
+            while self._may_claim():
+                try:
+                    return self._claim_now(alone=not self._leases.held())
+                except AloneError:
+                    self._leases.wait_until(lambda jobs: not jobs)
+                except RedisError as error:
+                    log.warning("could not claim a job: %s", error)
+                    return None
+            return None
+
+    def _may_claim(self) -> bool:
+        # Waits here rather than leave: a worker that can't deliver must not use up the bells of those that can.
+        while not self._deliverable() and not self.draining.wait(STORAGE_PAUSE):
+            pass
+        return not self.draining.is_set()
+
+    def _claim_now(self, alone: bool) -> HeldJob | None:
+        with self._departure.put_off():
+            claim = self._store.claim(self._worker, self._claims, alone=alone)
+            if claim is None:
+                return None
+            self._claims += 1
+            return self._leases.add(claim)

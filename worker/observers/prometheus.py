@@ -1,0 +1,38 @@
+"""Counts jobs for Prometheus."""
+
+from collections.abc import Sequence
+
+from jobs.record import ImageRecord
+from pipeline import Generation
+from worker import metrics
+from worker.held import HeldJob
+from worker.observers.observer import Observer
+
+
+class Prometheus(Observer):
+    """Keeps the metrics of jobs."""
+
+    def claimed(self, held: HeldJob) -> None:
+        """Observe the wait."""
+        metrics.queue_wait_seconds.observe(held.claim.job.timings["queue"])
+
+    def delivered(self, _held: HeldJob, generation: Generation, seconds: dict[str, float]) -> None:
+        """Observe all stages."""
+        for stage, spent in {**generation.timings, **seconds}.items():
+            metrics.stage_seconds.labels(stage).observe(spent)
+        metrics.vram_peak_bytes.set(generation.peak_vram_bytes)
+        metrics.prompts_total.labels("encoded").inc(generation.prompts - generation.prompts_reused)
+        metrics.prompts_total.labels("reused").inc(generation.prompts_reused)
+
+    def committed(self, held: HeldJob, images: Sequence[ImageRecord]) -> None:
+        """Count the images."""
+        job = held.claim.job
+        metrics.images_total.labels(f"{job.input.width}x{job.input.height}").inc(len(images))
+        metrics.key_images_total.labels(job.owner).inc(len(images))
+        metrics.key_pixels_total.labels(job.owner).inc(sum(image.width * image.height for image in images))
+
+    def ended(self, held: HeldJob, outcome: str) -> None:
+        """Count the attempt, and observe the whole time of a job that is over."""
+        metrics.job_attempts_total.labels(outcome).inc()
+        if outcome in ("succeeded", "failed", "canceled"):
+            metrics.job_seconds.labels(outcome).observe(held.age())
