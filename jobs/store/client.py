@@ -6,7 +6,6 @@ changed then, or the same call may simply be sent again.
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -137,7 +136,7 @@ class ClientStore:
             owner: name of the API key.
             job_input: with its seed filled in.
             idempotency_key: the client's, or None.
-            digest: of the body as the client sent it (`body_digest`).
+            digest: of the request as the client sent it (`JobInput.digest`).
             rate: submits per minute that the owner may make; None: any number.
             in_flight: jobs that the owner may have queued or running; None: any number.
         """
@@ -150,11 +149,11 @@ class ClientStore:
             owner,
             job_input.model_dump_json(),
             shift * _MICROSECONDS,
-            job_input.work,
+            job_input.cost,
             job_input.num_inference_steps,
             settings.queue_limit,
             ttl,
-            job_input.schema_version,
+            " ".join(sorted(job_input.needs)),
             idempotency_key or "",
             digest,
             settings.idempotency_ttl,
@@ -271,11 +270,6 @@ class ClientStore:
 
 def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(flat[::2], flat[1::2], strict=True)
-
-
-def body_digest(job_input: JobInput) -> str:
-    """Return the SHA-256 of a request as sent (seed not yet drawn), to tell a repetition from another request."""
-    return hashlib.sha256(job_input.model_dump_json().encode()).hexdigest()
 
 
 def _encode_cursor(created_at: int) -> str:

@@ -61,7 +61,7 @@ class DeadLetters:
             ttl = min(ttl, job_input.timeout_seconds - age)
         if ttl <= 0:
             return "too_late"
-        outcome: Literal["queued", "unknown"] = self._retry(keys=[self._prefix], args=[job_id, job_input.work, ttl])
+        outcome: Literal["queued", "unknown"] = self._retry(keys=[self._prefix], args=[job_id, job_input.cost, ttl])
         return outcome
 
     def drop(self, job_id: str) -> bool:

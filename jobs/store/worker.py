@@ -15,6 +15,7 @@ import redis
 from jobs.model_card import ModelCard
 from jobs.record import SCHEMA_VERSION, Attempt, ImageRecord, Job, JobError, JobStatus
 from jobs.settings import Settings
+from jobs.spec import ABILITIES
 from jobs.store import scripts
 from jobs.telemetry import lifecycle, spans
 
@@ -74,19 +75,21 @@ class WorkerStore:
     def _run(self, script: str, *args: Any) -> Any:
         return self._scripts[script](keys=[self._prefix], args=list(args))
 
-    def claim(self, worker: str, number: int, *, alone: bool) -> Claim | None:
-        """Take the best queued job; None when nothing waits.
+    def claim(self, worker: str, number: int, *, alone: bool, abilities: frozenset[str] = ABILITIES) -> Claim | None:
+        """Take the best queued job that the worker can do; None when none waits.
 
         Args:
             worker: this worker's id.
             number: of its claims that got a job so far: called again after an error it gives the job that the
                 call before may have claimed.
             alone: whether it holds no other job.
+            abilities: what it can do, as its card announces it.
 
         Raises:
             AloneError: the best job was lost with its worker before, so it is given only to a worker that is alone.
         """
-        flat, expired = self._run("claim", worker, self._lease, SCHEMA_VERSION, int(alone), number)
+        able = " ".join(sorted(abilities))
+        flat, expired = self._run("claim", worker, self._lease, SCHEMA_VERSION, int(alone), number, able)
         _tell_expired(map(Attempt.from_row, expired))
         if not flat:
             return None

@@ -39,7 +39,7 @@ class Artist:
                 held.drawing = False
 
         job = held.claim.job
-        return self._gpu.draw(job.owner, job.input.work, on_device, while_waiting=lambda: self._report(held, 0))
+        return self._gpu.draw(job.owner, job.input.cost, on_device, while_waiting=lambda: self._report(held, 0))
 
     def _draw(self, held: HeldJob) -> Generation:
         asked = held.claim.job.input
