@@ -9,7 +9,7 @@ class DemandingInput(JobInput):
     """A request with two fields of a later release."""
 
     style: Annotated[str | None, Trait(picture=True, needs="styles")] = None
-    blur: Annotated[int, Trait(picture=True, cost=lambda blur: 1 + blur / 2, needs="blurring")] = 0
+    blur: Annotated[int, Trait(picture=True, needs="blurring")] = 0
 
 
 FIELDS: dict[str, dict[str, Any]] = {"styles": {"style": "ink"}, "blurring": {"blur": 1}}  # by what they need

@@ -22,6 +22,12 @@ class EarlyInput(JobInput, Early):
     """As if the field had been added at the top of the request."""
 
 
+class DearInput(JobInput):
+    """With a field that makes jobs dearer."""
+
+    sharpness: Annotated[int, Trait(cost=lambda sharpness: 1 + sharpness / 2)] = 0
+
+
 @pytest.mark.parametrize("accepted", GOLDEN["digests"], ids=lambda accepted: accepted["digest"][:8])
 def test_digests_of_an_earlier_release_stay_valid(accepted: dict[str, Any]) -> None:
     assert JobInput.model_validate(accepted["request"]).digest() == accepted["digest"]
@@ -45,10 +51,16 @@ def test_guidance_costs_a_second_evaluation_of_each_step() -> None:
     assert guided.cost == 2 * plain.cost
 
 
-def test_a_later_field_costs_and_needs_what_it_says() -> None:
-    assert (demanding().cost, demanding().needs) == (demanding().work, set())
-    assert demanding("blurring").cost == 1.5 * demanding().work
-    assert demanding("blurring", guidance_scale=1.0).cost == 3 * demanding().work
+def test_a_later_field_costs_what_it_says() -> None:
+    plain = DearInput(**ASKED)
+    assert plain.cost == plain.work
+    assert DearInput(**ASKED, sharpness=1).cost == 1.5 * plain.work
+    assert DearInput(**ASKED, sharpness=1, guidance_scale=1.0).cost == 3 * plain.work
+
+
+def test_a_later_field_needs_what_it_says_unless_it_is_left_alone() -> None:
+    assert demanding().needs == set()
+    assert demanding("styles").needs == {"styles"}
     assert demanding("styles", "blurring").needs == {"styles", "blurring"}
 
 
