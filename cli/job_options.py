@@ -24,20 +24,20 @@ def describes_job(*without: str) -> Callable[[Command], Command]:
     Args:
         without: fields that have no option here.
     """
-    described = (name for name, trait in traits(JobInput).items() if trait.flag != "" and name not in without)
-    options = {name: _option(name) for name in described}
+    named = (name for name, trait in traits(JobInput).items() if trait.flag != "" and name not in without)
+    options = {name: _option(name) for name in named}
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            given = {name: value for name in options if (value := values.pop(name)) is not None}
-            request = {name: options[name][1](value) for name, value in given.items()}
+            given = {name: values.pop(name) for name in options}
+            request = {name: read(given[name]) for name, (_, read) in options.items() if given[name] is not None}
             command(request, **values)
 
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
         parameters = [parameter for parameter, _ in options.values()] + own
-        named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-        run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+        by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        run.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
         return run
 
     return decorate
