@@ -15,7 +15,7 @@ from api.served_model import served_model
 from api.webhooks.addresses import AddressError, ResolverError
 from jobs.keys import ApiKey
 from jobs.spec import MAX_SEED, JobInput
-from jobs.store.client import Found
+from jobs.store.answers import Found
 
 LONGEST_RETRY_SECONDS = 600.0
 

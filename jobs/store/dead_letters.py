@@ -11,8 +11,7 @@ import redis
 from jobs.record import Job
 from jobs.settings import Settings
 from jobs.store import scripts
-
-_MICROSECONDS = 1_000_000
+from jobs.store.scripts import MICROSECONDS
 
 
 class DeadLetters:
@@ -57,7 +56,7 @@ class DeadLetters:
         job_input = Job.from_record(record).input
         ttl = float(self._settings.queue_ttl)
         if job_input.timeout_seconds is not None:
-            age = seconds + (microseconds - int(record["created_at"])) / _MICROSECONDS
+            age = seconds + (microseconds - int(record["created_at"])) / MICROSECONDS
             ttl = min(ttl, job_input.timeout_seconds - age)
         if ttl <= 0:
             return "too_late"

@@ -37,7 +37,8 @@ from jobs.record import ImageRecord, JobError, JobStatus
 from jobs.settings import Settings
 from jobs.spec import JobInput
 from jobs.store import scripts
-from jobs.store.client import ClientStore, JobGoneError, JobUnknownError
+from jobs.store.answers import JobGoneError, JobUnknownError
+from jobs.store.client import ClientStore
 from jobs.store.dead_letters import DeadLetters
 from jobs.store.redis_client import connect, connect_async
 from jobs.store.worker import MAX_LOSSES, AloneError, Claim, WorkerStore

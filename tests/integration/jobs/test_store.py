@@ -21,7 +21,8 @@ from jobs.reaper import Reaper
 from jobs.record import ERROR_CODES, SCHEMA_VERSION, ImageRecord, Job, JobError, JobStatus
 from jobs.settings import Settings
 from jobs.spec import JobInput
-from jobs.store.client import BadCursorError, ClientStore, JobGoneError, JobUnknownError, Submitted
+from jobs.store.answers import BadCursorError, JobGoneError, JobUnknownError, Submitted
+from jobs.store.client import ClientStore
 from jobs.store.redis_client import connect, connect_async
 from jobs.store.worker import AloneError, Claim, WorkerStore
 from support.demanding import demanding
