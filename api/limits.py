@@ -4,7 +4,7 @@ import math
 
 from api.problems import RETRY_SECONDS, ProblemError, whole
 from jobs.keys import ApiKey
-from jobs.store.client import Submitted
+from jobs.store.answers import Submitted
 
 WINDOW_SECONDS = 60
 POLICY = "submits"

@@ -6,7 +6,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from jobs.store.client import Outcome
+from jobs.store.answers import Outcome
 
 CLIENT_LEFT = 499  # nginx's status for a request whose client left; nobody reads the answer, but the metrics tell
 

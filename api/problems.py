@@ -17,7 +17,7 @@ from starlette.types import Scope
 
 from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, Error, Responses, error_responses, has_limits
 from api.openai import refusals
-from jobs.store.client import JobGoneError, JobUnknownError
+from jobs.store.answers import JobGoneError, JobUnknownError
 
 log = logging.getLogger(__name__)
 

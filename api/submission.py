@@ -15,7 +15,7 @@ from api.served_model import served_model
 from api.webhooks.addresses import AddressError, ResolverError
 from jobs.keys import ApiKey
 from jobs.spec import MAX_SEED, JobInput
-from jobs.store.client import Found, body_digest
+from jobs.store.answers import Found
 
 LONGEST_RETRY_SECONDS = 600.0
 
@@ -70,7 +70,7 @@ async def submit(
         owner,
         job_input.model_copy(update={"seed": seed}),
         idempotency_key=idempotency_key,
-        digest=body_digest(job_input),
+        digest=job_input.digest(),
         rate=key.rate if key else None,
         in_flight=key.in_flight if key else None,
     )

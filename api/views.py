@@ -12,7 +12,7 @@ from jobs.objects.images import ImageStore
 from jobs.record import JobError, JobStatus
 from jobs.settings import Settings
 from jobs.spec import INPUT_EXAMPLE, JobInput
-from jobs.store.client import Found
+from jobs.store.answers import Found
 
 EXAMPLE: dict[str, JsonValue] = {
     "id": "job_3f9c1e8a4b7d42d0a1c5e6f708192a3b",

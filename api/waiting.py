@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, 
 
 from api.deps import Services
 from jobs.keys import ApiKey
-from jobs.store.client import Found
+from jobs.store.answers import Found
 
 MAX_WAIT = 60.0
 LOOK_AGAIN_SECONDS = 60.0  # should a change ever be missed, nobody waits for ever

@@ -29,6 +29,7 @@ class ModelCard(SizeLimits):
     precision: str
     quantization: str | None = None  # "fp8"; cards of workers from before it was told have none
     load_seconds: float
+    abilities: frozenset[str] = frozenset()  # what it can do that not every release's workers can; see `Trait.needs`
 
 
 def size_limits(model: str) -> SizeLimits:

@@ -18,7 +18,7 @@ from pydantic import (
 
 from jobs.spec import JobInput
 
-SCHEMA_VERSION = 2  # of the record in Redis; a worker leaves records of a newer schema alone
+SCHEMA_VERSION = 3  # of the record in Redis; a worker leaves records of a newer schema alone
 
 
 class JobStatus(StrEnum):

@@ -1,5 +1,14 @@
-"""A job's request: the fields that a client may send, their limits, and what follows from them."""
+"""A job's request: each field with its bounds and what it means to the rest of the service, and what follows from them.
 
+A field is declared once, here. Its `Trait` says whether it decides the picture, what it costs, what a worker must be
+able to do for it, and its command-line option.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import httpx
@@ -17,8 +26,54 @@ MAX_IMAGES = 8  # of one job
 MAX_SEED = 2**53 - MAX_IMAGES  # exact in JSON and JavaScript, also with the index of an image added
 METADATA_BYTES = 4096
 
+# Of the release whose digests must stay valid; those that came later count only where they are not at their default.
+FIRST_FIELDS = frozenset(
+    {
+        "prompt",
+        "negative_prompt",
+        "num_inference_steps",
+        "guidance_scale",
+        "seed",
+        "priority",
+        "timeout_seconds",
+        "metadata",
+        "width",
+        "height",
+        "num_images",
+        "webhook_url",
+    }
+)
 
 Priority = Literal["high", "normal", "low"]
+
+
+@dataclass(frozen=True)
+class Trait:
+    """What a field means beyond its value, as metadata of its type; a field without one has these defaults.
+
+    Attributes:
+        picture: whether it decides what the picture looks like.
+        cost: factor by which a value makes the job dearer than its pixels × steps × images.
+        needs: what a worker must be able to do for any value but the default.
+        flag: the command-line option; None: named as the field is; empty: there is none.
+        help: of that option; None: the field's description.
+    """
+
+    picture: bool = False
+    cost: Callable[[Any], float] = lambda _: 1
+    needs: str | None = None
+    flag: str | None = None
+    help: str | None = None
+
+
+@cache
+def traits(model: type[BaseModel]) -> dict[str, Trait]:
+    """Return the trait of each of a model's fields."""
+
+    def trait(metadata: list[Any]) -> Trait:
+        return next((item for item in metadata if isinstance(item, Trait)), Trait())
+
+    return {name: trait(field.metadata) for name, field in model.model_fields.items()}
 
 
 def _at_most_4_kib(metadata: dict[str, str]) -> dict[str, str]:
@@ -81,22 +136,36 @@ class JobOptions(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    prompt: Prompt = Field(description="What to draw; the model reads the first 512 tokens.", examples=["a red circle"])
-    negative_prompt: Annotated[str, StringConstraints(max_length=2000)] | None = Field(
-        None, description="What to avoid; only with guidance_scale > 0."
+    prompt: Annotated[Prompt, Trait(picture=True, help="What to draw.")] = Field(
+        description="What to draw; the model reads the first 512 tokens.", examples=["a red circle"]
     )
-    num_inference_steps: Int = Field(8, ge=1, le=50)
-    guidance_scale: float = Field(0.0, ge=0, le=20, description="Classifier-free guidance; Turbo takes 0.")
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED), _Number] | None = Field(
-        None, description="Image i is drawn from seed + i; null: drawn for you."
+    negative_prompt: Annotated[
+        Annotated[str, StringConstraints(max_length=2000)] | None,
+        Trait(picture=True, help="What to avoid; only with --guidance above 0."),
+    ] = Field(None, description="What to avoid; only with guidance_scale > 0.")
+    num_inference_steps: Annotated[Int, Trait(picture=True, flag="--steps", help="Denoising steps, 1 to 50.")] = Field(
+        8, ge=1, le=50
     )
-    priority: Priority = "normal"
-    timeout_seconds: Annotated[int, Field(ge=1, le=3600), _Number] | None = Field(
+    guidance_scale: Annotated[
+        float,
+        Trait(
+            picture=True,
+            cost=lambda scale: 2 if scale > 0 else 1,  # evaluations a step
+            flag="--guidance",
+            help="Classifier-free guidance, 0 to 20; Turbo takes 0.",
+        ),
+    ] = Field(0.0, ge=0, le=20, description="Classifier-free guidance; Turbo takes 0.")
+    seed: Annotated[
+        Annotated[int, Field(ge=0, le=MAX_SEED), _Number] | None,
+        Trait(help="The same seed draws the same picture; default: a random one."),
+    ] = Field(None, description="Image i is drawn from seed + i; null: drawn for you.")
+    priority: Annotated[Priority, Trait(help="Place in the queue.")] = "normal"
+    timeout_seconds: Annotated[Annotated[int, Field(ge=1, le=3600), _Number] | None, Trait(flag="--timeout")] = Field(
         None, description="Seconds after which the job is not worth finishing."
     )
-    metadata: Annotated[dict[str, str], AfterValidator(_at_most_4_kib)] = Field(
-        default_factory=dict, max_length=16, description="At most 16 pairs of strings, 4 KiB together."
-    )
+    metadata: Annotated[
+        dict[str, str], AfterValidator(_at_most_4_kib), Trait(help="Kept with the job; repeatable.")
+    ] = Field(default_factory=dict, max_length=16, description="At most 16 pairs of strings, 4 KiB together.")
 
 
 INPUT_EXAMPLE: dict[str, JsonValue] = {
@@ -120,17 +189,49 @@ class JobInput(JobOptions):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "a red circle on white"}, INPUT_EXAMPLE]})
 
-    width: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
-    height: Int = Field(1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less.")
-    num_images: NumImages = 1
-    webhook_url: WebhookUrl = None
+    width: Annotated[Int, Trait(picture=True, help="Pixels, a multiple of 16.")] = Field(
+        1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less."
+    )
+    height: Annotated[Int, Trait(picture=True, help="Pixels, a multiple of 16.")] = Field(
+        1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less."
+    )
+    num_images: Annotated[NumImages, Trait(help="How many, 1 to 8; image i is drawn from seed + i.")] = 1
+    webhook_url: Annotated[WebhookUrl, Trait(flag="")] = None
 
     @property
     def work(self) -> int:
-        """Pixels × steps × images: what the queue measures the GPU's time in."""
+        """Pixels × steps × images: what `ZIMAGE_MAX_WORK` limits."""
         return self.width * self.height * self.num_inference_steps * self.num_images
 
     @property
-    def schema_version(self) -> int:
-        """Oldest schema whose scripts do all that the job asks for: those of 1 would lose the event for its webhook."""
-        return 1 if self.webhook_url is None else 2
+    def cost(self) -> int:
+        """The work, times what the fields' traits say: what the queue measures the GPU's time in."""
+        return round(self.work * math.prod(trait.cost(getattr(self, name)) for name, trait in self._traits()))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a worker must be able to do to draw this job; empty: any worker can."""
+        return frozenset(trait.needs for name, trait in self._traits() if trait.needs and not self._is_default(name))
+
+    def picture(self) -> dict[str, Any]:
+        """Return the fields that decide the picture, but for the seeds."""
+        return self.model_dump(include={name for name, trait in self._traits() if trait.picture})
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the request as sent (seed not yet drawn), to tell a repetition from another request.
+
+        So that a digest stays valid when a field comes, one that came later counts only where it isn't at its default.
+        """
+        later = type(self).model_fields.keys() - FIRST_FIELDS
+        dumped = self.model_dump_json(exclude=set(filter(self._is_default, later)))
+        return hashlib.sha256(dumped.encode()).hexdigest()
+
+    def _is_default(self, name: str) -> bool:
+        default = type(self).model_fields[name].get_default(call_default_factory=True)
+        return bool(getattr(self, name) == default)
+
+    def _traits(self) -> Iterable[tuple[str, Trait]]:
+        return traits(type(self)).items()
+
+
+ABILITIES = frozenset(trait.needs for trait in traits(JobInput).values() if trait.needs)  # of this release's workers

@@ -8,8 +8,5 @@ from jobs.spec import JobInput
 
 def image_parameters(job_input: JobInput, model: str, index: int) -> dict[str, Any]:
     """Return the parameters that draw image `index` of a job again: its own seed, not the job's."""
-    chosen = job_input.model_dump(
-        include={"prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale"}
-    )
     seed = (job_input.seed or 0) + index
-    return {**chosen, "seed": seed, "model": model, "version": f"zimage-service {__version__}"}
+    return {**job_input.picture(), "seed": seed, "model": model, "version": f"zimage-service {__version__}"}

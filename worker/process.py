@@ -19,6 +19,7 @@ from jobs.model_card import ModelCard, size_limits
 from jobs.objects.images import ImageStore
 from jobs.reaper import Reaper
 from jobs.settings import Settings
+from jobs.spec import ABILITIES
 from jobs.startup import UnreachableError, wait_for_redis, wait_for_s3
 from jobs.store.redis_client import connect
 from jobs.store.worker import WorkerStore
@@ -113,6 +114,7 @@ def _card(loaded: Loaded, load_seconds: float) -> ModelCard:
         precision=loaded.precision,
         quantization=loaded.quantization,
         load_seconds=load_seconds,
+        abilities=ABILITIES,
     )
 
 

@@ -36,7 +36,7 @@ from api.waiting import follow, wait_preference
 from jobs.objects.images import StillThereError
 from jobs.record import JobStatus
 from jobs.spec import MAX_IMAGES, JobInput
-from jobs.store.client import BadCursorError, Found, JobGoneError, JobUnknownError
+from jobs.store.answers import BadCursorError, Found, JobGoneError, JobUnknownError
 
 log = logging.getLogger(__name__)
 

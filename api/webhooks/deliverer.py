@@ -26,7 +26,7 @@ from api.webhooks.addresses import PinnedTransport
 from jobs import __version__
 from jobs.objects.images import ImageStore
 from jobs.record import Attempt, Job
-from jobs.store.client import Found
+from jobs.store.answers import Found
 from jobs.store.webhooks import Delivery, Outbox
 from jobs.telemetry.logs import about
 

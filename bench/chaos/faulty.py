@@ -24,7 +24,8 @@ from cli.main import app
 from jobs.objects.images import ImageStore
 from jobs.record import Job
 from jobs.store import scripts
-from jobs.store.client import ClientStore, Submitted
+from jobs.store.answers import Submitted
+from jobs.store.client import ClientStore
 from jobs.store.worker import Claim, WorkerStore
 
 SITE = Path(os.environ["CHAOS_DIR"])

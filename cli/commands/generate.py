@@ -7,47 +7,30 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from cli import options
 from cli.bars import follow, progress_report
 from cli.config import load_settings
 from cli.errors import ExitCode, UserError
 from cli.exits import time_limit
+from cli.job_options import describes_job
 from cli.results import finish, output_path, print_json, print_timings, write_file
+from jobs.spec import MAX_SEED, JobInput
 from zimage import JobRequest
 
 
+@describes_job("timeout_seconds")
 def generate(
-    prompt: options.Prompt,
+    request: JobRequest,
     out: Annotated[Path, typer.Option(metavar="FILE|DIR", help="A .png file or a folder.")] = Path("out"),
-    negative_prompt: options.NegativePrompt = None,
-    width: options.Width = None,
-    height: options.Height = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    seed: options.Seed = None,
-    num_images: options.NumImages = None,
     model: Annotated[str | None, typer.Option(help="ZIMAGE_MODEL; only without a service.")] = None,
-    priority: options.Priority = None,
     timeout: options.WaitTimeout = None,
-    metadata: options.Metadata = None,
     url: Annotated[str | None, typer.Option("--url", envvar="ZIMAGE_URL", help="Service; without: here.")] = None,
     key: options.Key = None,
     as_json: options.Json = False,
 ) -> None:
     """Draw a picture and print its file. With --url or ZIMAGE_URL a service draws, else this process."""
-    request = options.job_request(
-        prompt,
-        metadata,
-        negative_prompt=negative_prompt,
-        width=width,
-        height=height,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        seed=seed,
-        num_images=num_images,
-        priority=priority,
-    )
     if url is None:
         _draw_here(request, model, out, as_json)
         return
@@ -60,10 +43,6 @@ def generate(
 
 
 def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool) -> None:
-    from pydantic import ValidationError
-
-    from jobs.spec import MAX_SEED, JobInput
-
     settings = load_settings()
     if model is not None:
         settings = settings.model_copy(update={"model": model})
@@ -87,12 +66,7 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
         try:
             pipeline, name = load_pipeline(settings)
             drawing = Drawing(
-                job.prompt,
-                negative_prompt=job.negative_prompt,
-                height=job.height,
-                width=job.width,
-                num_inference_steps=job.num_inference_steps,
-                guidance_scale=job.guidance_scale,
+                **job.picture(),
                 seed=job.seed or 0,
                 num_images=job.num_images,
                 on_step=lambda step, total: report("drawing", step, total),

@@ -11,41 +11,18 @@ import typer
 from cli import options
 from cli.bars import follow
 from cli.exits import time_limit
+from cli.job_options import describes_job
 from cli.results import ended_badly, finish, print_json, print_timings
 from cli.table import local_time, print_table, printable
+from zimage import JobRequest
 from zimage.contract import ACTIVE, Job
 
 
+@describes_job()
 def submit(
-    prompt: options.Prompt,
-    negative_prompt: options.NegativePrompt = None,
-    width: options.Width = None,
-    height: options.Height = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    seed: options.Seed = None,
-    num_images: options.NumImages = None,
-    priority: options.Priority = None,
-    timeout: options.Deadline = None,
-    metadata: options.Metadata = None,
-    url: options.Url = None,
-    key: options.Key = None,
-    as_json: options.Json = False,
+    request: JobRequest, url: options.Url = None, key: options.Key = None, as_json: options.Json = False
 ) -> None:
     """Post a job and print its id."""
-    request = options.job_request(
-        prompt,
-        metadata,
-        negative_prompt=negative_prompt,
-        width=width,
-        height=height,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        seed=seed,
-        num_images=num_images,
-        priority=priority,
-        timeout_seconds=timeout,
-    )
     with options.connect(url, key) as client:
         job = client.submit(request)
     if as_json:

@@ -13,13 +13,13 @@ from cli.config import load_settings
 from cli.errors import ExitCode, UserError
 from cli.exits import orderly_interrupts, time_limit
 from cli.results import ended_badly, print_timings, save_images
-from zimage import ZImageClient
+from zimage import JobRequest, ZImageClient
 
-DEMO_JOB = options.job_request(
-    "a yellow star above a red heart on a gradient from blue to purple",
-    width=128,  # most of the bundled model's training was at this size
-    height=128,
-)
+DEMO_JOB: JobRequest = {
+    "prompt": "a yellow star above a red heart on a gradient from blue to purple",
+    "width": 128,  # most of the bundled model's training was at this size
+    "height": 128,
+}
 DEMO_SECONDS = 120
 
 

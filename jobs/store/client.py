@@ -6,100 +6,33 @@ changed then, or the same call may simply be sent again.
 
 import base64
 import binascii
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import redis.asyncio
 from redis.exceptions import ResponseError
 
 from jobs.model_card import ModelCard
-from jobs.record import ERROR_CODES, Attempt, Job, JobStatus
+from jobs.record import Attempt, Job, JobStatus
 from jobs.settings import Settings
 from jobs.spec import JobInput
 from jobs.store import scripts
+from jobs.store.answers import (
+    OUTCOMES,
+    Allowance,
+    BadCursorError,
+    Found,
+    JobGoneError,
+    JobUnknownError,
+    Memory,
+    Outcome,
+    Overview,
+    Place,
+    Submitted,
+)
+from jobs.store.scripts import MICROSECONDS, pairs
 from jobs.telemetry import lifecycle
 from jobs.telemetry.trace_context import current_traceparent
-
-_MICROSECONDS = 1_000_000
-
-
-@dataclass(frozen=True)
-class Allowance:
-    """What a key's rate leaves: submits now, and the seconds until all of a minute's are there again."""
-
-    remaining: int
-    reset_seconds: float
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """The answer to a submit; `job_id` is None when it was refused: full, too_fast or too_many."""
-
-    outcome: Literal["created", "replayed", "mismatch", "full", "too_fast", "too_many"]
-    job_id: str | None
-    retry_seconds: float | None = None  # too_fast: until the next is taken; full: those that a job takes, if known
-    allowance: Allowance | None = None  # of a key with a rate
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a queued job stands: 1 is the next to be claimed; seconds until it starts, None while no rate is known."""
-
-    position: int
-    eta_seconds: float | None
-
-
-@dataclass(frozen=True)
-class Found:
-    """A job and, while it is queued, its place."""
-
-    job: Job
-    place: Place | None
-
-
-class Outcome(NamedTuple):
-    """How a job ended; `code` is that of a failure's error, else empty."""
-
-    status: str
-    code: str = ""
-
-
-_OUTCOMES = (
-    *map(Outcome, (JobStatus.SUCCEEDED, JobStatus.CANCELED, JobStatus.EXPIRED)),
-    *(Outcome(JobStatus.FAILED, code) for code in ERROR_CODES),
-)
-
-
-@dataclass(frozen=True)
-class Overview:
-    """The queue as a whole."""
-
-    workers: int
-    dead_letters: int
-    oldest_queued_seconds: float
-    counts: dict[JobStatus, int]
-    ended: dict[Outcome, int]  # since the service's first job; those that never came about included, as 0
-
-
-class Memory(NamedTuple):
-    """Of Redis: bytes in use, and its `maxmemory` (0: it has none)."""
-
-    used: int
-    maximum: int
-
-
-class JobGoneError(LookupError):
-    """The job was deleted or is past its retention."""
-
-
-class JobUnknownError(LookupError):
-    """No such job, or it is another owner's."""
-
-
-class BadCursorError(ValueError):
-    """The cursor is not one that `list` returned."""
 
 
 class ClientStore:
@@ -137,7 +70,7 @@ class ClientStore:
             owner: name of the API key.
             job_input: with its seed filled in.
             idempotency_key: the client's, or None.
-            digest: of the body as the client sent it (`body_digest`).
+            digest: of the request as the client sent it (`JobInput.digest`).
             rate: submits per minute that the owner may make; None: any number.
             in_flight: jobs that the owner may have queued or running; None: any number.
         """
@@ -149,12 +82,12 @@ class ClientStore:
             job_id,
             owner,
             job_input.model_dump_json(),
-            shift * _MICROSECONDS,
-            job_input.work,
+            shift * MICROSECONDS,
+            job_input.cost,
             job_input.num_inference_steps,
             settings.queue_limit,
             ttl,
-            job_input.schema_version,
+            " ".join(sorted(job_input.needs)),
             idempotency_key or "",
             digest,
             settings.idempotency_ttl,
@@ -192,7 +125,7 @@ class ClientStore:
             case ["unknown"]:
                 raise JobUnknownError
         _, flat, before, *queue = answer
-        job = Job.from_record(dict(_pairs(flat)))
+        job = Job.from_record(dict(pairs(flat)))
         if before == "":
             return Found(job, None)
         work, rate, workers = float(queue[0]), float(queue[1]), int(queue[2])
@@ -251,9 +184,9 @@ class ClientStore:
     async def overview(self) -> Overview:
         """Return counts, of queue and ended jobs, and the age of the oldest queued one."""
         workers, dead_letters, oldest, counts, ended = await self._run("overview")
-        by_status = {JobStatus(status): count for status, count in _pairs(counts)}
-        by_outcome = {Outcome(*outcome.split(":")): int(count) for outcome, count in _pairs(ended)}
-        return Overview(workers, dead_letters, float(oldest), by_status, dict.fromkeys(_OUTCOMES, 0) | by_outcome)
+        by_status = {JobStatus(status): count for status, count in pairs(counts)}
+        by_outcome = {Outcome(*outcome.split(":")): int(count) for outcome, count in pairs(ended)}
+        return Overview(workers, dead_letters, float(oldest), by_status, dict.fromkeys(OUTCOMES, 0) | by_outcome)
 
     async def memory(self) -> Memory | None:
         """Return Redis' memory; None where it does not tell, as some managed ones."""
@@ -267,15 +200,6 @@ class ClientStore:
         """Return the card of the worker heard last, None if there never was one."""
         card = await self._redis.get(f"{self._prefix}card")
         return ModelCard.model_validate_json(card) if card else None
-
-
-def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    return zip(flat[::2], flat[1::2], strict=True)
-
-
-def body_digest(job_input: JobInput) -> str:
-    """Return the SHA-256 of a request as sent (seed not yet drawn), to tell a repetition from another request."""
-    return hashlib.sha256(job_input.model_dump_json().encode()).hexdigest()
 
 
 def _encode_cursor(created_at: int) -> str:

@@ -11,8 +11,7 @@ import redis
 from jobs.record import Job
 from jobs.settings import Settings
 from jobs.store import scripts
-
-_MICROSECONDS = 1_000_000
+from jobs.store.scripts import MICROSECONDS
 
 
 class DeadLetters:
@@ -57,11 +56,11 @@ class DeadLetters:
         job_input = Job.from_record(record).input
         ttl = float(self._settings.queue_ttl)
         if job_input.timeout_seconds is not None:
-            age = seconds + (microseconds - int(record["created_at"])) / _MICROSECONDS
+            age = seconds + (microseconds - int(record["created_at"])) / MICROSECONDS
             ttl = min(ttl, job_input.timeout_seconds - age)
         if ttl <= 0:
             return "too_late"
-        outcome: Literal["queued", "unknown"] = self._retry(keys=[self._prefix], args=[job_id, job_input.work, ttl])
+        outcome: Literal["queued", "unknown"] = self._retry(keys=[self._prefix], args=[job_id, job_input.cost, ttl])
         return outcome
 
     def drop(self, job_id: str) -> bool:

@@ -16,9 +16,9 @@ import redis.asyncio
 from jobs.record import Job
 from jobs.settings import Settings
 from jobs.store import scripts
+from jobs.store.scripts import MICROSECONDS, pairs
 
 LEASE_SECONDS = 30  # a deliverer silent for longer has lost its event to another one; twice as long as a try may take
-_MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Outbox:
             passed_over: owners whose events are not wanted now.
         """
         token = secrets.token_hex(8)
-        arguments: list[str | int] = [LEASE_SECONDS * _MICROSECONDS, token, *passed_over]
+        arguments: list[str | int] = [LEASE_SECONDS * MICROSECONDS, token, *passed_over]
         found = await self._claim(keys=[self._prefix], args=arguments)
         if not found:
             return None
         event, flat = found
-        return Delivery(event, dict(zip(flat[::2], flat[1::2], strict=True)), token)
+        return Delivery(event, dict(pairs(flat)), token)
 
     async def delivered(self, delivery: Delivery) -> None:
         """Take a delivered event out."""
@@ -123,7 +123,7 @@ class Undelivered:
         for number, ((event, score), record) in enumerate(zip([*dead, *pending], records, strict=True)):
             if record:  # else it was delivered since, or has been dead for too long
                 state: Literal["dead", "pending"] = "dead" if number < len(dead) else "pending"
-                at = datetime.fromtimestamp(score / _MICROSECONDS, UTC)
+                at = datetime.fromtimestamp(score / MICROSECONDS, UTC)
                 tries, error = int(record.get("tries", 0)), record.get("last_error")
                 found.append(UndeliveredEvent(event, state, at, Job.from_record(record), tries, error))
         return found

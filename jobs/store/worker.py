@@ -15,13 +15,14 @@ import redis
 from jobs.model_card import ModelCard
 from jobs.record import SCHEMA_VERSION, Attempt, ImageRecord, Job, JobError, JobStatus
 from jobs.settings import Settings
+from jobs.spec import ABILITIES
 from jobs.store import scripts
+from jobs.store.scripts import MICROSECONDS, pairs
 from jobs.telemetry import lifecycle, spans
 
 MAX_LOSSES = 3  # a job that was lost with its worker this often is failed
 MOST_RETIRED = 100  # jobs at once
 _RETIRED_AGAIN_SECONDS = 60  # after which a job that is still there is given to somebody else
-_MICROSECONDS = 1_000_000
 _WORKER_LOST = JobError(
     code="worker_lost", message=f"{MAX_LOSSES} workers were lost while drawing this job", retryable=True
 )
@@ -53,7 +54,7 @@ class WorkerStore:
         self._redis = client
         self._settings = settings
         self._prefix = settings.redis_prefix
-        self._lease = int(settings.lease_seconds * _MICROSECONDS)
+        self._lease = int(settings.lease_seconds * MICROSECONDS)
         self._scripts = {
             name: client.register_script(scripts.source(name))
             for name in (
@@ -74,25 +75,27 @@ class WorkerStore:
     def _run(self, script: str, *args: Any) -> Any:
         return self._scripts[script](keys=[self._prefix], args=list(args))
 
-    def claim(self, worker: str, number: int, *, alone: bool) -> Claim | None:
-        """Take the best queued job; None when nothing waits.
+    def claim(self, worker: str, number: int, *, alone: bool, abilities: frozenset[str] = ABILITIES) -> Claim | None:
+        """Take the best queued job that the worker can do; None when none waits.
 
         Args:
             worker: this worker's id.
             number: of its claims that got a job so far: called again after an error it gives the job that the
                 call before may have claimed.
             alone: whether it holds no other job.
+            abilities: what it can do, as its card announces it.
 
         Raises:
             AloneError: the best job was lost with its worker before, so it is given only to a worker that is alone.
         """
-        flat, expired = self._run("claim", worker, self._lease, SCHEMA_VERSION, int(alone), number)
+        able = " ".join(sorted(abilities))
+        flat, expired = self._run("claim", worker, self._lease, SCHEMA_VERSION, int(alone), number, able)
         _tell_expired(map(Attempt.from_row, expired))
         if not flat:
             return None
         if flat == ["alone"]:
             raise AloneError
-        job = Job.from_record(dict(zip(flat[::2], flat[1::2], strict=True)))
+        job = Job.from_record(dict(pairs(flat)))
         spans.waited(job)
         return Claim(job, worker)
 
@@ -168,7 +171,7 @@ class WorkerStore:
     def reap(self) -> dict[str, str]:
         """Take jobs from workers that fell silent; return what became of each."""
         time, rows = self._run("reap", self._lease, MAX_LOSSES, _WORKER_LOST.model_dump_json())
-        now = datetime.fromtimestamp(int(time) / _MICROSECONDS, UTC)
+        now = datetime.fromtimestamp(int(time) / MICROSECONDS, UTC)
         outcomes: dict[str, str] = {}
         for row, outcome in rows:
             lost = Attempt.from_row(row)

@@ -20,7 +20,7 @@ class Rate:
         """Take what the device does within into the rate, unless it raises.
 
         Args:
-            work: pixels × steps × images.
+            work: what the job costs, as `JobInput.cost` has it.
             asked: when the job was ready for the device, by `time.monotonic`.
         """
         # From the end of the last job when this one was waiting already: gaps between jobs count too.

@@ -46,7 +46,7 @@ class DeviceThread:
         asked = time.monotonic()
 
         def on_device() -> Generation:
-            with self.rate.measured(job.input.work, asked):
+            with self.rate.measured(job.input.cost, asked):
                 return self._draw(job, on_step)
 
         # In the caller's context, so that what is logged there is told to be about this job.
@@ -105,18 +105,9 @@ class DeviceThread:
         return _together([self._generate(job, first_seed + index, 1, on_step) for index in range(num_images)])
 
     def _generate(self, job: Job, seed: int, num_images: int, on_step: Callable[[int], None]) -> Generation:
-        asked = job.input
         on_step(0)
         drawing = Drawing(
-            asked.prompt,
-            negative_prompt=asked.negative_prompt,
-            height=asked.height,
-            width=asked.width,
-            num_inference_steps=asked.num_inference_steps,
-            guidance_scale=asked.guidance_scale,
-            seed=seed,
-            num_images=num_images,
-            on_step=lambda step, _total: on_step(step),
+            **job.input.picture(), seed=seed, num_images=num_images, on_step=lambda step, _total: on_step(step)
         )
         return self._pipeline.generate(drawing)
 

@@ -5,8 +5,12 @@ knows a script by its flags in the first line, so that line is kept first. The s
 they read, which Redis Cluster does not allow: the service needs a single primary.
 """
 
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
+from typing import Any
+
+MICROSECONDS = 1_000_000  # of a second: the scripts' unit of time
 
 
 @cache
@@ -15,3 +19,8 @@ def source(name: str) -> str:
     folder = files(__name__)
     flags, body = (folder / f"{name}.lua").read_text().split("\n", 1)
     return "\n".join([flags, (folder / "prelude.lua").read_text(), body])
+
+
+def pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
+    """Return the fields and values of a hash as scripts return it: one after the other."""
+    return zip(flat[::2], flat[1::2], strict=True)

@@ -1,14 +1,18 @@
 #!lua flags=allow-oom
--- queued -> running: the best pending job for this worker. The attempt grows: it is the fencing token.
+-- queued -> running: the best pending job that this worker can do. The attempt grows: it is the fencing token.
 -- A job that was lost with its worker before may be what killed it: it is given only to a worker that holds nothing else, so
 -- that it can't take its neighbours along again and again.
+-- Jobs that the worker can't do are passed over, however many. Up to where is remembered: 10,000 take Redis about 15 ms.
 -- ARGV: worker, lease (us), newest schema that the worker reads, 1 when the worker holds nothing else, number of the claim: the
---       same number again gets the same job, so that one whose answer was lost on its way is not forgotten
--- Returns the record (field, value, ...), {} when nothing waits, or {'alone'} when the best job wants the worker for itself;
---       and the jobs that were found expired (see `attempt_of`)
--- Keys: job:{id}, pending, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}],
+--       same number again gets the same job, so that one whose answer was lost on its way is not forgotten; what it can do
+--       (words)
+-- Returns the record (field, value, ...), {} when nothing waits that it can do, or {'alone'} when the best job wants the worker
+--       for itself; and the jobs that were found expired (see `attempt_of`)
+-- Keys: job:{id}, pending, passed, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}],
 --       worker:{id}, webhooks, webhook:{event}, events
-local worker, lease, schema, alone, number = unpack(ARGV)
+local worker, lease, schema, alone, number, abilities = unpack(ARGV)
+local PAGE = 100
+local REMEMBERED = 10000  -- ms; scripts of releases that know no `passed` may have queued a job before that place
 local time = now()
 local worker_key = key('worker:' .. worker)
 
@@ -17,25 +21,60 @@ if last_number == number and get(last, 'worker') == worker and get(last, 'status
   return {redis.call('HGETALL', job_key(last)), {}}
 end
 
+local able = {}
+for ability in abilities:gmatch('%S+') do able[ability] = true end
+
+local function can_do(needs)
+  for need in needs:gmatch('%S+') do
+    if not able[need] then return false end
+  end
+  return true
+end
+
+local place = redis.call('ZSCORE', key('passed'), abilities) or '-inf'
+local first = redis.call('ZCOUNT', key('pending'), '-inf', '(' .. place)
+local rank = first  -- of the job looked at; those before it are not for this worker
 local expired = {}
-for _, id in ipairs(redis.call('ZRANGE', key('pending'), 0, 99)) do
-  local deadline, job_schema, losses = get(id, 'deadline', 'schema', 'losses')
-  if not known(id) then
-    -- it has just left the queue
-  elseif tonumber(deadline) <= time then
+
+-- Returns 'take', 'pass' or 'gone': it is in the queue no more
+local function look(id)
+  local needs = get(id, 'needs')
+  if needs and not can_do(needs) then return 'pass' end
+  if not known(id) then return 'gone' end
+  local deadline, job_schema = get(id, 'deadline', 'schema')
+  if tonumber(deadline) <= time then
     finish(id, 'expired')
     expired[#expired + 1] = attempt_of(id)
-  elseif tonumber(job_schema) <= tonumber(schema) then
-    if losses ~= '0' and alone ~= '1' then return {{'alone'}, expired} end
-    leave(id)
-    redis.call('ZADD', key('running'), integer(time + lease), id)
-    redis.call('HINCRBY', job_key(id), 'attempt', 1)
-    redis.call('HSET', job_key(id), 'worker', worker, 'started_at', integer(time), 'step', 0)
-    redis.call('HSET', worker_key, 'claim_number', number, 'claimed', id)
-    redis.call('EXPIRE', worker_key, 86400)
-    enter(id, 'running')
-    changed(id)
-    return {redis.call('HGETALL', job_key(id)), expired}
+    return 'gone'
   end
+  return tonumber(job_schema) <= tonumber(schema) and 'take' or 'pass'
 end
-return {{}, expired}
+
+local function find()
+  repeat
+    local page = redis.call('ZRANGE', key('pending'), rank, rank + PAGE - 1)
+    for _, id in ipairs(page) do
+      local verdict = look(id)
+      if verdict == 'take' then return id end
+      if verdict == 'pass' then rank = rank + 1 end
+    end
+  until #page == 0 or #expired >= PAGE
+end
+
+local id = find()
+if rank > first then
+  local last_passed = redis.call('ZRANGE', key('pending'), rank - 1, rank - 1, 'WITHSCORES')
+  redis.call('ZADD', key('passed'), last_passed[2], abilities)
+  redis.call('PEXPIRE', key('passed'), REMEMBERED, 'NX')
+end
+if not id then return {{}, expired} end
+if get(id, 'losses') ~= '0' and alone ~= '1' then return {{'alone'}, expired} end
+leave(id)
+redis.call('ZADD', key('running'), integer(time + lease), id)
+redis.call('HINCRBY', job_key(id), 'attempt', 1)
+redis.call('HSET', job_key(id), 'worker', worker, 'started_at', integer(time), 'step', 0)
+redis.call('HSET', worker_key, 'claim_number', number, 'claimed', id)
+redis.call('EXPIRE', worker_key, 86400)
+enter(id, 'running')
+changed(id)
+return {redis.call('HGETALL', job_key(id)), expired}

@@ -3,12 +3,13 @@
 --
 -- job:{id}                  hash    the record, the truth
 -- pending                   zset    queued ids by claim order: accepted-at, shifted by priority
+-- passed                    zset    workers' abilities by the score in pending before which no job is for them: see claim.lua
 -- running                   zset    running ids by the end of their lease
 -- deadlines                 zset    queued ids by the time at which they expire
 -- ended                     zset    ended ids by the time at which they ended; later while they are being removed
 -- outcomes                  hash    succeeded, canceled, expired, failed:{code} -> jobs that ever ended so
 -- dead                      zset    ids failed by their last loss (the dead letters), by time
--- work                      hash    id -> pixels x steps x images, while queued or running
+-- work                      hash    id -> cost: pixels x steps x images, double with guidance; while queued or running
 -- status:{status}           zset    ids by accepted-at: counts, and the oldest
 -- owner:{owner}[:{status}]  zset    ids by accepted-at: the listing of one API key
 -- idempotency:{owner}:{key} string  "<digest of the body> <id>"
@@ -92,6 +93,9 @@ local function queue(id)
   local score, deadline = get(id, 'score', 'deadline')
   leave(id)
   redis.call('ZADD', key('pending'), score, id)
+  for _, abilities in ipairs(redis.call('ZRANGEBYSCORE', key('passed'), '(' .. score, '+inf')) do
+    redis.call('ZADD', key('passed'), score, abilities)
+  end
   redis.call('ZADD', key('deadlines'), deadline, id)
   redis.call('HSET', job_key(id), 'step', 0, 'queued_at', integer(now()))
   redis.call('HDEL', job_key(id), 'started_at')
@@ -150,7 +154,7 @@ local function measured_rate()
   return rate, #workers
 end
 
--- Returns the pixels x steps x images of these jobs together
+-- Returns the cost of these jobs together
 local function work_of(ids)
   local sum = 0
   if #ids > 0 then

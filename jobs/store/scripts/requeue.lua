@@ -3,8 +3,8 @@
 -- stopped, running -> canceled).
 -- ARGV: id, worker, attempt
 -- Returns 'queued', 'canceled' or 'refused'
--- Keys: job:{id}, pending, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}], webhooks,
---       webhook:{event}, events
+-- Keys: job:{id}, pending, passed, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}],
+--       webhooks, webhook:{event}, events
 local id, worker, attempt = unpack(ARGV)
 local status, cancel = get(id, 'status', 'cancel_requested')
 

@@ -37,12 +37,17 @@ from jobs.record import ImageRecord, JobError, JobStatus
 from jobs.settings import Settings
 from jobs.spec import JobInput
 from jobs.store import scripts
-from jobs.store.client import ClientStore, JobGoneError, JobUnknownError
+from jobs.store.answers import JobGoneError, JobUnknownError
+from jobs.store.client import ClientStore
 from jobs.store.dead_letters import DeadLetters
 from jobs.store.redis_client import connect, connect_async
 from jobs.store.worker import MAX_LOSSES, AloneError, Claim, WorkerStore
+from support.demanding import demanding
 
 WORKERS = ["worker-1", "worker-2", "worker-3"]
+ABLE: dict[str, frozenset[str]] = dict(
+    zip(WORKERS, map(frozenset, ((), ("styles",), ("styles", "blurring"))), strict=True)
+)
 OWNERS = ["ann", "ben"]
 SHIFTS = {"high": -1, "normal": 0, "low": 1}
 LIMIT = 5  # queued jobs
@@ -91,6 +96,10 @@ COVERAGE = {
     *(f"{was} to {now}" for was, now in TRANSITIONS),
     *(f"{call} by a zombie" for call in CALLS),
     "claim of a job with losses",
+    "claim of a job with needs",
+    "claim past jobs with needs",
+    "nothing that the worker can do",
+    "queued before jobs that were passed over",
     "claim again: the same job",
     "claim again: another job",
     "claim again: the job is elsewhere",
@@ -262,9 +271,12 @@ class Jobs(RuleBasedStateMachine):
 
     def will_be_claimed(self, worker: str, alone: bool) -> str:
         """Predict a claim: the job's id, or `nothing`, or `alone`."""
+        passed = False
         for job_id in self.waiting():
             record = self.records[job_id]
-            if record["deadline"] == str(PAST):
+            if not self.inputs[job_id].needs <= ABLE[worker]:
+                passed = True
+            elif record["deadline"] == str(PAST):
                 self.will_end(job_id, "expired")
                 self.cover("expired by a claim")
             elif record["losses"] != "0" and not alone:
@@ -272,7 +284,11 @@ class Jobs(RuleBasedStateMachine):
             else:
                 attempt = str(int(record["attempt"]) + 1)
                 self.changes[job_id] = {"status": "running", "attempt": attempt, "worker": worker, "step": "0"}
+                if passed:
+                    self.cover("claim past jobs with needs")
                 return job_id
+        if passed:
+            self.cover("nothing that the worker can do")
         return "nothing"
 
     # How the rules ask and choose
@@ -320,14 +336,15 @@ class Jobs(RuleBasedStateMachine):
         timeout=st.sampled_from([None, 600]),
         key=st.sampled_from([None, None, "key-1", "key-2"]),
         digest=st.sampled_from(["digest-1", "digest-1", "digest-2"]),
+        needs=st.sampled_from([(), (), ("styles",), ("styles", "blurring")]),
     )
-    def submit(self, owner: str, priority: Any, timeout: int | None, key: str | None, digest: str) -> None:
+    def submit(
+        self, owner: str, priority: Any, timeout: int | None, key: str | None, digest: str, needs: Iterable[str]
+    ) -> None:
         self.number += 1
         job_id = f"job-{self.number}"
         webhook = WEBHOOK if self.number % 2 else None
-        job_input = JobInput(
-            prompt="a cat", seed=1, width=64, height=64, priority=priority, timeout_seconds=timeout, webhook_url=webhook
-        )
+        job_input = demanding(*needs, priority=priority, timeout_seconds=timeout, webhook_url=webhook)
         expected: tuple[str, str | None]
         if key and (owner, key) in self.keys:
             known, first = self.keys[owner, key]
@@ -348,7 +365,7 @@ class Jobs(RuleBasedStateMachine):
     @rule(priorities=st.lists(st.sampled_from(list(SHIFTS)), min_size=2, max_size=4))
     def rush(self, priorities: list[str]) -> None:
         for priority in priorities:
-            self.submit(OWNERS[0], priority, None, None, "digest-1")
+            self.submit(OWNERS[0], priority, None, None, "digest-1", ())
             self.everything_is_as_expected()
 
     @precondition(lambda self: self.records)
@@ -443,7 +460,7 @@ class Jobs(RuleBasedStateMachine):
     def try_claim(self, worker: str, number: int, alone: bool) -> str:
         """Claim; return the job's id, or `nothing`, or `alone`."""
         try:
-            claim = self.worker.claim(worker, number, alone=alone)
+            claim = self.worker.claim(worker, number, alone=alone, abilities=ABLE[worker])
         except AloneError:
             return "alone"
         if claim is None:
@@ -465,6 +482,8 @@ class Jobs(RuleBasedStateMachine):
         self.cover(f"claim: {answer if answer in ('nothing', 'alone') else 'job'}")
         if answer in self.records and self.records[answer]["losses"] != "0":
             self.cover("claim of a job with losses")
+        if answer in self.records and self.inputs[answer].needs:
+            self.cover("claim of a job with needs")
 
     @precondition(lambda self: self.waiting())
     @rule(alone=st.booleans())
@@ -721,12 +740,12 @@ class Jobs(RuleBasedStateMachine):
             self.forgiven.add(job_id)
         assert self.dead_letters.retry(job_id) == expected
         # As one does who looked while it was a dead letter still, and comes too late.
-        arguments: list[str | int] = [job_id, self.inputs[job_id].work, self.options.queue_ttl]
+        arguments: list[str | int] = [job_id, self.inputs[job_id].cost, self.options.queue_ttl]
         assert self.retry_script(keys=[self.prefix], args=arguments) == "unknown"
         self.cover(f"retry: {expected}")
         if expected == "queued" and goes_well:
             self.everything_is_as_expected()
-            self.a_job_goes_well(WORKERS[0])
+            self.a_job_goes_well(WORKERS[-1])  # who can do them all
 
     @precondition(lambda self: self.indexes.get("dead"))
     @rule(data=st.data())
@@ -742,7 +761,7 @@ class Jobs(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_as_expected(self) -> None:
-        before, dead = self.records, set(self.indexes.get("dead", {}))
+        before, dead, places = self.records, set(self.indexes.get("dead", {})), self.indexes.get("passed", {})
         changes, self.changes = self.changes, {}
         self.read_everything()
         versions = self.published()
@@ -756,6 +775,7 @@ class Jobs(RuleBasedStateMachine):
         for job_id, record in self.records.items():
             self.check_record(job_id, record)
         self.check_keys()
+        self.check_places(places)
 
     def published(self) -> dict[str, list[tuple[int, str]]]:
         """Return the versions and states that were told to whoever waits, by job, since this was asked last."""
@@ -795,7 +815,10 @@ class Jobs(RuleBasedStateMachine):
             shift = SHIFTS[self.inputs[job_id].priority] * self.options.priority_seconds
             assert int(new["score"]) - created == shift * 1_000_000
             assert int(new["deadline"]) - created == ttl * 1_000_000
-            assert JobInput.model_validate_json(new["input"]) == self.inputs[job_id]
+            asked = self.inputs[job_id]
+            assert type(asked).model_validate_json(new["input"]) == asked
+            assert new.get("needs", "").split() == sorted(asked.needs)
+            assert new["schema"] == ("3" if asked.needs else "2" if asked.webhook_url else "1")
         else:
             assert int(new["version"]) > int(old["version"])
             assert int(new["attempt"]) - int(old["attempt"]) == ((was, now) == ("queued", "running"))
@@ -842,10 +865,11 @@ class Jobs(RuleBasedStateMachine):
                 indexes["dead"][job_id] = self.indexes.get("dead", {}).get(job_id)
         for event in self.events:
             indexes["webhooks"][event] = self.indexes.get("webhooks", {}).get(event)
-        assert {name: index for name, index in self.indexes.items() if name != "workers"} == indexes
+        found = {name: index for name, index in self.indexes.items() if name not in ("workers", "passed")}
+        assert found == indexes
         assert set(self.indexes.get("workers", {})) == self.alive
 
-        active = {job_id: str(self.inputs[job_id].work) for job_id in self.ids("queued", "running")}
+        active = {job_id: str(self.inputs[job_id].cost) for job_id in self.ids("queued", "running")}
         assert self.hashes.get("work", {}) == active
         ends: Counter[str] = Counter()
         for outcome, count in self.hashes.get("outcomes", {}).items():
@@ -862,6 +886,15 @@ class Jobs(RuleBasedStateMachine):
             **{f"idempotency:{owner}:{key}": " ".join(first) for (owner, key), first in self.keys.items()},
         }
         assert {name for name in self.strings if ":" not in name} <= {"card", "rate", "clock"}
+
+    def check_places(self, before: dict[str, float]) -> None:
+        """No job is overlooked: those before the place that a worker's next claim starts from are not for it."""
+        for abilities, place in self.indexes.get("passed", {}).items():
+            if place < before.get(abilities, 0):
+                self.cover("queued before jobs that were passed over")
+            for job_id in self.waiting():
+                if float(self.records[job_id]["score"]) < place:
+                    assert not self.inputs[job_id].needs <= set(abilities.split())
 
     def teardown(self) -> None:
         names = [*self.strings, *self.indexes, *self.hashes, *(f"job:{job_id}" for job_id in self.records)]

@@ -5,7 +5,7 @@ import itertools
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,11 @@ from jobs.reaper import Reaper
 from jobs.record import ERROR_CODES, SCHEMA_VERSION, ImageRecord, Job, JobError, JobStatus
 from jobs.settings import Settings
 from jobs.spec import JobInput
-from jobs.store.client import BadCursorError, ClientStore, JobGoneError, JobUnknownError, Submitted
+from jobs.store.answers import BadCursorError, JobGoneError, JobUnknownError, Submitted
+from jobs.store.client import ClientStore
 from jobs.store.redis_client import connect, connect_async
 from jobs.store.worker import AloneError, Claim, WorkerStore
+from support.demanding import demanding
 
 CARD = ModelCard(name="tiny", min_size=64, max_size=1024, precision="float32", load_seconds=7.0)
 OWNER = "someone"
@@ -40,9 +42,10 @@ class Queue:
     redis: redis.Redis
     claims: Iterator[int] = field(default_factory=itertools.count)
 
-    async def submit(self, job_id: str, **fields: Any) -> Submitted:
+    async def submit(self, job_id: str, *needs: str, **fields: Any) -> Submitted:
         options = {key: fields.pop(key) for key in ("idempotency_key", "digest") if key in fields}
-        job_input = JobInput(prompt="a cat", seed=1, **{"width": 64, "height": 64, **fields})
+        plain = JobInput(prompt="a cat", seed=1, **{"width": 64, "height": 64, **fields})
+        job_input = demanding(*needs, **fields) if needs else plain
         return await self.client.submit(
             job_id, OWNER, job_input, **{"idempotency_key": None, "digest": "digest", **options}
         )
@@ -50,13 +53,16 @@ class Queue:
     async def job(self, job_id: str) -> Job:
         return (await self.client.get(job_id, OWNER)).job
 
-    def claim(self, worker: str = "worker-1", alone: bool = True) -> Claim:
-        claim = self.try_claim(worker, alone)
+    def claim(self, worker: str = "worker-1", alone: bool = True, able: Iterable[str] = ()) -> Claim:
+        claim = self.try_claim(worker, alone, able)
         assert claim is not None
         return claim
 
-    def try_claim(self, worker: str = "worker-1", alone: bool = True) -> Claim | None:
-        return self.worker.claim(worker, next(self.claims), alone=alone)
+    def try_claim(self, worker: str = "worker-1", alone: bool = True, able: Iterable[str] = ()) -> Claim | None:
+        return self.worker.claim(worker, next(self.claims), alone=alone, abilities=frozenset(able))
+
+    def record(self, job_id: str) -> dict[str, str]:
+        return self.redis.hgetall(f"{self.settings.redis_prefix}job:{job_id}")
 
     def commit(self, claim: Claim) -> str:
         return self.worker.commit(claim, [IMAGE], {"denoise": 0.5}, 0, [])
@@ -503,6 +509,21 @@ async def test_position_and_eta_count_the_work_ahead(queue: Queue) -> None:
     assert [await place(n) for n in (1, 2)] == [(1, 1.0), (2, 2.0)]
 
 
+async def test_a_guided_job_counts_for_two_in_the_eta(queue: Queue) -> None:
+    queue.worker.heartbeat("worker-1", CARD, 64 * 64 * 8, [])  # a job without guidance a second
+    await queue.submit("guided", guidance_scale=4.0)
+    await queue.submit("plain", negative_prompt="a dog")
+    await queue.submit("last")
+
+    async def eta(job_id: str) -> float | None:
+        place = (await queue.client.get(job_id, OWNER)).place
+        return place and place.eta_seconds
+
+    assert [await eta(job_id) for job_id in ("guided", "plain", "last")] == [0.0, 2.0, 3.0]
+    assert queue.worker.progress(queue.claim(), 4) == "ok"  # half of it is done
+    assert [await eta(job_id) for job_id in ("plain", "last")] == [1.0, 2.0]
+
+
 async def test_without_live_workers_the_eta_includes_loading_the_model(queue: Queue) -> None:
     await queue.submit("job_1")
     unknown = await queue.client.get("job_1", OWNER)
@@ -531,6 +552,105 @@ async def test_a_worker_leaves_jobs_of_a_newer_version_alone(queue: Queue) -> No
     assert queue.claim().job.id == "old"
     assert queue.try_claim("worker-1") is None
     assert (await queue.job("new")).status == JobStatus.QUEUED
+
+
+async def test_a_worker_gets_the_best_job_that_it_can_do(queue: Queue) -> None:
+    await queue.submit("both", "styles", "blurring")
+    await queue.submit("styled", "styles")
+    await queue.submit("plain")
+    await queue.submit("blurred", "blurring")
+    assert queue.claim().job.id == "plain"
+    assert queue.try_claim() is None
+    assert queue.claim(able=["blurring", "something else"]).job.id == "blurred"
+    assert queue.claim(able=["styles"]).job.id == "styled"
+    assert queue.try_claim(able=["styles"]) is None
+    assert (await queue.job("both")).status == JobStatus.QUEUED
+    assert queue.claim(able=["styles", "blurring"]).job.id == "both"
+
+
+async def test_a_job_that_a_worker_can_do_is_found_behind_however_many_that_it_can_not(queue: Queue) -> None:
+    for n in range(250):
+        await queue.submit(f"job_{n}", "styles")
+    await queue.submit("plain")
+    found = await queue.client.get("plain", OWNER)
+    assert found.place is not None
+    assert found.place.position == 251
+    assert queue.claim().job.id == "plain"
+    assert queue.try_claim() is None
+    assert queue.worker.pending() == 250
+    assert [queue.claim("worker-2", able=["styles"]).job.id for _ in range(3)] == ["job_0", "job_1", "job_2"]
+
+
+async def test_jobs_that_nobody_can_do_are_not_looked_at_again_and_again(queue: Queue) -> None:
+    for n in range(250):
+        await queue.submit(f"job_{n}", "styles")
+
+    def looks() -> int:
+        before = queue.redis.info("commandstats")["cmdstat_hmget"]["calls"]
+        assert queue.try_claim() is None
+        after: int = queue.redis.info("commandstats")["cmdstat_hmget"]["calls"]
+        return after - before
+
+    assert looks() > 250
+    assert looks() < 10
+    await queue.submit("plain")
+    assert queue.claim().job.id == "plain"
+
+
+async def test_a_job_that_comes_before_those_passed_over_is_found_at_once(queue: Queue) -> None:
+    await queue.submit("handed back")
+    await queue.submit("lost")
+    handed_back, lost = queue.claim(), queue.claim()
+    for n in range(3):
+        await queue.submit(f"job_{n}", "styles", priority="low")
+    assert queue.try_claim() is None
+    await queue.submit("normal")
+    assert queue.claim().job.id == "normal"
+    assert queue.try_claim() is None
+    queue.worker.requeue(handed_back)
+    assert queue.claim().job.id == "handed back"
+    queue.worker.lose(lost, JobError(code="device_error", message="x", retryable=True))
+    assert queue.claim().job.id == "lost"
+    await queue.submit("high", priority="high")
+    assert queue.claim().job.id == "high"
+
+
+async def test_a_job_that_another_release_queued_before_those_passed_over_is_found_later(queue: Queue) -> None:
+    await queue.submit("handed back")
+    claim = queue.claim()
+    await queue.submit("job_0", "styles")
+    assert queue.try_claim() is None
+    prefix = queue.settings.redis_prefix
+    passed = queue.redis.dump(f"{prefix}passed"), queue.redis.pttl(f"{prefix}passed")
+    queue.worker.requeue(claim)
+    queue.redis.restore(f"{prefix}passed", passed[1], passed[0], replace=True)  # that one's scripts don't touch it
+    assert queue.try_claim() is None
+    assert 0 < queue.redis.pttl(f"{prefix}passed") <= 10_000
+    queue.redis.delete(f"{prefix}passed")  # as time does
+    assert queue.claim().job.id == "handed back"
+
+
+async def test_jobs_that_were_passed_over_expire_like_all_others(queue: Queue) -> None:
+    await queue.submit("late", "styles", timeout_seconds=1)
+    await queue.submit("later", "styles", timeout_seconds=1)
+    await queue.submit("plain", timeout_seconds=1)
+    await queue.submit("in time", "styles")
+    await asyncio.sleep(1.1)
+    assert queue.try_claim() is None
+    assert (await queue.job("plain")).status == JobStatus.EXPIRED
+    assert queue.worker.expire() == ["late", "later"]
+    assert queue.claim(able=["styles"]).job.id == "in time"
+
+
+async def test_a_worker_of_a_release_without_abilities_refuses_what_needs_one(queue: Queue) -> None:
+    await queue.submit("plain")
+    await queue.submit("told", webhook_url="https://hooks.example/")
+    await queue.submit("demanding", "styles", "blurring")
+    await queue.submit("both", "styles", webhook_url="https://hooks.example/")
+    records = [queue.record(job_id) for job_id in ("plain", "told", "demanding", "both")]
+    # Its scripts claim schemas up to 2, and keep what they don't know.
+    assert [record["schema"] for record in records] == ["1", "2", "3", "3"]
+    assert [record.get("needs") for record in records] == [None, None, "blurring styles", "styles"]
 
 
 @pytest.mark.parametrize("overrides", [{"lease_seconds": 1}])

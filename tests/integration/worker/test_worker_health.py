@@ -12,9 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cli.options import job_request
 from cli.stack import Stack
-from zimage.client import ZImageClient
+from zimage import JobRequest, ZImageClient
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def test_starting_ready_deaf_and_draining_are_told_apart(own: Stack) -> None:
         eventually(lambda: ask("/readyz") == (200, "ok\n"), "it hears again")
 
         with ZImageClient(own.api_url) as client:
-            long = job_request("a red circle", width=256, height=256, num_inference_steps=50)
+            long: JobRequest = {"prompt": "a red circle", "width": 256, "height": 256, "num_inference_steps": 50}
             job = client.submit(long)["id"]
             eventually(lambda: client.get(job)["status"] == "running", "it draws")
             worker.terminate()
@@ -104,7 +103,7 @@ def test_a_worker_leaves_also_when_redis_takes_nothing_back(own: Stack) -> None:
     valkey = own.pids()["valkey"]
     try:
         with ZImageClient(own.api_url) as client:
-            long = job_request("a red circle", width=512, height=512, num_inference_steps=50)
+            long: JobRequest = {"prompt": "a red circle", "width": 512, "height": 512, "num_inference_steps": 50}
             job = client.submit(long)["id"]
             eventually(lambda: client.get(job)["status"] == "running", "it draws")
         os.kill(valkey, signal.SIGSTOP)  # connections stay open, and nobody answers

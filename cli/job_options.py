@@ -1,0 +1,91 @@
+"""The options that describe a job: one for each field of `jobs/spec.py`."""
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from cli.errors import ExitCode, UserError
+from jobs.spec import JobInput, traits
+
+Command = Callable[..., None]
+Reader = Callable[[Any], Any]
+
+
+def describes_job(*without: str) -> Callable[[Command], Command]:
+    """Give a command the options that describe a job, and that job (a `JobRequest`) as its first argument.
+
+    What is not given is left to the service.
+
+    Args:
+        without: fields that have no option here.
+    """
+    named = (name for name, trait in traits(JobInput).items() if trait.flag != "" and name not in without)
+    options = {name: _option(name) for name in named}
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            given = {name: values.pop(name) for name in options}
+            request = {name: read(given[name]) for name, (_, read) in options.items() if given[name] is not None}
+            command(request, **values)
+
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = [parameter for parameter, _ in options.values()] + own
+        by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        run.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _option(name: str) -> tuple[inspect.Parameter, Reader]:
+    """Return the parameter for a field, and what turns its value into the field's."""
+    field, trait = JobInput.model_fields[name], traits(JobInput)[name]
+    told = trait.help or field.description
+    kind, metavar, read = _spelling(field.annotation)
+    if field.is_required():
+        annotation, default = Annotated[kind, typer.Argument(help=told)], inspect.Parameter.empty
+    else:
+        flags = [trait.flag] if trait.flag else []
+        annotation, default = Annotated[kind | None, typer.Option(*flags, metavar=metavar, help=told)], None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation), read
+
+
+def _spelling(annotation: Any) -> tuple[Any, str | None, Reader]:
+    """Return how a field is written on the command line: its type there, its metavar, and what reads it."""
+    match _kinds(annotation):
+        case [kind] if kind in (bool, int, float, str):
+            return kind, None, lambda value: value
+        case [kind] if get_origin(kind) is Literal:
+            return str, "|".join(map(str, get_args(kind))), _json
+        case [kind] if kind == dict[str, str]:
+            return list[str], "NAME=VALUE", _pairs
+    return str, "JSON", _json
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """Return the types that a field takes besides None."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _kinds(part)]
+    return [] if annotation is NoneType else [annotation]
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    if not all(separator for _, separator, _ in pairs):
+        raise UserError(f"not NAME=VALUE: {' '.join(texts)}", ExitCode.USAGE)
+    return {name: value for name, _, value in pairs}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # a word, where the field takes words; else the service says what it takes

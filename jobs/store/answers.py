@@ -1,0 +1,83 @@
+"""What the store answers to clients of the service, and what it raises."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from jobs.record import ERROR_CODES, Job, JobStatus
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a key's rate leaves: submits now, and the seconds until all of a minute's are there again."""
+
+    remaining: int
+    reset_seconds: float
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The answer to a submit; `job_id` is None when it was refused: full, too_fast or too_many."""
+
+    outcome: Literal["created", "replayed", "mismatch", "full", "too_fast", "too_many"]
+    job_id: str | None
+    retry_seconds: float | None = None  # too_fast: until the next is taken; full: those that a job takes, if known
+    allowance: Allowance | None = None  # of a key with a rate
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a queued job stands: 1 is the next to be claimed; seconds until it starts, None while no rate is known."""
+
+    position: int
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A job and, while it is queued, its place."""
+
+    job: Job
+    place: Place | None
+
+
+class Outcome(NamedTuple):
+    """How a job ended; `code` is that of a failure's error, else empty."""
+
+    status: str
+    code: str = ""
+
+
+OUTCOMES = (
+    *map(Outcome, (JobStatus.SUCCEEDED, JobStatus.CANCELED, JobStatus.EXPIRED)),
+    *(Outcome(JobStatus.FAILED, code) for code in ERROR_CODES),
+)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The queue as a whole."""
+
+    workers: int
+    dead_letters: int
+    oldest_queued_seconds: float
+    counts: dict[JobStatus, int]
+    ended: dict[Outcome, int]  # since the service's first job; those that never came about included, as 0
+
+
+class Memory(NamedTuple):
+    """Of Redis: bytes in use, and its `maxmemory` (0: it has none)."""
+
+    used: int
+    maximum: int
+
+
+class JobGoneError(LookupError):
+    """The job was deleted or is past its retention."""
+
+
+class JobUnknownError(LookupError):
+    """No such job, or it is another owner's."""
+
+
+class BadCursorError(ValueError):
+    """The cursor is not one that `list` returned."""

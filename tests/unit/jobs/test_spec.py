@@ -1,0 +1,77 @@
+"""A job's request: what follows from its fields, those that come later included."""
+
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel
+
+from jobs.spec import JobInput, Trait
+from support.demanding import DemandingInput, demanding
+from support.golden import GOLDEN
+
+ASKED: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 128, "num_inference_steps": 4, "num_images": 2}
+
+
+class Early(BaseModel):
+    """A field that comes before all others."""
+
+    early: Annotated[str, Trait(picture=True)] = "none"
+
+
+class EarlyInput(JobInput, Early):
+    """As if the field had been added at the top of the request."""
+
+
+class DearInput(JobInput):
+    """With a field that makes jobs dearer."""
+
+    sharpness: Annotated[int, Trait(cost=lambda sharpness: 1 + sharpness / 2)] = 0
+
+
+@pytest.mark.parametrize("accepted", GOLDEN["digests"], ids=lambda accepted: accepted["digest"][:8])
+def test_digests_of_an_earlier_release_stay_valid(accepted: dict[str, Any]) -> None:
+    assert JobInput.model_validate(accepted["request"]).digest() == accepted["digest"]
+
+
+@pytest.mark.parametrize("accepted", GOLDEN["digests"], ids=lambda accepted: accepted["digest"][:8])
+@pytest.mark.parametrize("model", [DemandingInput, EarlyInput])
+def test_a_field_that_comes_changes_no_digest(model: type[JobInput], accepted: dict[str, Any]) -> None:
+    assert model.model_validate(accepted["request"]).digest() == accepted["digest"]
+
+
+def test_requests_that_differ_in_a_later_field_alone_have_other_digests() -> None:
+    early = {EarlyInput(**ASKED, early=value).digest() for value in ("none", "some", "more")}
+    later = {demanding(**fields).digest() for fields in ({}, {"style": "ink"}, {"style": "oil"}, {"blur": 1})}
+    assert (len(early), len(later)) == (3, 4)
+
+
+def test_guidance_costs_a_second_evaluation_of_each_step() -> None:
+    plain, guided = JobInput(**ASKED), JobInput(**ASKED, guidance_scale=0.5)
+    assert plain.work == plain.cost == guided.work == 64 * 128 * 4 * 2
+    assert guided.cost == 2 * plain.cost
+
+
+def test_a_later_field_costs_what_it_says() -> None:
+    plain = DearInput(**ASKED)
+    assert plain.cost == plain.work
+    assert DearInput(**ASKED, sharpness=1).cost == 1.5 * plain.work
+    assert DearInput(**ASKED, sharpness=1, guidance_scale=1.0).cost == 3 * plain.work
+
+
+def test_a_later_field_needs_what_it_says_unless_it_is_left_alone() -> None:
+    assert demanding().needs == set()
+    assert demanding("styles").needs == {"styles"}
+    assert demanding("styles", "blurring").needs == {"styles", "blurring"}
+
+
+def test_a_picture_is_decided_by_what_is_drawn_and_by_nothing_else() -> None:
+    asked = JobInput(**ASKED, negative_prompt="text", guidance_scale=1.0, seed=3, priority="low", metadata={"a": "b"})
+    assert asked.picture() == {
+        "prompt": "a cat",
+        "negative_prompt": "text",
+        "num_inference_steps": 4,
+        "guidance_scale": 1.0,
+        "width": 64,
+        "height": 128,
+    }
+    assert demanding("styles").picture().items() > {"style": "ink", "blur": 0}.items()
