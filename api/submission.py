@@ -9,7 +9,7 @@ from fastapi import Header
 
 from api import metrics
 from api.deps import Services
-from api.limits import limit_exceeded, limit_headers
+from api.http.limits import limit_exceeded, limit_headers
 from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_request, unavailable, whole
 from api.served_model import served_model
 from api.webhooks.addresses import AddressError, ResolverError

@@ -15,7 +15,7 @@ from pipeline.cuda.kernels.rows import quantize_rows
 from pipeline.cuda.transformer import ATTENTION
 from pipeline.formats.bfloat16 import BFloat16Matrix
 from pipeline.formats.number_format import Matrix, NumberFormat
-from pipeline.formats.rows import Rows
+from pipeline.formats.row_format import Rows
 from pipeline.model.layers import attend
 
 DIM, HIDDEN, HEADS = 3840, 10240, 30  # of the released transformer

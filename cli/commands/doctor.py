@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import typer
 
 from cli import options
-from cli.config import load_settings
+from cli.checked_settings import load_settings
 from cli.errors import ExitCode, UserError
 from cli.results import print_json
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from cli import options
 from cli.bars import follow, progress_report
-from cli.config import load_settings
+from cli.checked_settings import load_settings
 from cli.errors import ExitCode, UserError
 from cli.exits import time_limit
 from cli.job_options import describes_job

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.config import load_settings
+from cli.checked_settings import load_settings
 from cli.errors import UserError
 from cli.results import print_json
 from cli.servers import redis_client

@@ -9,7 +9,7 @@ import typer
 
 from cli import options
 from cli.bars import follow
-from cli.config import load_settings
+from cli.checked_settings import load_settings
 from cli.errors import ExitCode, UserError
 from cli.exits import orderly_interrupts, time_limit
 from cli.results import ended_badly, print_timings, save_images

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.checked_settings import load_settings
 from cli.chosen import act_on_each, chosen
-from cli.config import load_settings
 from cli.results import print_json
 from cli.servers import redis_client
 from cli.table import local_time, print_table, printable, shortened

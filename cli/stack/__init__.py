@@ -1,5 +1,5 @@
 """The embedded stack: real servers from wheels (Valkey, SeaweedFS), the API and workers, on loopback."""
 
-from cli.stack.stack import Stack, StackError, use_running
+from cli.stack.embedded import Stack, StackError, use_running
 
 __all__ = ["Stack", "StackError", "use_running"]

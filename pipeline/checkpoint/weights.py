@@ -14,7 +14,7 @@ from pipeline.checkpoint.config import CheckpointError
 from pipeline.checkpoint.files import StoredTensor, WeightFiles
 from pipeline.formats.linears import set_quantized_weight
 from pipeline.formats.registry import FORMATS, find_stored
-from pipeline.formats.rows import Rows
+from pipeline.formats.row_format import Rows
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

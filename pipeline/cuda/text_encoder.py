@@ -9,7 +9,7 @@ from pipeline.cuda.graphs import Graphs
 from pipeline.cuda.kernels.rows import quantize_rows
 from pipeline.formats.linears import format_of, matrix, quantize_, settle_
 from pipeline.formats.number_format import NumberFormat
-from pipeline.formats.rows import RowFormat
+from pipeline.formats.row_format import RowFormat
 from pipeline.model.text_encoder import TextEncoder
 
 TOKEN_MULTIPLE = 32  # lengths are filled up to one, so that few graphs serve all prompts

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.formats.number_format import Matrix, NumberFormat
-from pipeline.formats.rows import RowFormat, Rows
+from pipeline.formats.row_format import RowFormat, Rows
 
 NAME = "fp8"
 E4M3 = RowFormat(torch.float8_e4m3fn, torch.finfo(torch.float8_e4m3fn).max)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.formats.bfloat16 import BFloat16Matrix
 from pipeline.formats.number_format import Matrix, NumberFormat
 from pipeline.formats.registry import FORMATS
-from pipeline.formats.rows import Rows
+from pipeline.formats.row_format import Rows
 
 
 def format_of(linear: nn.Linear) -> NumberFormat | None:

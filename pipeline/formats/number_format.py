@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.formats.rows import RowFormat, Rows
+from pipeline.formats.row_format import RowFormat, Rows
 
 # The one place that says which weights are quantised. What is one product on the GPU, [to_q, to_k, to_v] and [w1, w3],
 # has to be named together. All else is small or sensitive, so it keeps its type.

@@ -13,7 +13,7 @@ from pipeline import TINY_CHECKPOINT, ZImagePipeline
 from pipeline.checkpoint.components import Checkpoint
 from pipeline.formats.fp8 import E4M3, FP8, Fp8Matrix
 from pipeline.formats.number_format import NumberFormat
-from pipeline.formats.rows import RowFormat
+from pipeline.formats.row_format import RowFormat
 from pipeline.model.autoencoder import Autoencoder, AutoencoderParams
 from pipeline.model.text_encoder import TextEncoder
 from pipeline.model.transformer import Transformer, TransformerParams

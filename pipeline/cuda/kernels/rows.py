@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
-from pipeline.formats.rows import SMALLEST, RowFormat, Rows
+from pipeline.formats.row_format import SMALLEST, RowFormat, Rows
 
 TINY = tl.constexpr(SMALLEST)
 

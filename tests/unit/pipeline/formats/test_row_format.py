@@ -4,7 +4,7 @@ import torch
 from pipeline.formats.fp8 import E4M3
 from pipeline.formats.number_format import QuantizationError
 from pipeline.formats.registry import FORMATS, find, find_stored
-from pipeline.formats.rows import RowFormat
+from pipeline.formats.row_format import RowFormat
 
 
 @pytest.mark.parametrize(("rows", "error"), [(E4M3, 2**-4), (RowFormat(torch.int8, 127.0), 0.5 / 127)])

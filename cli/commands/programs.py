@@ -1,0 +1,32 @@
+"""`zimage api, worker`: the two programs, each for a machine or container of its own."""
+
+from typing import Annotated
+
+import typer
+
+from cli.checked_settings import load_settings
+
+
+def api(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [env var: ZIMAGE_HOST]")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port.  [env var: ZIMAGE_PORT]")] = None,
+) -> None:
+    """Serve the HTTP API; Redis and S3 are where the settings say."""
+    overrides = {"host": host, "port": port}
+    settings = load_settings().model_copy(
+        update={name: value for name, value in overrides.items() if value is not None}
+    )
+    from api.server import serve
+
+    serve(settings)
+
+
+def worker() -> None:
+    """Draw the jobs of the queue; Redis, S3, model and device are what the settings say."""
+    settings = load_settings()
+    from worker.executor.kernel_cache import keep_kernels
+
+    keep_kernels(settings.cache_dir)
+    from worker.process import run
+
+    raise typer.Exit(run(settings))
