@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from jobs.record import ERROR_CODES, Job, JobStatus
+from jobs.store.eta import Place
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,6 @@ class Submitted:
     job_id: str | None
     retry_seconds: float | None = None  # too_fast: until the next is taken; full: those that a job takes, if known
     allowance: Allowance | None = None  # of a key with a rate
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a queued job stands: 1 is the next to be claimed; seconds until it starts, None while no rate is known."""
-
-    position: int
-    eta_seconds: float | None
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from jobs.store.answers import (
     Memory,
     Outcome,
     Overview,
-    Place,
     Submitted,
 )
+from jobs.store.eta import Ahead
 from jobs.store.scripts import MICROSECONDS, pairs
 from jobs.telemetry import lifecycle
 from jobs.telemetry.trace_context import current_traceparent
@@ -124,16 +124,12 @@ class ClientStore:
                 raise JobGoneError
             case ["unknown"]:
                 raise JobUnknownError
-        _, flat, before, *queue = answer
+        _, flat, *row = answer
         job = Job.from_record(dict(pairs(flat)))
-        if before == "":
+        if row == [""]:
             return Found(job, None)
-        work, rate, workers = float(queue[0]), float(queue[1]), int(queue[2])
-        eta = work / rate if rate > 0 else None
-        if eta is not None and workers == 0:
-            card = await self.last_card()
-            eta += card.load_seconds if card else 0.0
-        return Found(job, Place(int(before) + 1, eta))
+        ahead = Ahead.from_row(row)
+        return Found(job, ahead.place(None if ahead.workers else await self.last_card()))
 
     async def list(
         self, owner: str, *, status: JobStatus | None, limit: int, cursor: str | None

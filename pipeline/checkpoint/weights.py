@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint.config import CheckpointError
 from pipeline.checkpoint.files import StoredTensor, WeightFiles
-from pipeline.formats.linears import set_quantized_weight
+from pipeline.formats.quantizing import set_quantized_weight
 from pipeline.formats.registry import FORMATS, find_stored
 from pipeline.formats.row_format import Rows
 
@@ -36,8 +36,9 @@ class Weights(Generic[ModuleT]):
 
         Args:
             device: where the parameters go.
-            dtype: what floating-point type they become. None: they stay what they are, for `formats.linears.settle_`; a
-                layer in a number format then has `weight_scale` too, and its forward does not work.
+            dtype: what floating-point type they become. None: they stay what they are, for
+                `formats.quantizing.settle_`; a layer in a number format then has `weight_scale` too, and its forward
+                does not work.
         """
         shapes = {key: tensor.shape for key, tensor in self.module.state_dict().items()}
         state: dict[str, Tensor] = {}

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from pipeline.cuda.graphs import Graphs
 from pipeline.cuda.kernels.rows import quantize_rows
-from pipeline.formats.linears import format_of, matrix, quantize_, settle_
 from pipeline.formats.number_format import NumberFormat
+from pipeline.formats.quantizing import format_of, matrix, quantize_, settle_
 from pipeline.formats.row_format import RowFormat
 from pipeline.model.text_encoder import TextEncoder
 

@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.cuda import graphs
 from pipeline.cuda.kernels.rows import gate_, gate_norm, norm, quantize_rows, rotate_qk_, swiglu
-from pipeline.formats.linears import join, quantize_, settle_
 from pipeline.formats.number_format import NumberFormat
+from pipeline.formats.quantizing import join, quantize_, settle_
 from pipeline.formats.row_format import RowFormat, Rows
 from pipeline.model.layers import ModulatedBlock, attend
 from pipeline.model.stack import Conditioning

@@ -6,6 +6,6 @@ alone. There are three places to stand:
 - `parts.transformer.stack` is a `Stack`: it runs any range of layers (`pipeline.model.stack`). What has to be
   remembered from step to step goes into `conditioning.memories`: one a row, which is one image's guidance branch.
 - `places(parts.transformer)` tells where each matrix of the checkpoint is at work: a side path is a forward hook there
-  (`pipeline.places`).
+  (`pipeline.matrices`).
 - `parts.presence[part]` is entered while a part's weights have to be on the device.
 """

@@ -14,7 +14,7 @@ from pipeline.checkpoint.random import SIZES, write_random_checkpoint
 from pipeline.cuda import graphs
 from pipeline.formats import fp8
 from pipeline.formats.fp8 import E4M3, Fp8Matrix
-from pipeline.formats.linears import matrix, quantized_weight, set_quantized_weight
+from pipeline.formats.quantizing import matrix, quantized_weight, set_quantized_weight
 
 PROMPT = "a red circle on a blue background"
 

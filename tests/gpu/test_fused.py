@@ -14,10 +14,10 @@ from pipeline.checkpoint.components import Checkpoint
 from pipeline.formats.fp8 import E4M3, FP8, Fp8Matrix
 from pipeline.formats.number_format import NumberFormat
 from pipeline.formats.row_format import RowFormat
+from pipeline.matrices import places
 from pipeline.model.autoencoder import Autoencoder, AutoencoderParams
 from pipeline.model.text_encoder import TextEncoder
 from pipeline.model.transformer import Transformer, TransformerParams
-from pipeline.places import places
 from pipeline.wrappers.graphed_stack import GraphedStack
 
 PARAMS = TransformerParams(

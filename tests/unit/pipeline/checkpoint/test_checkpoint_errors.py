@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline import CheckpointError, ZImagePipeline
 from pipeline.checkpoint.components import autoencoder_weights
-from pipeline.formats.linears import settle_
+from pipeline.formats.quantizing import settle_
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 TEXT_INDEX = "text_encoder/model.safetensors.index.json"

@@ -14,7 +14,7 @@ from pipeline import CheckpointError, ZImagePipeline
 from pipeline.checkpoint.components import text_encoder_weights, transformer_weights
 from pipeline.checkpoint.quantized import write_quantized_checkpoint
 from pipeline.formats.fp8 import E4M3, FP8, Fp8Matrix
-from pipeline.formats.linears import matrix, quantize_, quantized_weight, settle_
+from pipeline.formats.quantizing import matrix, quantize_, quantized_weight, settle_
 from support.bfloat16_checkpoint import write_bfloat16_checkpoint
 
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import recipe
+from pipeline.matrices import places
 from pipeline.model.stack import Conditioning, Stack
 from pipeline.pipeline import ZImagePipeline
-from pipeline.places import places
 from pipeline.recipe import Parts, Recipe
 
 Wrapper = Callable[[Parts, Recipe], None]

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import ZImagePipeline
-from pipeline.places import places
+from pipeline.matrices import places
 
 ASKED = {"height": 64, "width": 48, "num_inference_steps": 2, "output_type": "latent"}
 
