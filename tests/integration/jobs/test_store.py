@@ -642,13 +642,13 @@ async def test_jobs_that_were_passed_over_expire_like_all_others(queue: Queue) -
     assert queue.claim(able=["styles"]).job.id == "in time"
 
 
-async def test_a_worker_of_a_release_without_abilities_refuses_what_needs_one(queue: Queue) -> None:
+async def test_workers_of_earlier_releases_are_told_what_to_leave_alone(queue: Queue) -> None:
     await queue.submit("plain")
     await queue.submit("told", webhook_url="https://hooks.example/")
     await queue.submit("demanding", "styles", "blurring")
     await queue.submit("both", "styles", webhook_url="https://hooks.example/")
     records = [queue.record(job_id) for job_id in ("plain", "told", "demanding", "both")]
-    # Its scripts claim schemas up to 2, and keep what they don't know.
+    # Their scripts claim schemas up to 2, and keep what they don't know.
     assert [record["schema"] for record in records] == ["1", "2", "3", "3"]
     assert [record.get("needs") for record in records] == [None, None, "blurring styles", "styles"]
 
