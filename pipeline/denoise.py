@@ -11,15 +11,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.drawing import Branch, Drawing
 from pipeline.model.scheduler import Schedule, euler_step, sigmas
-from pipeline.model.stack import Conditioning
-from pipeline.model.transformer import Transformer
-from pipeline.timeline import Steps
+from pipeline.model.transformer import Prepared, Transformer
+from pipeline.timeline import Progress
 
 
 class Step(NamedTuple):
-    """One step of a trajectory, each value on the device."""
+    """One step of a trajectory; tensors are on the device."""
 
+    number: int  # from 0
     timestep: Tensor  # [1], 0 for pure noise, 1 for a finished image
     sigma: Tensor  # noise level before the step
     sigma_next: Tensor  # and after it
@@ -28,11 +29,16 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Guidance:
-    """How far, and for how long, to go from the negative prompt's prediction towards the prompt's and beyond."""
+    """How far, and for how long, to go from the negative prompt's prediction to the prompt's and beyond."""
 
     scale: float  # 0: not at all
     norm_limit: float  # of the guided prediction, in norms of the unguided one; 0: none
     truncation: float  # the last timestep, 0 to 1, that is guided
+
+    @classmethod
+    def of(cls, drawing: Drawing) -> "Guidance":
+        """What a drawing asks for."""
+        return cls(drawing.guidance_scale, float(drawing.cfg_normalization), drawing.cfg_truncation)
 
     def applies(self, timestep: float) -> bool:
         """Whether a step is guided."""
@@ -53,20 +59,17 @@ class Image:
 
     Args:
         noise: float32 `[C, H, W]` on the device.
-        conditionings: by whether a step is guided: of the prompt and the negative one, or of the prompt alone.
-        guidance: of those steps.
+        drawing: asks for it.
+        prepared: by whether a step is guided: of the prompt and the negative one, or of the prompt alone.
     """
 
-    def __init__(self, noise: Tensor, conditionings: Mapping[bool, Conditioning], guidance: Guidance) -> None:
+    def __init__(self, noise: Tensor, drawing: Drawing, prepared: Mapping[bool, Prepared]) -> None:
         self.latents = noise[None]
         self.stopped = False
-        positive: dict[object, object] = {}
-        negative: dict[object, object] = {}
-        memories = {True: (positive, negative), False: (positive,)}
-        self._conditionings = {
-            guided: replace(conditioning, memories=memories[guided]) for guided, conditioning in conditionings.items()
-        }
-        self._guidance = guidance
+        self._guidance = Guidance.of(drawing)
+        self._branches = [Branch(drawing) for _ in range(1 + drawing.guided)]  # the prompt's first
+        rows = {True: self._branches, False: self._branches[:1]}
+        self._prepared = {guided: replace(shared, rows=rows[guided]) for guided, shared in prepared.items()}
 
     def stop(self) -> None:
         """Take no further step; the other images go on."""
@@ -74,48 +77,50 @@ class Image:
 
     def advance(self, transformer: Transformer, step: Step) -> None:
         """Take a step, unless the image was stopped."""
-        if not self.stopped:
-            output = self._predict(transformer, step)
-            self.latents = euler_step(self.latents, -output, step.sigma, step.sigma_next)
+        if self.stopped:
+            return
+        for branch in self._branches:
+            branch.step = step.number
+        output = self._predict(transformer, step)
+        self.latents = euler_step(self.latents, -output, step.sigma, step.sigma_next)
 
     def _predict(self, transformer: Transformer, step: Step) -> Tensor:
         """The negated velocity `[1, C, H, W]` in float32; both guidance branches are evaluated at once."""
-        conditioning = self._conditionings[step.guided]
-        x = self.latents.expand(len(conditioning.memories), -1, -1, -1)
-        output: Tensor = transformer(x, step.timestep, conditioning).float()
+        prepared = self._prepared[step.guided]
+        x = self.latents.expand(len(prepared.rows), -1, -1, -1)
+        output: Tensor = transformer(x, step.timestep, prepared).float()
         return self._guidance.combine(*output.chunk(2)) if step.guided else output
 
 
-def trajectory(schedule: Schedule, steps: int, guidance: Guidance, device: torch.device) -> list[Step]:
+def trajectory(schedule: Schedule, drawing: Drawing, device: torch.device) -> list[Step]:
     """The steps from noise to image."""
-    levels = sigmas(steps, schedule.shift)
+    levels = sigmas(drawing.num_inference_steps, schedule.shift)
     timesteps = schedule.timesteps(levels[:-1])
-    guided = [guidance.applies(timestep) for timestep in timesteps.tolist()]
+    guided = [Guidance.of(drawing).applies(timestep) for timestep in timesteps.tolist()]
     levels, timesteps = levels.to(device), timesteps.to(device)
-    return [Step(timesteps[i : i + 1], levels[i], levels[i + 1], guided[i]) for i in range(steps)]
+    return [Step(i, timesteps[i : i + 1], levels[i], levels[i + 1], guided[i]) for i in range(len(guided))]
 
 
-def begin(
-    transformer: Transformer, noise: Tensor, captions: Sequence[Tensor], guidance: Guidance, steps: Sequence[Step]
+def images_of(
+    drawing: Drawing, noise: Tensor, captions: Sequence[Tensor], transformer: Transformer, steps: Sequence[Step]
 ) -> list[Image]:
-    """Make the images of one prompt.
+    """Make the images of a drawing.
 
     Args:
-        transformer: what will denoise them.
-        noise: float32 `[B, C, H, W]` on the device, one image a row.
+        drawing: asks for them.
+        noise: float32 `[num_images, C, H, W]` on the device.
         captions: features of the prompt and, with guidance, of the negative one.
-        guidance: of all of them.
-        steps: of their trajectory.
+        transformer: what will denoise them.
+        steps: that they will take.
     """
-    height, width = noise.shape[-2:]
-    conditionings = {
-        guided: transformer.prepare(captions if guided else captions[:1], height, width)
+    prepared = {
+        guided: transformer.prepare(captions if guided else captions[:1], *noise.shape[-2:])
         for guided in {step.guided for step in steps}
     }
-    return [Image(row, conditionings, guidance) for row in noise]
+    return [Image(row, drawing, prepared) for row in noise]
 
 
-def denoise(transformer: Transformer, images: Sequence[Image], steps: Sequence[Step], progress: Steps) -> None:
+def denoise(transformer: Transformer, images: Sequence[Image], steps: Sequence[Step], progress: Progress) -> None:
     """Take all steps with all images, in turns: each image is evaluated alone, so its bits are those of its seed."""
     for step in steps:
         for image in images:

@@ -2,10 +2,19 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Geometry(NamedTuple):
+    """What the model's shape asks of a picture's."""
+
+    channels: int  # of the latents
+    downscale: int  # pixels on a side of one latent pixel
+    patch: int  # latent pixels on a side of one token
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,20 +58,15 @@ class Drawing:
         """Whether a negative prompt is stayed away from."""
         return self.guidance_scale > 0
 
-    def check(self, channels: int, downscale: int, patch: int) -> None:
-        """Refuse what can't be drawn.
-
-        Args:
-            channels: of the latents.
-            downscale: pixels on a side of one latent pixel.
-            patch: latent pixels on a side of one token.
+    def check(self, geometry: Geometry) -> None:
+        """Refuse what a model of this geometry can't draw.
 
         Raises:
             ValueError: a field is out of range; the message names it, its value and what was expected.
         """
         if not self.prompt.strip():
             raise ValueError("prompt is empty, expected some text")
-        multiple = downscale * patch
+        multiple = geometry.downscale * geometry.patch
         for name, size in (("height", self.height), ("width", self.width)):
             if size < multiple or size % multiple:
                 raise ValueError(f"{name} is {size}, expected a multiple of {multiple}")
@@ -73,24 +77,35 @@ class Drawing:
             raise ValueError(f"guidance_scale is {self.guidance_scale}, expected 0 or more")
         if self.output_type not in ("uint8", "latent"):
             raise ValueError(f"output_type is {self.output_type!r}, expected 'uint8' or 'latent'")
-        shape = self.shape(channels, downscale)
+        shape = self._shape(geometry)
         if self.latents is not None and self.latents.shape != shape:
             raise ValueError(f"latents have shape {list(self.latents.shape)}, expected {list(shape)}")
 
-    def shape(self, channels: int, downscale: int) -> tuple[int, int, int, int]:
-        """Of the latents, `[num_images, channels, height / downscale, width / downscale]`."""
-        return self.num_images, channels, self.height // downscale, self.width // downscale
-
-    def start(self, channels: int, downscale: int) -> Tensor:
-        """Where the images start: the given latents, or noise, float32 on the CPU.
+    def start(self, geometry: Geometry) -> Tensor:
+        """Where the images start, float32 `[num_images, C, H, W]`: the given latents, or noise, drawn on the CPU.
 
         A seed means the same noise, and so the same picture, on every device.
         """
         if self.latents is not None:
             return self.latents.float()
-        images, *rest = self.shape(channels, downscale)
+        images, *rest = self._shape(geometry)
         generators = [torch.Generator().manual_seed(self.seed + index) for index in range(images)]
         return torch.stack([torch.randn(rest, generator=generator) for generator in generators])
+
+    def _shape(self, geometry: Geometry) -> tuple[int, int, int, int]:
+        height, width = self.height // geometry.downscale, self.width // geometry.downscale
+        return self.num_images, geometry.channels, height, width
+
+
+@dataclass(eq=False)
+class Branch:
+    """A row on its way: one image's prompt, or its negative one; what wrappers of the stack know of it."""
+
+    drawing: Drawing
+    step: int = 0  # the one that is taken, counted from 0
+    memory: dict[object, Any] = field(
+        default_factory=dict
+    )  # from step to step; who keeps something does so under itself
 
 
 @dataclass(frozen=True)

@@ -1,54 +1,29 @@
 """Prompt to pixels: text features, the denoising loop, and the decoder (arXiv 2511.22699)."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from pipeline.denoise import Guidance, begin, denoise, trajectory
+from pipeline.denoise import denoise, images_of, trajectory
 from pipeline.device import current, find_device
-from pipeline.drawing import Drawing, Generation
+from pipeline.drawing import Drawing, Generation, Geometry
 from pipeline.formats.number_format import Matrix
 from pipeline.formats.registry import find
-from pipeline.model.autoencoder import Autoencoder, to_uint8
-from pipeline.model.scheduler import Schedule
-from pipeline.model.text_encoder import TextEncoder
-from pipeline.model.transformer import Transformer
-from pipeline.recipe import Recipe
-from pipeline.timeline import Stages, Steps
+from pipeline.model.autoencoder import to_uint8
+from pipeline.model.text_encoder import TextFeatures
+from pipeline.recipe import Parts, Recipe
+from pipeline.timeline import PeakMemory, Progress, Stages
 
 
 class ZImagePipeline:
-    """Z-Image on one device. Not thread-safe: one call at a time.
+    """Z-Image on one device. Not thread-safe: one call at a time."""
 
-    Args:
-        text_encoder: first part at work.
-        transformer: the second.
-        autoencoder: the third.
-        schedule: of the noise.
-        device: where they are.
-        presence: by part, `text_encoder`, `transformer` or `vae`: entered while its weights have to be on the device;
-            None: they always are.
-    """
-
-    def __init__(
-        self,
-        text_encoder: TextEncoder,
-        transformer: Transformer,
-        autoencoder: Autoencoder,
-        schedule: Schedule,
-        device: torch.device,
-        presence: Mapping[str, AbstractContextManager[object]] | None = None,
-    ) -> None:
-        self.text_encoder = text_encoder
-        self.transformer = transformer
-        self.autoencoder = autoencoder
-        self.schedule = schedule
-        self.device = device
-        self._presence = presence or {}
+    def __init__(self, parts: Parts) -> None:
+        self.text_encoder, self.transformer, self.autoencoder, self.schedule, self.device, self._presence = parts
 
     @classmethod
     def from_pretrained(
@@ -74,7 +49,7 @@ class ZImagePipeline:
             QuantizationError: a quantization that is unknown or that the device cannot run.
             ValueError: `device` is none of this machine.
         """
-        return cls(*Recipe(path_or_id, find_device(device), dtype, vae_path, find(quantization)).build())
+        return cls(Recipe(path_or_id, find_device(device), dtype, vae_path, find(quantization)).build())
 
     @property
     def quantization(self) -> str | None:
@@ -93,49 +68,59 @@ class ZImagePipeline:
         Raises:
             ValueError: a field is out of range; the message names it, its value and what was expected.
         """
-        channels, downscale = self.transformer.params.in_channels, self.autoencoder.downscale
-        drawing.check(channels, downscale, self.transformer.params.patch_size)
-        guidance = Guidance(drawing.guidance_scale, float(drawing.cfg_normalization), drawing.cfg_truncation)
+        geometry = self._geometry()
+        drawing.check(geometry)
         with current(self.device):
-            cuda = self.device.type == "cuda"
-            if cuda:
-                torch.cuda.reset_peak_memory_stats(self.device)
-            stages = Stages(self.device)
-            reused = self.text_encoder.reused
+            peak, stages = PeakMemory(self.device), Stages(self.device)
             with self._stage("text_encoder", "text_encode", stages):
-                captions, warnings = self._encode(drawing)
-                noise = drawing.start(channels, downscale)  # while the device encodes
+                texts = self._encode(drawing)
+                noise = drawing.start(geometry)  # while the device encodes
             with self._stage("transformer", "denoise", stages):
-                steps = trajectory(self.schedule, drawing.num_inference_steps, guidance, self.device)
-                images = begin(self.transformer, noise.to(self.device), captions, guidance, steps)
-                denoise(self.transformer, images, steps, Steps(self.device, len(steps), drawing.on_step))
-                x = torch.cat([image.latents for image in images])
+                x = self._denoise(drawing, noise.to(self.device), [text.features for text in texts])
             if drawing.output_type == "uint8":
                 with self._stage("vae", "decode", stages):
-                    # One at a time: the decoder's activations, not its weights, are what fills the memory.
-                    x = torch.cat([to_uint8(self.autoencoder.decode(latent[None])) for latent in x]).cpu()
+                    x = self._decode(x)
             return Generation(
                 images=x.cpu(),
                 timings=stages.seconds(),
-                peak_vram_bytes=torch.cuda.max_memory_allocated(self.device) if cuda else 0,
-                warnings=warnings,
-                prompts=len(captions),
-                prompts_reused=self.text_encoder.reused - reused,
+                peak_vram_bytes=peak.bytes(),
+                warnings=_warnings(drawing, texts),
+                prompts=len(texts),
+                prompts_reused=sum(text.reused for text in texts),
             )
 
-    def _encode(self, drawing: Drawing) -> tuple[list[Tensor], list[str]]:
-        """Features of the prompt and, with guidance, of the negative one; and what to tell of them."""
-        text = self.text_encoder.encode(drawing.prompt)
-        if drawing.guided:
-            negative = self.text_encoder.encode(drawing.negative_prompt or "")
-            told = [f"negative {warning}" for warning in negative.warnings]
-            return [text.features, negative.features], [*text.warnings, *told]
-        unheard = ["the negative prompt had no effect: that takes a guidance_scale above 0"]
-        return [text.features], [*text.warnings, *(unheard if drawing.negative_prompt else [])]
+    def _geometry(self) -> Geometry:
+        params = self.transformer.params
+        return Geometry(params.in_channels, self.autoencoder.downscale, params.patch_size)
+
+    def _encode(self, drawing: Drawing) -> list[TextFeatures]:
+        """Features of the prompt and, with guidance, of the negative one."""
+        prompts = [drawing.prompt, *([drawing.negative_prompt or ""] if drawing.guided else [])]
+        return [self.text_encoder.encode(prompt) for prompt in prompts]
+
+    def _denoise(self, drawing: Drawing, noise: Tensor, captions: list[Tensor]) -> Tensor:
+        """From noise to latents, both float32 `[num_images, C, H, W]` on the device."""
+        steps = trajectory(self.schedule, drawing, self.device)
+        images = images_of(drawing, noise, captions, self.transformer, steps)
+        denoise(self.transformer, images, steps, Progress(self.device, len(steps), drawing.on_step))
+        return torch.cat([image.latents for image in images])
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """From latents to pixels, one at a time: the decoder's activations, not its weights, fill the memory."""
+        return torch.cat([to_uint8(self.autoencoder.decode(latent[None])) for latent in latents]).cpu()
 
     @contextmanager
     def _stage(self, part: str, name: str, stages: Stages) -> Iterator[None]:
         """A stage of a call: the one place where a part's weights come and go, and where its time is taken."""
-        with self._presence.get(part, nullcontext()):
+        with self._presence.get(part, nullcontext)():
             yield
         stages.end(name)
+
+
+def _warnings(drawing: Drawing, texts: list[TextFeatures]) -> list[str]:
+    """What to tell of the prompts."""
+    prompt, *negatives = texts
+    warnings = [*prompt.warnings, *(f"negative {warning}" for text in negatives for warning in text.warnings)]
+    if drawing.negative_prompt and not drawing.guided:
+        warnings.append("the negative prompt had no effect: that takes a guidance_scale above 0")
+    return warnings

@@ -21,7 +21,7 @@ from pipeline.model.autoencoder import Autoencoder, Decoder
 from pipeline.model.scheduler import Schedule
 from pipeline.model.text_encoder import TextEncoder
 from pipeline.model.transformer import Transformer
-from pipeline.wrappers import graphed_stack
+from pipeline.wrappers import graphed_stack, prompt_cache
 
 
 class Parts(NamedTuple):
@@ -32,12 +32,14 @@ class Parts(NamedTuple):
     autoencoder: Autoencoder
     schedule: Schedule
     device: torch.device
-    presence: dict[str, AbstractContextManager[object]]  # as in `ZImagePipeline`
+    # By part (text_encoder, transformer, vae): entered while its weights have to be on the device; without, they are.
+    presence: dict[str, Callable[[], AbstractContextManager[object]]]
 
 
 WRAPPERS: tuple[Callable[["Parts", "Recipe"], None], ...] = (
+    prompt_cache.wrap,
     graphed_stack.wrap,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the device has done and when, told without making it wait: the seconds of stages, and the end of each step.
+"""What the device has done, told without making it wait: the seconds of stages, the end of each step, the peak memory.
 
 Work on CUDA is queued: a host that waits for the end of one part before it queues the next leaves the GPU idle between.
 """
@@ -29,7 +29,7 @@ class Stages:
         return {name: start.elapsed_time(end) / 1000 for (_, start), (name, end) in pairwise(self._ends)}
 
 
-class Steps:
+class Progress:
     """Calls `on_step(step, total)` when the device has done a step, counted from 1.
 
     On CUDA step n is waited for after step n + 1 was queued, so what `on_step` raises stops the run one step later.
@@ -63,6 +63,19 @@ class Mark(Protocol):
 
     def elapsed_time(self, end: Self) -> float:
         """Milliseconds from here to `end`."""
+
+
+class PeakMemory:
+    """The most CUDA memory allocated at once since this was made; 0 on the CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def bytes(self) -> int:
+        """What it was, weights included."""
+        return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else 0
 
 
 class _HostMark:

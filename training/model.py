@@ -15,8 +15,7 @@ from pipeline.checkpoint.params import autoencoder_params, transformer_params
 from pipeline.checkpoint.random import Size, write_configs
 from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.layers import FinalLayer, ModulatedBlock
-from pipeline.model.stack import Conditioning
-from pipeline.model.transformer import TOKEN_MULTIPLE, Transformer
+from pipeline.model.transformer import TOKEN_MULTIPLE, Prepared, Transformer
 from training.scenes import caption, sample_scene
 
 VOCABULARY = 1024
@@ -104,7 +103,7 @@ class TextToLatents(nn.Module):
         self.transformer = Transformer(transformer_params(Config(root / "transformer/config.json")))
         for unused in (self.text_encoder.layers[-1], self.text_encoder.norm):
             unused.requires_grad_(False)
-        self._tables: dict[tuple[int, int], Conditioning] = {}
+        self._tables: dict[tuple[int, int], Prepared] = {}
         for module in self.transformer.modules():
             if isinstance(module, ModulatedBlock):
                 weight, bias = module.adaLN_modulation.parameters()
@@ -137,10 +136,10 @@ class TextToLatents(nn.Module):
         for block in transformer.context_refiner:
             x = block(x, conditioning.rope[:, -ids.shape[1] :], None)
         time = transformer.embed_time(timestep)
-        image = transformer.refine(transformer.embed_image(latents), time, conditioning)
+        image = transformer.refine(transformer.embed_image(latents), time, conditioning.image_rope)
         stream = torch.cat([image, x], dim=1)
         stream = transformer.stack.run(stream, time, conditioning, 0, transformer.params.num_layers)
-        return transformer.unpatchify(stream, time, conditioning)
+        return transformer.unpatchify(stream, time, height, width)
 
     def _features(self, ids: Tensor) -> Tensor:
         """The input of the text encoder's last layer."""
@@ -152,7 +151,7 @@ class TextToLatents(nn.Module):
         ).hidden_states
         return hidden[-2]
 
-    def _conditioning(self, tokens: int, height: int, width: int) -> Conditioning:
+    def _conditioning(self, tokens: int, height: int, width: int) -> Prepared:
         """The rotary tables of a size; every caption is padded to the same length, so one row's serve all."""
         if (height, width) not in self._tables:
             blank = self.transformer.cap_pad_token.new_zeros(tokens, self.transformer.params.caption_dim)

@@ -24,6 +24,7 @@ from bench.quality.adherence import Pixels, Prompt, sample_prompts
 from bench.setting import describe
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
 from pipeline.formats.fp8 import E4M3
+from pipeline.recipe import Parts
 
 SIDE = 128
 BLOCKS = r"(noise_refiner|layers)\.\d+\."
@@ -97,7 +98,7 @@ def simulated(exact: ZImagePipeline, pattern: str | None, *, text: bool) -> ZIma
     if pattern is not None:
         transformer = copy.deepcopy(transformer)
         replace(transformer, pattern)
-    return ZImagePipeline(encoder, transformer, exact.autoencoder, exact.schedule, exact.device)
+    return ZImagePipeline(Parts(encoder, transformer, exact.autoencoder, exact.schedule, exact.device, {}))
 
 
 def replace(model: nn.Module, pattern: str) -> None:

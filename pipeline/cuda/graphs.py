@@ -17,27 +17,27 @@ GRAPH_TOKENS = 2048  # of a batch; for more, the GPU takes longer than Python, a
 Output = TypeVar("Output", bound=Tensor | tuple[Tensor, ...])
 
 
-def worthwhile(tokens: Tensor) -> bool:
-    """Whether what is done with tokens `[B, tokens, …]` is better replayed."""
-    return tokens.shape[:2].numel() <= GRAPH_TOKENS
+def worthwhile(tokens: int) -> bool:
+    """Whether what is done with so many tokens, of all rows, is better replayed."""
+    return tokens <= GRAPH_TOKENS
 
 
 class Graphs(Generic[Output]):
-    """Replays `run` for inputs of shapes that it has seen.
+    """Replays `run` for tensors of shapes, and other inputs of values, that it has seen.
 
-    `run` maps CUDA tensors, or None in the place of some, to one tensor or several, without waiting for the GPU; it
-    must not keep anything from one call to the next.
+    `run` maps CUDA tensors, and whatever else, to one tensor or several, without waiting for the GPU; it must not keep
+    anything from one call to the next.
     """
 
     def __init__(self, run: Callable[..., Output]) -> None:
         self.run = run
         self.pool = torch.cuda.MemPool()  # one runs after the other, so they share their memory
-        self.graphs: dict[tuple[torch.Size | None, ...], Graph[Output]] = {}
+        self.graphs: dict[tuple[Any, ...], Graph[Output]] = {}
 
     @torch.inference_mode()  # a recording is replayed in the mode that it was made in, whatever the caller's is
-    def __call__(self, *inputs: Tensor | None) -> Output:
+    def __call__(self, *inputs: Any) -> Output:
         """What `run` gives for `inputs`."""
-        key = tuple(None if x is None else x.shape for x in inputs)
+        key = tuple(x.shape if isinstance(x, Tensor) else x for x in inputs)
         graph = self.graphs.pop(key, None) or Graph(self.run, inputs, self.pool.id)
         self.graphs[key] = graph
         if len(self.graphs) > KEPT_GRAPHS:
@@ -48,8 +48,8 @@ class Graphs(Generic[Output]):
 class Graph(Generic[Output]):
     """One recording, with the tensors that it reads and those that it writes."""
 
-    def __init__(self, run: Callable[..., Output], inputs: tuple[Tensor | None, ...], pool: Any) -> None:
-        self.inputs = [None if x is None else x.clone() for x in inputs]
+    def __init__(self, run: Callable[..., Output], inputs: tuple[Any, ...], pool: Any) -> None:
+        self.inputs = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
         stream = _stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # kernels are compiled and workspaces made before the recording
@@ -59,10 +59,10 @@ class Graph(Generic[Output]):
         with torch.cuda.graph(self.graph, pool=pool, stream=stream):
             self.output = run(*self.inputs)
 
-    def replay(self, inputs: tuple[Tensor | None, ...]) -> Output:
+    def replay(self, inputs: tuple[Any, ...]) -> Output:
         """Run the recording on other values; the answer's tensors are its own."""
         for recorded, given in zip(self.inputs, inputs, strict=True):
-            if recorded is not None and given is not None:
+            if isinstance(recorded, Tensor):
                 recorded.copy_(given)
         self.graph.replay()
         output: Any = self.output

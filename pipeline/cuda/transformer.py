@@ -52,24 +52,20 @@ class FusedTransformer(Transformer):
         self.noise_refiner = FusedLayers("noise_refiner", plain.noise_refiner, device, number_format)
         self.layers = FusedLayers("layers", plain.layers, device, number_format)
         self.stack = FusedStack(self.layers)
-        self._embedded = graphs.Graphs(self._embed)
+        self._embedded = graphs.Graphs(super().embed)
         self._refined_captions = graphs.Graphs(super().refine_captions)
         self._kept_tables = lru_cache(KEPT_TABLES)(super().tables)
 
-    def embed(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    def embed(self, latents: Tensor, timestep: Tensor, caption: Tensor, image_rope: Tensor) -> tuple[Tensor, Tensor]:
         """As in `Transformer`; replayed from a CUDA graph if it is small."""
-        if not graphs.worthwhile(conditioning.rope):
-            return super().embed(latents, timestep, conditioning)
-        return self._embedded(latents, timestep, conditioning.caption, conditioning.image_rope)
+        small = graphs.worthwhile(len(caption) * (image_rope.shape[1] + caption.shape[1]))
+        embed = self._embedded if small else super().embed
+        return embed(latents, timestep, caption, image_rope)
 
-    def _embed(self, latents: Tensor, timestep: Tensor, caption: Tensor, image_rope: Tensor) -> tuple[Tensor, Tensor]:
-        conditioning = Conditioning(caption, image_rope, image_rope, None, *latents.shape[-2:])
-        return super().embed(latents, timestep, conditioning)
-
-    def refine(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+    def refine(self, x: Tensor, time: Tensor, image_rope: Tensor) -> Tensor:
         """The noise refiners over image tokens `[B, image tokens, dim]`, in place."""
         refiner = cast("FusedLayers", self.noise_refiner)
-        return refiner.run(x, time, conditioning.image_rope, None, 0, len(refiner))
+        return refiner.run(x, time, Conditioning(image_rope, None), 0, len(refiner))
 
     def tables(self, lengths: tuple[int, ...], height: int, width: int) -> Tables:
         """Those of the last sizes are kept."""
@@ -81,14 +77,14 @@ class FusedTransformer(Transformer):
 
 
 class FusedStack:
-    """The fused layers as a `Stack`; the stream is changed in place."""
+    """The fused layers as a stack that is no module: torch lets none be replaced by a wrapper that is none."""
 
     def __init__(self, layers: "FusedLayers") -> None:
         self._layers = layers
 
     def run(self, x: Tensor, time: Tensor, conditioning: Conditioning, first: int, last: int) -> Tensor:
         """Run a range of layers, as in `Stack`."""
-        return self._layers.run(x, time, conditioning.rope, conditioning.mask, first, last)
+        return self._layers.run(x, time, conditioning, first, last)
 
 
 class FusedLayers(nn.ModuleList):
@@ -114,8 +110,8 @@ class FusedLayers(nn.ModuleList):
         self.modulation_weight = nn.Buffer(torch.stack(weights))  # [blocks, 4 · dim, time width]
         self.modulation_bias = nn.Buffer(torch.stack(biases))
 
-    def run(self, x: Tensor, time: Tensor, rope: Tensor, mask: Tensor | None, first: int, last: int) -> Tensor:
-        """Run a range of blocks over `x` `[B, tokens, dim]`, in place; rope and mask as in `Conditioning`."""
+    def run(self, x: Tensor, time: Tensor, conditioning: Conditioning, first: int, last: int) -> Tensor:
+        """Run a range of blocks, as in `Stack`; the stream is changed in place."""
         if first == last:
             return x
         blocks = cast("list[FusedBlock]", list(self)[first:last])
@@ -128,7 +124,7 @@ class FusedLayers(nn.ModuleList):
                 if i + 1 < len(blocks):
                     after = blocks[i + 1]
                     following = Following(after.attention_norm1, scales[:, i + 1, 0], after.qkv.rows)
-                h = block(x, h, rope, mask, scales[:, i, 1], gates[:, i], following)
+                h = block(x, h, conditioning.rope, conditioning.mask, scales[:, i, 1], gates[:, i], following)
         return x
 
     def _modulation(self, time: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:

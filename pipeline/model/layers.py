@@ -1,6 +1,6 @@
 """The layers of S3-DiT (arXiv 2511.22699): attention, feed-forward, and the blocks that `transformer.py` stacks.
 
-`attend` and `rotate` are called through this module, so that one place decides how attention is computed.
+`attend` is what fused layers call too, so that one place decides how attention is computed.
 """
 
 # ruff: noqa: D102, RET504 - a class says what its forward does; assigned to x, a module's answer has a type for mypy

@@ -4,7 +4,7 @@ What makes the stack quicker or smaller is a `Stack` too, and wraps another one 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -14,19 +14,11 @@ from pipeline.model.layers import ModulatedBlock
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What stays the same in all steps of one picture, for B captions.
+    """What layers read beside the stream, the same in all steps of one picture."""
 
-    Rotary tables are float32 `[B, tokens, 1, head_dim / 2, 2]` with (cos, sin) last.
-    """
-
-    caption: Tensor  # [B, caption tokens, dim], embedded and refined
-    image_rope: Tensor  # of the image tokens
-    rope: Tensor  # of [image tokens; caption tokens]
-    mask: Tensor | None  # [B, 1, 1, image + caption tokens], True where attended; None when every token is
-    height: int  # of the latents
-    width: int
-    # For each row a place of its own in which a wrapper keeps, under itself, what it needs from one step to the next.
-    memories: Sequence[dict[object, Any]] = field(default=())
+    rope: Tensor  # float32 [B, tokens, 1, head_dim / 2, 2], (cos, sin) last
+    mask: Tensor | None  # [B, 1, 1, tokens], True where attended; None when every token is
+    rows: Sequence[Any] = ()  # for wrappers: a `Branch` of `pipeline.drawing` for each row, where the loop gives it
 
 
 class Stack(Protocol):
@@ -38,7 +30,7 @@ class Stack(Protocol):
         Args:
             x: the stream `[B, image + caption tokens, dim]`; it may be changed in place.
             time: embedding `[B or 1, time width]` of the timestep.
-            conditioning: of the picture; a stack reads its `rope`, `mask` and `memories`.
+            conditioning: of the picture.
             first: the first layer to run, counted from 0.
             last: the one behind the last.
 

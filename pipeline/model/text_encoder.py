@@ -5,7 +5,6 @@ The features are the input of Qwen3's last layer, so the model has neither that 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import cast
 
 import torch
@@ -15,7 +14,6 @@ from transformers import Qwen2Tokenizer
 from pipeline.model.qwen3 import Qwen3
 
 MAX_TOKENS = 512  # what the transformer was trained to read
-KEPT_PROMPTS = 64  # at Turbo's width 5 KB a token: 20 MB for usual prompts, 168 MB at most
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,7 @@ class TextFeatures:
 
     features: Tensor  # [min(tokens, 512), hidden]
     tokens: int
+    reused: bool = False  # whether they are those of an earlier call
 
     @property
     def warnings(self) -> list[str]:
@@ -40,21 +39,9 @@ class TextEncoder:
         self.model = model
         self.tokenizer = tokenizer
         self.run: Callable[[Tensor], Tensor] = model  # token ids [1, tokens] to features [1, tokens, hidden]
-        self._kept = lru_cache(KEPT_PROMPTS)(self._encode)
-
-    @property
-    def reused(self) -> int:
-        """How many prompts so far were among the last 64."""
-        return self._kept.cache_info().hits
 
     def encode(self, prompt: str) -> TextFeatures:
-        """Features of a prompt, as the user's turn of a chat in which the assistant is about to answer.
-
-        They stay on the device for the last 64 prompts; asked for again, the same tensor is returned: don't change it.
-        """
-        return self._kept(prompt)
-
-    def _encode(self, prompt: str) -> TextFeatures:
+        """Features of a prompt, as the user's turn of a chat in which the assistant is about to answer."""
         ids = self.tokenizer(chat(self.tokenizer, prompt), verbose=False)["input_ids"]
         tokens = torch.tensor([ids[:MAX_TOKENS]], device=self.model.embed_tokens.weight.device)
         return TextFeatures(self.run(tokens)[0], len(ids))

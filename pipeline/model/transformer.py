@@ -1,6 +1,6 @@
 """S3-DiT, the Scalable Single-Stream Diffusion Transformer of Z-Image (arXiv 2511.22699).
 
-Owns the network from noisy latents and caption features to the predicted velocity. Image tokens and caption tokens are
+Owns the network from noisy latents and caption features to the negated velocity. Image tokens and caption tokens are
 refined apart, then run through one stack of layers as a single stream. Parameters are named as in the released
 checkpoint. What depends on the captions and the image size alone is computed once per call, by `prepare`.
 """
@@ -37,6 +37,16 @@ class TransformerParams:
     time_scale: float = 1000.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Conditioning):
+    """What no timestep changes, for B captions and one size; `rope` and `mask` are of [image; caption] tokens."""
+
+    caption: Tensor  # [B, caption tokens, dim], embedded and refined
+    image_rope: Tensor  # of the image tokens
+    height: int  # of the latents
+    width: int
+
+
 @dataclass(frozen=True)
 class Tables:
     """What the sizes alone decide, for one row a caption; rotary tables as in `Conditioning`."""
@@ -68,26 +78,26 @@ class Transformer(nn.Module):
         self.all_final_layer = nn.ModuleDict({f"{patch}-1": FinalLayer(dim, token_values)})
         self.stack: Stack = PlainStack(cast("Sequence[ModulatedBlock]", self.layers))
 
-    def forward(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def forward(self, latents: Tensor, timestep: Tensor, prepared: Prepared) -> Tensor:
         """One evaluation.
 
         Args:
             latents: `[B, C, H, W]`, any floating-point type.
             timestep: `[B]`, or `[1]` for all: 0 for pure noise, 1 for a finished image.
-            conditioning: from `prepare`, for the same B, H and W.
+            prepared: from `prepare`, for the same B, H and W.
         """
-        x, time = self.embed(latents, timestep, conditioning)
-        x = self.stack.run(x, time, conditioning, 0, self.params.num_layers)
-        return self.unpatchify(x, time, conditioning)
+        x, time = self.embed(latents, timestep, prepared.caption, prepared.image_rope)
+        x = self.stack.run(x, time, prepared, 0, self.params.num_layers)
+        return self.unpatchify(x, time, prepared.height, prepared.width)
 
-    def embed(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    def embed(self, latents: Tensor, timestep: Tensor, caption: Tensor, image_rope: Tensor) -> tuple[Tensor, Tensor]:
         """The stream before the layers, `[B, image + caption tokens, dim]`, and the timestep's embedding."""
         time = self.embed_time(timestep)
         x = self.embed_image(latents)  # [B, image tokens, dim]
-        x = self.refine(x, time, conditioning)
-        return torch.cat([x, conditioning.caption], dim=1), time
+        x = self.refine(x, time, image_rope)
+        return torch.cat([x, caption], dim=1), time
 
-    def prepare(self, captions: Sequence[Tensor], height: int, width: int) -> Conditioning:
+    def prepare(self, captions: Sequence[Tensor], height: int, width: int) -> Prepared:
         """Compute what no timestep changes: refined captions, rotary tables and the mask.
 
         Args:
@@ -102,7 +112,7 @@ class Transformer(nn.Module):
         mask = tables.mask
         if mask is not None:
             mask = F.pad(mask, (tables.image_rope.shape[1], 0), value=True)
-        return Conditioning(
+        return Prepared(
             caption=x,
             image_rope=tables.image_rope,
             rope=tables.rope,
@@ -147,16 +157,16 @@ class Transformer(nn.Module):
         pads = self._image_tokens(height, width) - x.shape[1]
         return torch.cat([x, self.x_pad_token.expand(batch, pads, -1)], dim=1)
 
-    def refine(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+    def refine(self, x: Tensor, time: Tensor, image_rope: Tensor) -> Tensor:
         """The noise refiners over image tokens `[B, image tokens, dim]`; all images have one size, so no mask."""
         for block in self.noise_refiner:
-            x = block(x, conditioning.image_rope, None, time)
+            x = block(x, image_rope, None, time)
         return x
 
-    def unpatchify(self, x: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+    def unpatchify(self, x: Tensor, time: Tensor, height: int, width: int) -> Tensor:
         """The stream's image tokens through the final layer, and back to `[B, C, H, W]`."""
         patch = self.params.patch_size
-        rows, columns = conditioning.height // patch, conditioning.width // patch
+        rows, columns = height // patch, width // patch
         x = self.all_final_layer[f"{patch}-1"](x[:, : rows * columns], time)
         x = x.reshape(len(x), rows, columns, patch, patch, self.params.in_channels)
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)

@@ -123,7 +123,7 @@ def test_the_stack_can_be_cut_anywhere(number_format: NumberFormat | None, heigh
     model = FusedTransformer(transformers()[1], CUDA, number_format)
     conditioning = model.prepare([torch.randn(20, PARAMS.caption_dim, device=CUDA)], height, width)
     latents, timestep = torch.randn(1, 16, height, width, device=CUDA), torch.tensor([0.3], device=CUDA)
-    x, time = model.embed(latents, timestep, conditioning)
+    x, time = model.embed(latents, timestep, conditioning.caption, conditioning.image_rope)
     for stack in (model.stack, GraphedStack(model.stack)):
         whole = stack.run(x.clone(), time, conditioning, 0, PARAMS.num_layers)
         for cut in range(PARAMS.num_layers + 1):

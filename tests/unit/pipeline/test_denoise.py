@@ -1,15 +1,14 @@
 """Images are objects of their own: what is remembered of one, or done to it, reaches no other."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 from pipeline import Drawing, ZImagePipeline
-from pipeline.denoise import Guidance, Image, begin, denoise, trajectory
+from pipeline.denoise import Step, denoise, images_of, trajectory
+from pipeline.drawing import Branch, Geometry
 from pipeline.model.stack import Conditioning, Stack
-from pipeline.timeline import Steps
+from pipeline.timeline import Progress
 
 CPU = torch.device("cpu")
 STEPS = 4
@@ -20,14 +19,14 @@ class Counting:
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self.memories: list[dict[object, Any]] = []
+        self.rows: list[Branch] = []
 
     def run(self, x: Tensor, time: Tensor, conditioning: Conditioning, first: int, last: int) -> Tensor:
-        assert len(conditioning.memories) == len(x)
-        for memory in conditioning.memories:
-            memory[self] = memory.get(self, 0) + 1
-            if not any(memory is other for other in self.memories):
-                self.memories.append(memory)
+        assert len(conditioning.rows) == len(x)
+        for row in conditioning.rows:
+            assert row.step == row.memory.get(self, 0)
+            row.memory[self] = row.step + 1
+            self.rows += [] if row in self.rows else [row]
         return self._stack.run(x, time, conditioning, first, last)
 
 
@@ -59,40 +58,33 @@ def test_each_image_and_guidance_branch_has_a_memory_from_step_to_step(
 ) -> None:
     asked = {"height": 64, "width": 48, "num_inference_steps": STEPS, "output_type": "latent"}
     small("a cat", num_images=images, guidance_scale=guidance, cfg_truncation=truncation, **asked)
-    first = [memory[counting] for memory in counting.memories]
+    first = [row.memory[counting] for row in counting.rows]
     small("a cat", num_images=images, guidance_scale=guidance, cfg_truncation=truncation, **asked)
 
     assert sorted(first) == evaluations
-    assert sorted(memory[counting] for memory in counting.memories) == sorted(evaluations * 2)  # of the next call, new
+    assert {row.drawing.guidance_scale for row in counting.rows} == {guidance}
+    assert sorted(row.memory[counting] for row in counting.rows) == sorted(evaluations * 2)  # of the next call, new
 
 
 @torch.inference_mode()
 def test_one_image_can_be_stopped_alone(small: ZImagePipeline) -> None:
     drawing = Drawing("a cat", height=64, width=48, seed=5, num_images=3, num_inference_steps=STEPS)
-    guidance = Guidance(scale=0.0, norm_limit=0.0, truncation=1.0)
-    steps = trajectory(small.schedule, STEPS, guidance, CPU)
-    captions = [small.text_encoder.encode(drawing.prompt).features]
+    steps = trajectory(small.schedule, drawing, CPU)
+    captions, noise = [small.text_encoder.encode(drawing.prompt).features], drawing.start(Geometry(16, 8, 2))
 
-    def run(stop_after: int | None) -> list[Image]:
-        images = begin(small.transformer, drawing.start(16, 8), captions, guidance, steps)
+    def run(taken: list[Step], stop_after: int | None = None) -> list[Tensor]:
+        images = images_of(drawing, noise, captions, small.transformer, taken)
 
         def on_step(step: int, _total: int) -> None:
             if step == stop_after:
                 images[1].stop()
 
-        denoise(small.transformer, images, steps, Steps(CPU, STEPS, on_step))
-        return images
+        denoise(small.transformer, images, taken, Progress(CPU, len(taken), on_step))
+        return [image.latents for image in images]
 
-    whole, stopped = run(None), run(2)
+    whole, stopped, short = run(steps), run(steps, stop_after=2), run(steps[:2])
 
-    assert torch.equal(stopped[0].latents, whole[0].latents)
-    assert torch.equal(stopped[2].latents, whole[2].latents)
-    assert not torch.equal(stopped[1].latents, whole[1].latents)
-    short = denoised(small, drawing.start(16, 8)[1:2], captions, guidance, steps[:2])
-    assert torch.equal(stopped[1].latents, short)
-
-
-def denoised(pipe: ZImagePipeline, noise: Tensor, captions: list[Tensor], guidance: Guidance, steps: Any) -> Tensor:
-    images = begin(pipe.transformer, noise, captions, guidance, steps)
-    denoise(pipe.transformer, images, steps, Steps(CPU, len(steps), None))
-    return images[0].latents
+    assert torch.equal(stopped[0], whole[0])
+    assert torch.equal(stopped[1], short[1])
+    assert torch.equal(stopped[2], whole[2])
+    assert not torch.equal(stopped[1], whole[1])

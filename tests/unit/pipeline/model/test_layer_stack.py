@@ -9,7 +9,8 @@ from pipeline import ZImagePipeline
 def test_the_stack_can_be_cut_anywhere(small: ZImagePipeline, captions: list[int]) -> None:
     model, layers = small.transformer, small.transformer.params.num_layers
     conditioning = model.prepare([torch.randn(tokens, 48) for tokens in captions], 8, 6)
-    x, time = model.embed(torch.randn(len(captions), 16, 8, 6), torch.tensor([0.3]), conditioning)
+    latents = torch.randn(len(captions), 16, 8, 6)
+    x, time = model.embed(latents, torch.tensor([0.3]), conditioning.caption, conditioning.image_rope)
     whole = model.stack.run(x, time, conditioning, 0, layers)
 
     for cut in range(layers + 1):

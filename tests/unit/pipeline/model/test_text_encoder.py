@@ -1,12 +1,10 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline import ZImagePipeline
-from pipeline.model.text_encoder import KEPT_PROMPTS
 from support.parity import Pair, relative_error
 
 TEMPLATE_TOKENS = 19  # <|im_start|>user\n…<|im_end|>\n<|im_start|>assistant\n, a token for each byte between markers
@@ -49,20 +47,6 @@ def test_the_last_layer_and_norm_are_not_loaded(small: ZImagePipeline) -> None:
 
     assert any(name.startswith("layers.1.") for name in names)
     assert not any(name.startswith(("layers.2.", "norm.")) for name in names)
-
-
-@torch.inference_mode()
-def test_features_of_the_last_prompts_are_kept(checkpoints: dict[str, Path]) -> None:
-    encoder = ZImagePipeline.from_pretrained(checkpoints["small"], device="cpu", dtype=torch.float32).text_encoder
-    first = encoder.encode("first")
-
-    assert encoder.encode("first") is first
-    assert encoder.reused == 1
-    for number in range(KEPT_PROMPTS):
-        encoder.encode(f"another {number}")
-    again = encoder.encode("first")
-    assert encoder.reused == 1
-    assert torch.equal(again.features, first.features)
 
 
 def test_loading_and_drawing_import_no_compiler() -> None:
