@@ -85,7 +85,7 @@ def _serve(
     leases = Leases(store, worker, card, executor.rate, settings.lease_seconds)
     departure = Departure(leases, store, observers)
     delivery = Delivery(images, card.name, settings.hold_seconds)
-    admission = Admission(store, worker, leases, departure, delivery.ready)
+    admission = Admission(store, worker, card.abilities, leases, departure, delivery.ready)
     ending = Ending(store, images, departure, observers, settings.hold_seconds)
     runner = JobRunner(admission, executor, ProgressReporter(store), delivery, ending, observers)
     reaper = Reaper(client, images, celery_app(settings), settings)

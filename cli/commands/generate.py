@@ -4,7 +4,7 @@ import hashlib
 import secrets
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -16,8 +16,13 @@ from cli.errors import ExitCode, UserError
 from cli.exits import time_limit
 from cli.job_options import describes_job
 from cli.results import finish, output_path, print_json, print_timings, write_file
+from jobs.model_card import size_warnings
 from jobs.spec import MAX_SEED, JobInput
 from zimage import JobRequest
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+    from pipeline import Generation
 
 
 @describes_job("timeout_seconds")
@@ -46,57 +51,70 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
     settings = load_settings()
     if model is not None:
         settings = settings.model_copy(update={"model": model})
+    job = _checked(request)
+    generation, name = _draw(settings, job)
+    told = {
+        "model": name,
+        "input": job.model_dump(),
+        "images": _save(generation, job, name, out),
+        "timings": generation.timings,
+        "peak_vram_bytes": generation.peak_vram_bytes,
+        "warnings": [*generation.warnings, *size_warnings(name, job.width, job.height)],
+    }
+    if as_json:
+        print_json(told)
+    else:
+        _print(told)
+
+
+def _checked(request: JobRequest) -> JobInput:
     try:
-        job = JobInput.model_validate({"seed": secrets.randbelow(MAX_SEED + 1), **request})
+        return JobInput.model_validate({"seed": secrets.randbelow(MAX_SEED + 1), **request})
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise UserError(wrong, ExitCode.USAGE) from None
 
+
+def _draw(settings: "Settings", job: JobInput) -> tuple["Generation", str]:
+    """Load the model and draw; return what came of it, and the model's name."""
     from worker.executor.kernel_cache import keep_kernels
 
     keep_kernels(settings.cache_dir)
-    from jobs.model_card import size_warnings
     from pipeline import CheckpointError, Drawing
     from worker.loading import load_pipeline
-    from worker.png import encode_png
-    from worker.png_parameters import image_parameters
 
     with progress_report() as report:
         report(f"loading {settings.model}", 0, job.num_inference_steps)
+
+        def on_step(step: int, total: int) -> None:
+            report("drawing", step, total)
+
         try:
             pipeline, name = load_pipeline(settings)
-            drawing = Drawing(
-                **job.picture(),
-                seed=job.seed or 0,
-                num_images=job.num_images,
-                on_step=lambda step, total: report("drawing", step, total),
-            )
-            generation = pipeline.generate(drawing)
+            drawing = Drawing(**job.picture(), seed=job.seed or 0, num_images=job.num_images, on_step=on_step)
+            return pipeline.generate(drawing), name
         except (CheckpointError, ValueError) as error:
             raise UserError(str(error)) from error
 
-    warnings = [*generation.warnings, *size_warnings(name, job.width, job.height)]
-    images: list[dict[str, Any]] = []
+
+def _save(generation: "Generation", job: JobInput, model: str, out: Path) -> list[dict[str, Any]]:
+    """Write the images as PNGs; return what is told of each."""
+    from worker.png import encode_png
+    from worker.png_parameters import image_parameters
+
+    images = []
     for index, image in enumerate(generation.images.numpy()):
-        parameters = image_parameters(job, name, index)
+        parameters = image_parameters(job, model, index)
         png = encode_png(image, parameters)
         path = write_file(output_path(out, f"zimage-{job.seed}", index, job.num_images), png)
         seed, digest = parameters["seed"], hashlib.sha256(png).hexdigest()
         images.append({"index": index, "seed": seed, "path": str(path), "bytes": len(png), "sha256": digest})
-    if as_json:
-        print_json(
-            {
-                "model": name,
-                "input": job.model_dump(),
-                "images": images,
-                "timings": generation.timings,
-                "peak_vram_bytes": generation.peak_vram_bytes,
-                "warnings": warnings,
-            }
-        )
-        return
-    for warning in warnings:
+    return images
+
+
+def _print(told: dict[str, Any]) -> None:
+    for warning in told["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    print_timings(generation.timings)
-    for made in images:
-        print(made["path"])
+    print_timings(told["timings"])
+    for image in told["images"]:
+        print(image["path"])

@@ -15,7 +15,6 @@ import redis
 from jobs.model_card import ModelCard
 from jobs.record import SCHEMA_VERSION, Attempt, ImageRecord, Job, JobError, JobStatus
 from jobs.settings import Settings
-from jobs.spec import ABILITIES
 from jobs.store import scripts
 from jobs.store.scripts import MICROSECONDS, pairs
 from jobs.telemetry import lifecycle, spans
@@ -75,7 +74,7 @@ class WorkerStore:
     def _run(self, script: str, *args: Any) -> Any:
         return self._scripts[script](keys=[self._prefix], args=list(args))
 
-    def claim(self, worker: str, number: int, *, alone: bool, abilities: frozenset[str] = ABILITIES) -> Claim | None:
+    def claim(self, worker: str, number: int, *, alone: bool, abilities: frozenset[str]) -> Claim | None:
         """Take the best queued job that the worker can do; None when none waits.
 
         Args:
@@ -83,7 +82,7 @@ class WorkerStore:
             number: of its claims that got a job so far: called again after an error it gives the job that the
                 call before may have claimed.
             alone: whether it holds no other job.
-            abilities: what it can do, as its card announces it.
+            abilities: what its card announces that it can do.
 
         Raises:
             AloneError: the best job was lost with its worker before, so it is given only to a worker that is alone.

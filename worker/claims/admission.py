@@ -24,6 +24,7 @@ class Admission:
     Args:
         store: the jobs.
         worker: this worker's id.
+        abilities: what its card announces that it can do.
         leases: keeps the claims alive.
         departure: waits for a claim that is under way.
         deliverable: tells whether S3 takes images.
@@ -33,6 +34,7 @@ class Admission:
         self,
         store: WorkerStore,
         worker: str,
+        abilities: frozenset[str],
         leases: Leases,
         departure: Departure,
         deliverable: Callable[[], bool],
@@ -40,6 +42,7 @@ class Admission:
         self.draining = threading.Event()  # set: the jobs at hand may finish, no new ones are taken
         self._store = store
         self._worker = worker
+        self._abilities = abilities
         self._leases = leases
         self._departure = departure
         self._deliverable = deliverable
@@ -90,7 +93,7 @@ class Admission:
 
     def _claim_now(self, alone: bool) -> HeldJob | None:
         with self._departure.put_off():
-            claim = self._store.claim(self._worker, self._claims, alone=alone)
+            claim = self._store.claim(self._worker, self._claims, alone=alone, abilities=self._abilities)
             if claim is None:
                 return None
             self._claims += 1

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from redis.exceptions import RedisError
 
@@ -49,7 +50,7 @@ class Departure:
         with self._taken:
             yield
 
-    def leave(self, code: int, culprit: HeldJob | None = None, error: JobError | None = None) -> None:
+    def leave(self, code: int, culprit: HeldJob | None = None, error: JobError | None = None) -> NoReturn:
         """Hand the jobs at hand back and end the process, within `LEAVE_SECONDS` whatever Redis does.
 
         Args:
@@ -66,7 +67,7 @@ class Departure:
         trace_export.flush()
         os._exit(code)
 
-    def leave_hung(self, seconds: float) -> None:
+    def leave_hung(self, seconds: float) -> NoReturn:
         """Leave because the job on the device made no progress for so many seconds."""
         culprit = next((held for held in self._leases.held() if held.drawing), None)
         message = f"a step made no progress for {seconds:g} s"

@@ -2,7 +2,7 @@
 -- queued -> running: the best pending job that this worker can do. The attempt grows: it is the fencing token.
 -- A job that was lost with its worker before may be what killed it: it is given only to a worker that holds nothing else, so
 -- that it can't take its neighbours along again and again.
--- Jobs that the worker can't do are passed over, however many. Up to where is remembered: to look at 10,000 takes 20 ms.
+-- Jobs that the worker can't do are passed over, however many. How far is remembered, since to look at 10,000 takes 20 ms.
 -- ARGV: worker, lease (us), newest schema that the worker reads, 1 when the worker holds nothing else, number of the claim: the
 --       same number again gets the same job, so that one whose answer was lost on its way is not forgotten; what it can do
 --       (words)
@@ -31,7 +31,8 @@ local function can_do(needs)
   return true
 end
 
-local place = redis.call('ZSCORE', key('passed'), abilities) or '-inf'
+local kind = schema .. ' ' .. abilities  -- of workers that pass over the same jobs
+local place = redis.call('ZSCORE', key('passed'), kind) or '-inf'
 local first = redis.call('ZCOUNT', key('pending'), '-inf', '(' .. place)
 local rank = first  -- of the job looked at; those before it are not for this worker
 local expired = {}
@@ -64,7 +65,7 @@ end
 local id = find()
 if rank > first then
   local last_passed = redis.call('ZRANGE', key('pending'), rank - 1, rank - 1, 'WITHSCORES')
-  redis.call('ZADD', key('passed'), last_passed[2], abilities)
+  redis.call('ZADD', key('passed'), last_passed[2], kind)
   redis.call('PEXPIRE', key('passed'), REMEMBERED, 'NX')
 end
 if not id then return {{}, expired} end

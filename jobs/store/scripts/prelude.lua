@@ -3,7 +3,7 @@
 --
 -- job:{id}                  hash    the record, the truth
 -- pending                   zset    queued ids by claim order: accepted-at, shifted by priority
--- passed                    zset    workers' abilities by the score in pending before which no job is for them: see claim.lua
+-- passed                    zset    kinds of workers by the score in pending before which no job is for them: see claim.lua
 -- running                   zset    running ids by the end of their lease
 -- deadlines                 zset    queued ids by the time at which they expire
 -- ended                     zset    ended ids by the time at which they ended; later while they are being removed
@@ -93,8 +93,8 @@ local function queue(id)
   local score, deadline = get(id, 'score', 'deadline')
   leave(id)
   redis.call('ZADD', key('pending'), score, id)
-  for _, abilities in ipairs(redis.call('ZRANGEBYSCORE', key('passed'), '(' .. score, '+inf')) do
-    redis.call('ZADD', key('passed'), score, abilities)
+  for _, kind in ipairs(redis.call('ZRANGEBYSCORE', key('passed'), '(' .. score, '+inf')) do
+    redis.call('ZADD', key('passed'), score, kind)
   end
   redis.call('ZADD', key('deadlines'), deadline, id)
   redis.call('HSET', job_key(id), 'step', 0, 'queued_at', integer(now()))

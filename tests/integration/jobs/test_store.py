@@ -1,6 +1,7 @@
 """The job's life in Redis: every transition, in a real Valkey, without API or worker."""
 
 import asyncio
+import functools
 import itertools
 import secrets
 import socket
@@ -309,14 +310,15 @@ async def test_every_end_of_a_job_is_counted_once_whoever_ends_it(queue: Queue) 
 async def test_a_claim_whose_answer_was_lost_gets_the_same_job_again(queue: Queue) -> None:
     await queue.submit("job_1")
     await queue.submit("job_2")
-    first = queue.worker.claim("worker-1", 0, alone=True)
-    assert first == queue.worker.claim("worker-1", 0, alone=True)
+    ask = functools.partial(queue.worker.claim, "worker-1", abilities=frozenset[str]())
+    first = ask(0, alone=True)
+    assert first == ask(0, alone=True)
     assert first is not None
-    second = queue.worker.claim("worker-1", 1, alone=False)
+    second = ask(1, alone=False)
     assert second is not None
     assert (first.job.id, second.job.id) == ("job_1", "job_2")
     queue.commit(second)
-    assert queue.worker.claim("worker-1", 1, alone=False) is None
+    assert ask(1, alone=False) is None
 
 
 @pytest.mark.parametrize("overrides", [{"lease_seconds": 1}])
@@ -579,6 +581,19 @@ async def test_a_job_that_a_worker_can_do_is_found_behind_however_many_that_it_c
     assert queue.try_claim() is None
     assert queue.worker.pending() == 250
     assert [queue.claim("worker-2", able=["styles"]).job.id for _ in range(3)] == ["job_0", "job_1", "job_2"]
+
+
+async def test_what_a_worker_of_an_earlier_release_can_not_read_is_found_by_a_later_one(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.store.worker.SCHEMA_VERSION", 3)
+    for job_id in ("new", "newer"):
+        await queue.submit(job_id)
+        queue.redis.hset(f"{queue.settings.redis_prefix}job:{job_id}", "schema", 4)
+    assert queue.try_claim("earlier") is None
+
+    monkeypatch.setattr("jobs.store.worker.SCHEMA_VERSION", 4)
+    assert [queue.claim("later").job.id for _ in range(2)] == ["new", "newer"]
 
 
 async def test_jobs_that_nobody_can_do_are_not_looked_at_again_and_again(queue: Queue) -> None:

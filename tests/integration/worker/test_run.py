@@ -100,7 +100,7 @@ def worker(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
         leases = Leases(own.worker, WORKER, CARD, drawer.rate, lease_seconds=30)
         departure = Departure(leases, own.worker, observers)
         delivery = Delivery(own.images, "tiny", seconds=30)
-        admission = Admission(own.worker, WORKER, leases, departure, delivery.ready)
+        admission = Admission(own.worker, WORKER, frozenset(), leases, departure, delivery.ready)
         ending = Ending(own.worker, own.images, departure, observers, hold_seconds=30)
         runner = JobRunner(admission, drawer, ProgressReporter(own.worker), delivery, ending, observers)
         leases.start()
