@@ -6,7 +6,7 @@ from worker.observers.observer import Observer
 
 
 class Failing(Observer):
-    def ended(self, held: HeldJob, outcome: str) -> None:
+    def ended(self, _held: HeldJob, _outcome: str) -> None:
         raise RuntimeError("no space left")
 
 
@@ -14,7 +14,7 @@ class Listening(Observer):
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def ended(self, held: HeldJob, outcome: str) -> None:
+    def ended(self, _held: HeldJob, outcome: str) -> None:
         self.heard.append(outcome)
 
 
