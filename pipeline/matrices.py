@@ -1,10 +1,7 @@
 """Where each matrix of a checkpoint is at work, in the reference and fused alike: there a side path (LoRA) can stand.
 
-Put it there before the first picture: what is recorded of small ones holds what was there then. Its own tensors may be
-changed in place later.
-
-for name, place in places(transformer).items():
-place.module.register_forward_hook(lambda module, inputs, output: …)  # may change output[..., place.outputs]
+A side path is a forward hook on a place's module; it may change `output[..., place.outputs]`. Put it there before the
+first picture: what is recorded of small ones holds what was there then. Its own tensors may be changed in place later.
 """
 
 from typing import NamedTuple
