@@ -28,7 +28,7 @@ from bench.setting import describe
 from cli.stack import Stack
 from jobs.record import ImageRecord
 from jobs.settings import Settings
-from jobs.spec import ABILITIES, JobInput
+from jobs.spec import JobInput
 from jobs.store.client import ClientStore
 from jobs.store.redis_client import connect, connect_async
 from jobs.store.worker import Claim, WorkerStore
@@ -124,7 +124,7 @@ def _race_once(
     job_id = f"job_{number}"
     job_input = JobInput(prompt="a cat", seed=1, width=64, height=64)
     runner.run(client.submit(job_id, OWNER, job_input, idempotency_key=None, digest="digest"))
-    claim = worker.claim("worker", number, alone=True, abilities=ABILITIES)
+    claim = worker.claim("worker", number, alone=True)
     assert claim is not None
     assert claim.job.id == job_id
     ready = Barrier(2)

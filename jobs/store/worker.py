@@ -74,7 +74,7 @@ class WorkerStore:
     def _run(self, script: str, *args: Any) -> Any:
         return self._scripts[script](keys=[self._prefix], args=list(args))
 
-    def claim(self, worker: str, number: int, *, alone: bool, abilities: frozenset[str]) -> Claim | None:
+    def claim(self, worker: str, number: int, *, alone: bool, abilities: frozenset[str] = frozenset()) -> Claim | None:
         """Take the best queued job that the worker can do; None when none waits.
 
         Args:
