@@ -26,6 +26,7 @@ from bench.quality.reading import Reading, read
 from bench.setting import describe, require_gpu
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
 from pipeline.formats.fp8 import FP8, Fp8Matrix
+from pipeline.formats.number_format import NumberFormat
 from pipeline.model.layers import FeedForward
 
 COMPARED = 200  # pictures whose distance from float32's is measured
@@ -40,7 +41,7 @@ def main() -> None:
     require_gpu()
     prompts = sample_prompts(arguments.prompts, seed=0)
     exact = draw(ZImagePipeline.from_pretrained(TINY_CHECKPOINT, "cuda", torch.float32), prompts[:COMPARED])
-    pictures = {"bfloat16": draw(padded(quantize=False), prompts), "fp8": draw(padded(quantize=True), prompts)}
+    pictures = {"bfloat16": draw(padded(None), prompts), "fp8": draw(padded(FP8), prompts)}
     readings = {name: [read(picture) for picture in drawn] for name, drawn in pictures.items()}
     result = {
         **describe("bench.quality.fp8_adherence", "torch", "triton", device=torch.cuda.get_device_name()),
@@ -54,23 +55,23 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def padded(*, quantize: bool) -> ZImagePipeline:
+def padded(number_format: NumberFormat | None) -> ZImagePipeline:
     """The bundled model with feed-forwards of a width that fp8 takes."""
     from pipeline.cuda.transformer import FusedTransformer
 
     plain = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, "cpu", torch.bfloat16)
-    quantization = "fp8" if quantize else None
+    quantization = number_format.name if number_format else None
     pipeline = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, "cuda", quantization=quantization)
     for module in plain.transformer.modules():
         if isinstance(module, FeedForward):
             more = -module.w2.in_features % FP8.multiple
             for linear, sides in ((module.w1, (0, 0, 0, more)), (module.w3, (0, 0, 0, more)), (module.w2, (0, more))):
                 linear.weight = nn.Parameter(nn.functional.pad(linear.weight.detach(), sides))
-    fused = FusedTransformer(plain.transformer, pipeline.device, FP8 if quantize else None)
+    fused = FusedTransformer(plain.transformer, pipeline.device, number_format)
     blocks = [*fused.noise_refiner, *fused.layers]
-    assert quantized(fused) == (4 * len(blocks) if quantize else 0)
+    assert quantized(fused) == (4 * len(blocks) if number_format else 0)
     linears = sum(isinstance(module, nn.Linear) for module in plain.text_encoder.model.modules())
-    assert quantized(pipeline.text_encoder.model) == (linears if quantize else 0)
+    assert quantized(pipeline.text_encoder.model) == (linears if number_format else 0)
     pipeline.transformer = fused
     return pipeline
 
