@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo check test test-chaos test-compose gallery clean
+.PHONY: install demo check types unit test test-chaos test-compose gallery clean
 
 install: $(STAMP)
 
@@ -20,8 +20,13 @@ demo: install
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) --jobs 2 types unit
+
+types: install
+	$(BIN)/mypy
+
+unit: install
 	$(BIN)/pytest -n 2 --dist loadfile tests/unit
 
 # All that can be tested without a GPU, root and containers.

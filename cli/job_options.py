@@ -47,24 +47,25 @@ def _option(name: str) -> tuple[inspect.Parameter, Reader]:
     """Return the parameter for a field, and what turns its value into the field's."""
     field, trait = JobInput.model_fields[name], traits(JobInput)[name]
     told = trait.help or field.description
-    kind, metavar, read = _spelling(field.annotation)
+    option = trait.flag or f"--{name.replace('_', '-')}"
+    kind, metavar, read = _spelling(field.annotation, option)
     if field.is_required():
         annotation, default = Annotated[kind, typer.Argument(help=told)], inspect.Parameter.empty
     else:
-        flags = [trait.flag] if trait.flag else []
+        flags = [trait.flag] if trait.flag else []  # without, typer names it, and the opposite of a bool
         annotation, default = Annotated[kind | None, typer.Option(*flags, metavar=metavar, help=told)], None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation), read
 
 
-def _spelling(annotation: Any) -> tuple[Any, str | None, Reader]:
+def _spelling(annotation: Any, option: str) -> tuple[Any, str | None, Reader]:
     """Return how a field is written on the command line: its type there, its metavar, and what reads it."""
     match _kinds(annotation):
         case [kind] if kind in (bool, int, float, str):
             return kind, None, lambda value: value
-        case [kind] if get_origin(kind) is Literal:
-            return str, "|".join(map(str, get_args(kind))), _json
+        case [kind] if get_origin(kind) is Literal and all(isinstance(choice, str) for choice in get_args(kind)):
+            return str, "|".join(get_args(kind)), lambda value: value
         case [kind] if kind == dict[str, str]:
-            return list[str], "NAME=VALUE", _pairs
+            return list[str], "NAME=VALUE", functools.partial(_pairs, option)
     return str, "JSON", _json
 
 
@@ -77,15 +78,19 @@ def _kinds(annotation: Any) -> list[Any]:
     return [] if annotation is NoneType else [annotation]
 
 
-def _pairs(texts: list[str]) -> dict[str, str]:
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     if not all(separator for _, separator, _ in pairs):
-        raise UserError(f"not NAME=VALUE: {' '.join(texts)}", ExitCode.USAGE)
+        raise UserError(f"{option} takes NAME=VALUE", ExitCode.USAGE)
     return {name: value for name, _, value in pairs}
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number)
     except ValueError:
         return text  # a word, where the field takes words; else the service says what it takes

@@ -1,9 +1,10 @@
 """Prompt to pixels: text features, the denoising loop, and the decoder (arXiv 2511.22699)."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Concatenate, ParamSpec, Self
 
 import torch
 from torch import Tensor
@@ -18,12 +19,29 @@ from pipeline.model.text_encoder import TextFeatures
 from pipeline.recipe import Parts, Recipe
 from pipeline.timeline import PeakMemory, Progress, Stages
 
+Asked = ParamSpec("Asked")
+
+
+def _images_of(ask: Callable[Asked, Drawing]) -> Callable[Concatenate["ZImagePipeline", Asked], Tensor]:
+    """Make the method that takes a drawing's fields as arguments, under their own names and types."""
+
+    def call(self: "ZImagePipeline", /, *arguments: Asked.args, **options: Asked.kwargs) -> Tensor:
+        """The images alone of what `generate` makes of a `Drawing` of these fields."""
+        return self.generate(ask(*arguments, **options)).images
+
+    own = next(iter(inspect.signature(call).parameters.values()))
+    fields = inspect.signature(ask).parameters.values()
+    call.__signature__ = inspect.Signature([own, *fields], return_annotation=Tensor)  # type: ignore[attr-defined]
+    return call
+
 
 class ZImagePipeline:
     """Z-Image on one device. Not thread-safe: one call at a time."""
 
     def __init__(self, parts: Parts) -> None:
         self.text_encoder, self.transformer, self.autoencoder, self.schedule, self.device, self._presence = parts
+
+    __call__ = _images_of(Drawing)
 
     @classmethod
     def from_pretrained(
@@ -56,10 +74,6 @@ class ZImagePipeline:
         """What the weights are in: the name of a number format, as asked for or as stored, or None."""
         modules = [*self.transformer.modules(), *self.text_encoder.model.modules()]
         return next((m.format_name for m in modules if isinstance(m, Matrix) and m.format_name), None)
-
-    def __call__(self, prompt: str, *arguments: Any, **options: Any) -> Tensor:
-        """The images alone of what `generate` makes of a `Drawing` with these arguments."""
-        return self.generate(Drawing(prompt, *arguments, **options)).images
 
     @torch.inference_mode()
     def generate(self, drawing: Drawing) -> Generation:

@@ -81,9 +81,10 @@ def _serve(
     """Build the parts in the order in which they need each other, start them, hear the doorbell, stop them."""
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     store = WorkerStore(client, settings)
-    observers = FanOut(Prometheus(), LogAndSpans())
+    log_and_spans = LogAndSpans()
+    observers = FanOut(Prometheus(), log_and_spans)
     leases = Leases(store, worker, card, executor.rate, settings.lease_seconds)
-    departure = Departure(leases, store, observers)
+    departure = Departure(leases, store, log_and_spans)  # the process ends: nobody would read its metrics
     delivery = Delivery(images, card.name, settings.hold_seconds)
     admission = Admission(store, worker, card.abilities, leases, departure, delivery.ready)
     ending = Ending(store, images, departure, observers, settings.hold_seconds)

@@ -171,7 +171,8 @@ def hooks(modules: list[nn.Module], hook: Callable[..., None]) -> Iterator[None]
 
 def blocks_of(transformer: Transformer) -> list[nn.Module]:
     """All blocks with a timestep, in the order in which they run."""
-    return [*transformer.noise_refiner, *transformer.layers]
+    parts = (transformer.noise_refiner, transformer.layers)
+    return [block for part in parts for block in getattr(part, "blocks", part)]  # the fused have `blocks`
 
 
 def kinds(transformer: Transformer, caption: Tensor, noise: Tensor, exact: Tensor) -> dict[str, float]:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from bench.quality.adherence import Prompt, grade, sample_prompts
+from bench.quality.fidelity import blocks_of
 from bench.quality.fp8_rounding import compare, draw
 from bench.quality.reading import Reading, read
 from bench.setting import describe, require_gpu
@@ -68,7 +69,7 @@ def padded(number_format: NumberFormat | None) -> ZImagePipeline:
             for linear, sides in ((module.w1, (0, 0, 0, more)), (module.w3, (0, 0, 0, more)), (module.w2, (0, more))):
                 linear.weight = nn.Parameter(nn.functional.pad(linear.weight.detach(), sides))
     fused = FusedTransformer(plain.transformer, pipeline.device, number_format)
-    blocks = [*fused.noise_refiner, *fused.layers]
+    blocks = blocks_of(fused)
     assert quantized(fused) == (4 * len(blocks) if number_format else 0)
     linears = sum(isinstance(module, nn.Linear) for module in plain.text_encoder.model.modules())
     assert quantized(pipeline.text_encoder.model) == (linears if number_format else 0)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.cuda.graphs import Graphs
 from pipeline.cuda.kernels.rows import quantize_rows
-from pipeline.formats.number_format import NumberFormat
+from pipeline.formats.number_format import Matrix, NumberFormat
 from pipeline.formats.quantizing import format_of, matrix, quantize_, settle_
 from pipeline.formats.row_format import RowFormat
 from pipeline.model.text_encoder import TextEncoder
@@ -15,12 +15,13 @@ from pipeline.model.text_encoder import TextEncoder
 TOKEN_MULTIPLE = 32  # lengths are filled up to one, so that few graphs serve all prompts
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(Matrix):
     """A linear layer without bias, its weight in a number format, that takes and gives bfloat16."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, name: str) -> None:
         super().__init__()
         self.matrix = matrix(linear)
+        self.parts = {name: slice(None)}
 
     def forward(self, x: Tensor) -> Tensor:
         """From `[…, in]` to `[…, out]`."""
@@ -40,7 +41,7 @@ def fuse(encoder: TextEncoder, device: torch.device, number_format: NumberFormat
                 quantize_(module, name, number_format, device)
             settle_(module, device)
             if format_of(module):
-                encoder.model.set_submodule(name, QuantizedLinear(module))
+                encoder.model.set_submodule(name, QuantizedLinear(module, name.rpartition(".")[2]))
     settle_(encoder.model, device)
     graphs = Graphs(encoder.run)
 

@@ -5,6 +5,7 @@ products is four kernels, each of which does one pass over memory: [norm, modula
 [gate, sum, next norm, modulation] and [SwiGLU], with quantisation in them where the next product wants it.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, cast
 
@@ -15,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.cuda import graphs
 from pipeline.cuda.kernels.rows import gate_, gate_norm, norm, quantize_rows, rotate_qk_, swiglu
-from pipeline.formats.number_format import NumberFormat
+from pipeline.formats.number_format import Matrix, NumberFormat
 from pipeline.formats.quantizing import join, quantize_, settle_
 from pipeline.formats.row_format import RowFormat, Rows
 from pipeline.model.layers import ModulatedBlock, attend
@@ -49,9 +50,10 @@ class FusedTransformer(Transformer):
                 self.add_module(name, child)
         for name, parameter in plain.named_parameters(recurse=False):
             self.register_parameter(name, nn.Parameter(parameter.to(device).bfloat16(), requires_grad=False))
-        self.noise_refiner = FusedLayers("noise_refiner", plain.noise_refiner, device, number_format)
-        self.layers = FusedLayers("layers", plain.layers, device, number_format)
-        self.stack = FusedStack(self.layers)
+        self.add_module("noise_refiner", FusedLayers("noise_refiner", plain.noise_refiner, device, number_format))
+        layers = FusedLayers("layers", plain.layers, device, number_format)
+        self.add_module("layers", layers)
+        self.stack = FusedStack(layers)
         self._embedded = graphs.Graphs(super().embed)
         self._refined_captions = graphs.Graphs(super().refine_captions)
         self._kept_tables = lru_cache(KEPT_TABLES)(super().tables)
@@ -65,7 +67,7 @@ class FusedTransformer(Transformer):
     def refine(self, x: Tensor, time: Tensor, image_rope: Tensor) -> Tensor:
         """The noise refiners over image tokens `[B, image tokens, dim]`, in place."""
         refiner = cast("FusedLayers", self.noise_refiner)
-        return refiner.run(x, time, Conditioning(image_rope, None), 0, len(refiner))
+        return refiner.run(x, time, Conditioning(image_rope, None), 0, len(refiner.blocks))
 
     def tables(self, lengths: tuple[int, ...], height: int, width: int) -> Tables:
         """Those of the last sizes are kept."""
@@ -87,7 +89,22 @@ class FusedStack:
         return self._layers.run(x, time, conditioning, first, last)
 
 
-class FusedLayers(nn.ModuleList):
+class Modulation(Matrix):
+    """Modulation of all blocks in one product: embeddings `[B or 1, time width]` to `[B or 1, blocks · 4 · dim]`."""
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Buffer(torch.cat(list(weights)))
+        self.bias = nn.Buffer(torch.cat(list(biases)))
+        each = len(biases[0])
+        self.parts = {f"{i}.adaLN_modulation.0": slice(i * each, (i + 1) * each) for i in range(len(biases))}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From `[…, in]` to `[…, out]`."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class FusedLayers(nn.Module):
     """Modulated blocks; those of a range are one chain of kernels, each block's last one norms for the next.
 
     Takes over the weights block by block, as `FusedTransformer`.
@@ -97,24 +114,25 @@ class FusedLayers(nn.ModuleList):
         self, name: str, blocks: nn.ModuleList, device: torch.device, number_format: NumberFormat | None
     ) -> None:
         super().__init__()
+        self.blocks: list[FusedBlock] = []
         weights, biases = [], []
         for i, block in enumerate(cast("list[ModulatedBlock]", list(blocks))):
             if number_format:
                 quantize_(block, f"{name}.{i}", number_format, device)
             settle_(block, device)
-            self.append(FusedBlock(block))
+            self.blocks.append(FusedBlock(block))
+            self.add_module(f"{i}", self.blocks[i])  # named as in the checkpoint
             modulation = cast("nn.Linear", block.adaLN_modulation[0])
             weights.append(modulation.weight.detach())
             biases.append(modulation.bias.detach())
             block.to("meta")  # its weights live on in the fused block
-        self.modulation_weight = nn.Buffer(torch.stack(weights))  # [blocks, 4 · dim, time width]
-        self.modulation_bias = nn.Buffer(torch.stack(biases))
+        self.modulation = Modulation(weights, biases)
 
     def run(self, x: Tensor, time: Tensor, conditioning: Conditioning, first: int, last: int) -> Tensor:
         """Run a range of blocks, as in `Stack`; the stream is changed in place."""
         if first == last:
             return x
-        blocks = cast("list[FusedBlock]", list(self)[first:last])
+        blocks = self.blocks[first:last]
         scales, gates = self._modulation(time, first, last)
         h: Tensor | Rows | None
         h = norm(x, blocks[0].attention_norm1, scales[:, 0, 0], blocks[0].norm_eps, blocks[0].qkv.rows)
@@ -128,10 +146,10 @@ class FusedLayers(nn.ModuleList):
         return x
 
     def _modulation(self, time: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Scales and gates, float32 `[B or 1, blocks, sublayers, dim]`, of a range of blocks, by one product."""
-        weight, bias = self.modulation_weight[first:last].flatten(0, 1), self.modulation_bias[first:last].flatten()
-        modulation = F.linear(time, weight, bias).float()
-        modulation = modulation.view(len(time), last - first, 2, 2, -1)  # sublayers, then scale and gate
+        """Scales and gates, float32 `[B or 1, blocks, sublayers, dim]`, of a range of blocks."""
+        modulation = self.modulation(time).float()
+        modulation = modulation.view(len(time), len(self.blocks), 2, 2, -1)  # sublayers, then scale and gate
+        modulation = modulation[:, first:last]
         return 1 + modulation[..., 0, :], modulation[..., 1, :].tanh()
 
 

@@ -32,13 +32,13 @@ class Departure:
     Args:
         leases: of the jobs at hand.
         store: takes them back.
-        observers: are told of each job's end.
+        observer: is told of each job's end.
     """
 
-    def __init__(self, leases: Leases, store: WorkerStore, observers: Observer) -> None:
+    def __init__(self, leases: Leases, store: WorkerStore, observer: Observer) -> None:
         self._leases = leases
         self._store = store
-        self._observers = observers
+        self._observer = observer
         self._taken = threading.Lock()
 
     @contextmanager
@@ -85,7 +85,7 @@ class Departure:
                     outcome: str = self._store.lose(held.claim, error)
                 else:
                     outcome = self._store.requeue(held.claim)
-                self._observers.ended(held, outcome)
+                self._observer.ended(held, outcome)
             except RedisError as redis_error:
                 with about(job):
                     log.warning("job %s not handed back (%s): its lease will end", job.id, redis_error)

@@ -81,6 +81,11 @@ def test_a_field_that_comes_later_has_an_option(
     LaterInput.model_validate(request)
 
 
+@pytest.mark.parametrize("word", ["NaN", "null", "1", '"low"'])
+def test_a_word_is_sent_as_it_is_written(word: str) -> None:
+    assert asked("a cat", "--priority", word) == {"prompt": "a cat", "priority": word}
+
+
 def test_help_tells_of_a_later_field_unless_it_has_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_options, "JobInput", LaterInput)
     app = typer.Typer()
