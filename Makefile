@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# They draw and train for a minute, and few changes touch them.
+SLOW_UNITS := tests/unit/bench tests/unit/training
 
-.PHONY: install demo check types unit test test-chaos test-compose gallery clean
+.PHONY: install demo check test test-chaos test-compose gallery clean
 
 install: $(STAMP)
 
@@ -20,18 +22,13 @@ demo: install
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
-	$(MAKE) --jobs 2 types unit
-
-types: install
 	$(BIN)/mypy
-
-unit: install
-	$(BIN)/pytest -n 2 --dist loadfile tests/unit
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n 2 --dist loadfile tests/unit $(SLOW_UNITS:%=--ignore %)
 
 # All that can be tested without a GPU, root and containers.
 test: check
-	$(BIN)/pytest -n 2 --dist loadfile tests/integration tests/browser tests/gpu
+	$(BIN)/pytest -n 2 --dist loadfile tests/integration tests/browser tests/gpu $(SLOW_UNITS)
 	$(MAKE) test-chaos
 
 # The part of the tests that kills processes: each fault of bench.chaos, in small, on two stacks beside each other.
