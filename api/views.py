@@ -19,8 +19,9 @@ EXAMPLE: dict[str, JsonValue] = {
     "status": "succeeded",
     "created_at": "2026-01-05T12:00:00.000000Z",
     "started_at": "2026-01-05T12:00:00.004000Z",
-    "finished_at": "2026-01-05T12:00:00.710000Z",
+    "finished_at": "2026-01-05T12:00:00.706000Z",
     "attempt": 1,
+    "cancel_requested": False,
     "queue": None,
     "progress": {"step": 8, "total": 8},
     "input": {**INPUT_EXAMPLE, "seed": 7},
@@ -37,12 +38,14 @@ EXAMPLE: dict[str, JsonValue] = {
     ],
     "timings": {
         "queue": 0.004,
+        "device_wait": 0.001,
         "text_encode": 0.008,
         "denoise": 0.61,
         "decode": 0.04,
         "png": 0.015,
         "upload": 0.02,
-        "total": 0.71,
+        "other": 0.008,
+        "total": 0.706,
     },
     "peak_vram_bytes": 22116564992,
     "warnings": [],
@@ -103,11 +106,16 @@ class JobBody(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     attempt: int
+    cancel_requested: bool = Field(description="Whether its client wants it canceled; it ends as canceled soon.")
     queue: QueueView | None
     progress: ProgressView
     input: JobInput
     images: list[ImageView]
-    timings: dict[str, float] = Field(description="Seconds: queue, text_encode, denoise, decode, png, upload, total.")
+    timings: dict[str, float] = Field(
+        description="Seconds of the job's stages, in their order; they add up to the last one, total. queue: until a "
+        "worker claims it; lost: attempts that came to nothing; device_wait: until the worker's device begins; "
+        "text_encode, denoise, decode, png, upload; other: what is in none of them."
+    )
     peak_vram_bytes: int
     warnings: list[str]
     error: JobError | None
@@ -142,6 +150,7 @@ def job_body(found: Found, images: ImageStore) -> JobBody:
         started_at=job.started_at,
         finished_at=job.finished_at,
         attempt=job.attempt,
+        cancel_requested=job.cancel_requested,
         queue=QueueView(position=place.position, eta_seconds=place.eta_seconds) if place else None,
         progress=ProgressView(step=job.step, total=job.input.num_inference_steps),
         input=job.input,

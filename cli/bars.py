@@ -51,13 +51,18 @@ def follow(client: ZImageClient, job_id: str) -> Job:
     """
     with progress_report() as report:
         for job in client.progress(job_id):
-            report(_state(job), job["progress"]["step"], job["progress"]["total"])
+            report(_place(job), job["progress"]["step"], job["progress"]["total"])
     return job
 
 
-def _state(job: Job) -> str:
+def state(job: Job) -> str:
+    """Return a job's status; `canceling` once its client has canceled what is running."""
+    return "canceling" if job["status"] == "running" and job["cancel_requested"] else job["status"]
+
+
+def _place(job: Job) -> str:
     place = job["queue"]
     if place is None:
-        return job["status"]
+        return state(job)
     eta = place["eta_seconds"]
     return f"queued, position {place['position']}" + (f", starts in {eta:.0f} s" if eta is not None else "")

@@ -5,7 +5,7 @@ Redis keeps a job as a hash of strings (written by the Lua scripts); `Job.from_r
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -74,6 +74,10 @@ def _from_microseconds(value: Any) -> Any:
     return datetime.fromtimestamp(int(value) / 1e6, UTC) if isinstance(value, str) else value
 
 
+def _microseconds(value: Any) -> Any:
+    return timedelta(microseconds=int(value)) if isinstance(value, str) else value
+
+
 def _from_json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
@@ -108,6 +112,8 @@ class Job(Attempt):
     created_at: Timestamp
     deadline: Timestamp
     queued_at: Timestamp | None = None  # the last time; jobs queued by older versions have none
+    waited: Annotated[timedelta | None, BeforeValidator(_microseconds)] = None  # in the queue, up to the latest claim
+    cancel_requested: bool = False  # its client wants a running job stopped
     finished_at: Timestamp | None = None
     losses: int = 0
     step: int = 0
@@ -129,11 +135,31 @@ class Job(Attempt):
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds: `queue` (accepted to started), the worker's stages, `total` (accepted to finished)."""
-        timings: dict[str, float] = {}
-        if self.started_at:
-            timings["queue"] = (self.started_at - self.created_at).total_seconds()
+        """Seconds, in their order; once the job has ended they add up to `total` (accepted to finished).
+
+        `queue` is all its waiting to be claimed, `lost` what attempts took that came to nothing. Then come the stages
+        of the last attempt, `device_wait` first, and `other`: what is in none of them.
+        """
+        if not (self.started_at or self.finished_at):
+            return {}
+        queue = self._queue()
+        timings = {"queue": queue.total_seconds()}
+        nothing_came = self.finished_at if not self.stages else None
+        before = (nothing_came or self.started_at or self.created_at) - self.created_at
+        if self.attempt and before > queue:
+            timings["lost"] = (before - queue).total_seconds()
         timings |= self.stages
         if self.finished_at:
-            timings["total"] = (self.finished_at - self.created_at).total_seconds()
+            total = (self.finished_at - self.created_at).total_seconds()
+            timings["other"] = max(0.0, total - sum(timings.values()))
+            timings["total"] = total
         return timings
+
+    def _queue(self) -> timedelta:
+        """Its waiting, up to the latest claim or, if it ended there, in the queue."""
+        waited = self.waited
+        if waited is None:  # claimed by an older version, or never
+            waited = (self.started_at or self.created_at) - self.created_at
+        if self.finished_at and not self.started_at and not self.stages:
+            waited += self.finished_at - (self.queued_at or self.created_at)
+        return waited

@@ -76,8 +76,12 @@ class ZImagePipeline:
         return next((m.format_name for m in modules if isinstance(m, Matrix) and m.format_name), None)
 
     @torch.inference_mode()
-    def generate(self, drawing: Drawing) -> Generation:
+    def generate(self, drawing: Drawing, stages: Stages | None = None) -> Generation:
         """Draw images of one prompt.
+
+        Args:
+            drawing: what to draw.
+            stages: of this device; they tell what was done also when this raises. None: those of the result suffice.
 
         Raises:
             ValueError: a field is out of range; the message names it, its value and what was expected.
@@ -85,7 +89,7 @@ class ZImagePipeline:
         geometry = self._geometry()
         drawing.check(geometry)
         with current(self.device):
-            peak, stages = PeakMemory(self.device), Stages(self.device)
+            peak, stages = PeakMemory(self.device), stages or Stages(self.device)
             with self._stage("text_encoder", "text_encode", stages):
                 texts = self._encode(drawing)
                 noise = drawing.start(geometry)  # while the device encodes
@@ -126,9 +130,11 @@ class ZImagePipeline:
     @contextmanager
     def _stage(self, part: str, name: str, stages: Stages) -> Iterator[None]:
         """A stage of a call: the one place where a part's weights come and go, and where its time is taken."""
-        with self._presence.get(part, nullcontext)():
-            yield
-        stages.end(name)
+        try:
+            with self._presence.get(part, nullcontext)():
+                yield
+        finally:
+            stages.end(name)
 
 
 def _warnings(drawing: Drawing, texts: list[TextFeatures]) -> list[str]:

@@ -96,5 +96,5 @@ def _mark(device: torch.device) -> Mark:
         return _HostMark()
     # Who waits for it sleeps: the threads that upload need the CPU too.
     event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event

@@ -3,8 +3,6 @@
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -57,8 +55,8 @@ class Delivery:
             self._refused = None
         return True
 
-    def deliver(self, held: HeldJob, generation: Generation) -> tuple[list[ImageRecord], dict[str, float]]:
-        """Upload the job's images and `job.json`; return what the record says of them, and the seconds by stage.
+    def deliver(self, held: HeldJob, generation: Generation) -> list[ImageRecord]:
+        """Upload the job's images and `job.json`; return what the record says of them.
 
         Raises:
             StopJobError: S3 is away, and meanwhile there is no use in going on.
@@ -69,18 +67,18 @@ class Delivery:
         held.uploading = True
         deadline = time.monotonic() + self._seconds
         records: list[ImageRecord] = []
-        seconds = dict.fromkeys(("png", "upload"), 0.0)
         for index, pixels in enumerate(generation.images):
             parameters = image_parameters(job.input, self._model, index)
-            with _timed(seconds, "png"):
+            with held.timed("png"):
                 png = encode_png(pixels.numpy(), parameters)
             key = self._images.key(job.id, job.attempt, index)
-            with _timed(seconds, "upload"):
+            with held.timed("upload"):
                 self._upload(partial(self._images.put_png, key, png), held, deadline, len(png))
             records.append(_record(job, index, parameters["seed"], key, png))
         put_parameters = partial(self._images.put_parameters, job.id, job.attempt, self._job_parameters(job))
-        self._upload(put_parameters, held, deadline, len(png))
-        return records, seconds
+        with held.timed("upload"):
+            self._upload(put_parameters, held, deadline, len(png))
+        return records
 
     def _job_parameters(self, job: Job) -> dict[str, Any]:
         """Return what `job.json` tells."""
@@ -106,11 +104,3 @@ class Delivery:
 def _record(job: Job, index: int, seed: int, key: str, png: bytes) -> ImageRecord:
     width, height, digest = job.input.width, job.input.height, hashlib.sha256(png).hexdigest()
     return ImageRecord(index=index, seed=seed, width=width, height=height, bytes=len(png), sha256=digest, key=key)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the time within to the stage's seconds."""
-    start = time.monotonic()
-    yield
-    seconds[stage] += time.monotonic() - start

@@ -2,6 +2,9 @@
 
 import math
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Literal
 
 from jobs.record import JobError
@@ -20,7 +23,7 @@ class HeldJob:
     """A claimed job in this process.
 
     `verdict` is what was heard about it last, `drawing` is True while it is on the device, `uploading` once S3 may have
-    images of it, `error` is why it failed.
+    images of it, `stages` are the seconds of what was done, in order, `error` is why it failed.
     """
 
     def __init__(self, claim: Claim) -> None:
@@ -28,6 +31,7 @@ class HeldJob:
         self.verdict: Verdict = "ok"
         self.drawing = False
         self.uploading = False
+        self.stages: dict[str, float] = {}
         self.error: JobError | None = None
         self._claimed_at = time.monotonic()
 
@@ -40,7 +44,29 @@ class HeldJob:
 
         Redis' clock counts up to the claim and this process's from then on: no clock is compared with another.
         """
-        return self.claim.job.timings["queue"] + self.since_claimed()
+        job = self.claim.job
+        before = ((job.started_at or job.created_at) - job.created_at).total_seconds()
+        return before + self.since_claimed()
+
+    def spent(self, stages: Mapping[str, float]) -> None:
+        """Add seconds to those of the stages."""
+        for name, seconds in stages.items():
+            self.stages[name] = self.stages.get(name, 0.0) + seconds
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time within to the stage's, however it ends."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent({stage: time.monotonic() - start})
+
+    def timings(self) -> dict[str, float]:
+        """Return the timings that the job has if it ends now."""
+        job = self.claim.job
+        finished_at = job.created_at + timedelta(seconds=self.age())
+        return job.model_copy(update={"stages": self.stages, "finished_at": finished_at}).timings
 
     def seconds_left(self) -> float:
         """Return the seconds until the job's `timeout_seconds` have passed."""

@@ -7,7 +7,11 @@ _STAGE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5
 _JOB_SECONDS = (0.01, 0.05, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 
 job_seconds = Histogram("zimage_job_seconds", "Accepted to finished by this worker.", ["outcome"], buckets=_JOB_SECONDS)
-queue_wait_seconds = Histogram("zimage_queue_wait_seconds", "Accepted to claimed.", buckets=_JOB_SECONDS)
+queue_wait_seconds = Histogram(
+    "zimage_queue_wait_seconds",
+    "Accepted until the device begins, but for what attempts took before.",
+    buckets=_JOB_SECONDS,
+)
 stage_seconds = Histogram("zimage_stage_seconds", "Time of each stage of a job.", ["stage"], buckets=_STAGE_SECONDS)
 prompts_total = Counter("zimage_prompts_total", "Prompts by where their features came from.", ["features"])
 images_total = Counter("zimage_images_total", "Images committed.", ["size"])

@@ -61,38 +61,49 @@ class JobRunner:
     def _attempt(self, held: HeldJob, end_turn: Callable[[], None]) -> str:
         """Draw and deliver; return how the attempt ended."""
         try:
-            generation = self._draw(held)
-            self._observers.drawn(held, generation)
-            end_turn()  # the device goes on with the next job while this one is delivered
+            generation = self._draw(held, end_turn)
+            self._observers.drawn(held)
             return self._deliver(held, generation)
         except Exception as exception:  # noqa: BLE001 - whatever went wrong, the job must end and the worker go on
             return self._ending.give_up(held, exception)
 
-    def _draw(self, held: HeldJob) -> Generation:
+    def _draw(self, held: HeldJob, end_turn: Callable[[], None]) -> Generation:
+        job = held.claim.job
+        last_step = job.input.num_inference_steps - 1
+
         def report(step: int) -> None:
             self._progress.report(held, step)
             held.check()
 
         def on_step(step: int) -> None:
+            if not held.stages:
+                self._begin(held)
             held.drawing = True
+            if step >= last_step:
+                end_turn()  # so that the next job is there when the device is free, and waits in the queue until then
             report(step)
 
         try:
-            return self._executor.draw(held.claim.job, waiting=lambda: report(0), on_step=on_step)
+            return self._executor.draw(job, waiting=lambda: report(0), on_step=on_step, on_stages=held.spent)
         finally:
             held.drawing = False
+            if not held.stages:  # stopped before the device began
+                held.spent({"device_wait": held.since_claimed()})
+
+    def _begin(self, held: HeldJob) -> None:
+        held.spent({"device_wait": held.since_claimed()})
+        self._observers.begun(held)
 
     def _deliver(self, held: HeldJob, generation: Generation) -> str:
         """Upload the images and commit; return the job's status, or `refused` when another attempt has it."""
         job = held.claim.job
-        images, seconds = self._delivery.deliver(held, generation)
-        self._observers.delivered(held, generation, seconds)
-        stages = {**generation.timings, **seconds}
+        images = self._delivery.deliver(held, generation)
+        self._observers.delivered(held, generation)
         warnings = [
             *generation.warnings,
             *size_warnings(self._executor.loaded.model, job.input.width, job.input.height),
         ]
-        outcome = self._ending.commit(held, images, stages, generation.peak_vram_bytes, warnings)
+        outcome = self._ending.commit(held, images, generation.peak_vram_bytes, warnings)
         if outcome == "succeeded":
             self._observers.committed(held, images)
         return outcome

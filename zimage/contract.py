@@ -66,6 +66,7 @@ class Job(TypedDict):
     started_at: str | None
     finished_at: str | None
     attempt: int
+    cancel_requested: bool
     queue: QueuePlace | None
     progress: Progress
     input: JobRequest

@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.bars import follow
+from cli.bars import follow, state
 from cli.exits import time_limit
 from cli.job_options import describes_job
 from cli.results import ended_badly, finish, print_json, print_timings
 from cli.table import local_time, print_table, printable
 from zimage import JobRequest
-from zimage.contract import ACTIVE, Job
+from zimage.contract import Job
 
 
 @describes_job()
@@ -71,7 +71,7 @@ def cancel(
     if as_json:
         print_json(job)
     else:
-        print("cancel requested" if job["status"] in ACTIVE else job["status"])
+        print(state(job))
 
 
 def list_jobs(
@@ -98,12 +98,12 @@ def list_jobs(
 def _line(job: Job) -> str:
     asked, progress = job["input"], job["progress"]
     steps, size = f"{progress['step']}/{progress['total']}", f"{asked.get('width')}×{asked.get('height')}"
-    return "\t".join((job["id"], job["status"], job["created_at"], steps, size, printable(asked["prompt"])))
+    return "\t".join((job["id"], state(job), job["created_at"], steps, size, printable(asked["prompt"])))
 
 
 def _print_table(jobs: list[Job]) -> None:
     rows = []
     for job in jobs:
         accepted = local_time(datetime.fromisoformat(job["created_at"]))
-        rows.append((job["id"], job["status"], accepted, printable(job["input"]["prompt"])))
+        rows.append((job["id"], state(job), accepted, printable(job["input"]["prompt"])))
     print_table(("id", "status", "accepted", "prompt"), rows)

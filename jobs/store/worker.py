@@ -5,7 +5,7 @@ again.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -127,7 +127,7 @@ class WorkerStore:
         self,
         claim: Claim,
         images: Sequence[ImageRecord],
-        stages: dict[str, float],
+        stages: Mapping[str, float],
         peak_vram_bytes: int,
         warnings: Sequence[str],
     ) -> Literal["succeeded", "canceled", "refused"]:
@@ -136,7 +136,7 @@ class WorkerStore:
             "commit",
             *claim.fence,
             json.dumps([image.model_dump() for image in images]),
-            json.dumps(stages),
+            json.dumps(dict(stages)),
             peak_vram_bytes,
             json.dumps(list(warnings)),
         )
@@ -150,14 +150,22 @@ class WorkerStore:
         status, attempt = self._redis.hmget(f"{self._prefix}job:{job.id}", "status", "attempt")
         return attempt == str(job.attempt) and status in (JobStatus.RUNNING, JobStatus.SUCCEEDED)
 
-    def fail(self, claim: Claim, error: JobError) -> Literal["failed", "canceled", "refused"]:
-        """End a job with an error; refused when another attempt has it."""
-        outcome: Literal["failed", "canceled", "refused"] = self._run("fail", *claim.fence, error.model_dump_json())
+    def fail(
+        self, claim: Claim, error: JobError, stages: Mapping[str, float] | None = None
+    ) -> Literal["failed", "canceled", "refused"]:
+        """End a job with an error, and the seconds of what was done; refused when another attempt has it."""
+        outcome: Literal["failed", "canceled", "refused"] = self._run(
+            "fail", *claim.fence, error.model_dump_json(), json.dumps(dict(stages or {}))
+        )
         return outcome
 
-    def requeue(self, claim: Claim) -> Literal["queued", "canceled", "refused"]:
-        """Hand a job back without counting a loss; a job that its client wants stopped ends as canceled."""
-        outcome: Literal["queued", "canceled", "refused"] = self._run("requeue", *claim.fence)
+    def requeue(
+        self, claim: Claim, stages: Mapping[str, float] | None = None
+    ) -> Literal["queued", "canceled", "refused"]:
+        """Hand a job back without counting a loss; one that its client wants stopped ends as canceled, with stages."""
+        outcome: Literal["queued", "canceled", "refused"] = self._run(
+            "requeue", *claim.fence, json.dumps(dict(stages or {}))
+        )
         return outcome
 
     def lose(self, claim: Claim, error: JobError) -> Literal["queued", "failed", "canceled", "refused"]:

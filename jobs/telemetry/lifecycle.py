@@ -4,7 +4,7 @@ Never its prompt, nor anything else that its client wrote.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from jobs.record import Attempt, Job, JobError
@@ -55,7 +55,7 @@ def ended(
     job: Job,
     outcome: str,
     *,
-    total: float,
+    timings: Mapping[str, float],
     seconds: float,
     stages: Sequence[Stage],
     error: JobError | None,
@@ -65,12 +65,11 @@ def ended(
     Args:
         job: as it was claimed.
         outcome: the job's status; `lost` or `refused`, where it is another worker's.
-        total: seconds since it was accepted.
+        timings: of the job, if it has ended now (`Job.timings`).
         seconds: since it was claimed.
         stages: of the attempt.
         error: why it failed.
     """
-    timings = {**job.timings, **{stage.name: stage.end - stage.start for stage in stages}, "total": total}
     more = {
         "event": f"job.{outcome}",
         "worker": job.worker,

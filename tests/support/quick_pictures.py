@@ -13,8 +13,9 @@ if sys.argv[1] == "worker":
     import worker.process
     from jobs.model_card import SizeLimits
     from pipeline import Drawing, Generation, ZImagePipeline
+    from pipeline.timeline import Stages
 
-    def draw(_pipeline: ZImagePipeline, drawing: Drawing) -> Generation:
+    def draw(_pipeline: ZImagePipeline, drawing: Drawing, _stages: Stages) -> Generation:
         for step in range(1, drawing.num_inference_steps + 1):
             if drawing.on_step:
                 drawing.on_step(step, drawing.num_inference_steps)

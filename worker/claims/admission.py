@@ -14,7 +14,6 @@ from worker.held import HeldJob
 
 log = logging.getLogger(__name__)
 
-TURNS = 2  # one job on the device and one waiting for it: a worker hoards nothing
 STORAGE_PAUSE = 2.0  # seconds between two looks whether S3 is back
 
 
@@ -46,14 +45,18 @@ class Admission:
         self._leases = leases
         self._departure = departure
         self._deliverable = deliverable
-        self._turns = threading.BoundedSemaphore(TURNS)
+        self._turn = threading.Lock()
         self._claiming = threading.Lock()
         self._claims = 0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for a turn: within it the caller may claim a job and have it drawn."""
-        with self._turns:
+        """Wait for the turn: within it the caller may claim a job and have it drawn.
+
+        It ends when the device is about to be free, so a worker hoards nothing: jobs wait in the queue, where others
+        may take them.
+        """
+        with self._turn:
             yield
 
     @contextmanager

@@ -84,7 +84,7 @@ class Departure:
                     held.error = error
                     outcome: str = self._store.lose(held.claim, error)
                 else:
-                    outcome = self._store.requeue(held.claim)
+                    outcome = self._store.requeue(held.claim, held.stages)
                 self._observer.ended(held, outcome)
             except RedisError as redis_error:
                 with about(job):

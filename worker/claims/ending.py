@@ -43,7 +43,6 @@ class Ending:
         self,
         held: HeldJob,
         images: Sequence[ImageRecord],
-        stages: dict[str, float],
         peak_vram_bytes: int,
         warnings: Sequence[str],
     ) -> str:
@@ -53,7 +52,7 @@ class Ending:
             redis.exceptions.RedisError: Redis was away for too long.
         """
         outcome: str = self._until_redis_answers(
-            self._store.commit, held.claim, images, stages, peak_vram_bytes, warnings
+            self._store.commit, held.claim, images, held.stages, peak_vram_bytes, warnings
         )
         return outcome
 
@@ -63,11 +62,11 @@ class Ending:
             case StopJobError(reason="lost"):
                 return "lost"
             case StopJobError(reason="cancel"):
-                return self._end(self._store.requeue, held.claim)
+                return self._end(self._store.requeue, held.claim, held.stages)
             case ClockSkewError():
                 message = "S3 refuses the time of this machine's clock (%s): set it right; jobs are handed back"
                 log.error(message, exception)
-                return self._end(self._store.requeue, held.claim)
+                return self._end(self._store.requeue, held.claim, held.stages)
             case RedisError():
                 message = "job %s: Redis was away for too long; the job goes to another worker"
                 log.error(message, held.claim.job.id, exc_info=exception)
@@ -90,9 +89,9 @@ class Ending:
             self._departure.leave(BROKEN, held, error)
         if not isinstance(exception, StopJobError):
             self._observers.failed(held, error, exception)
-        return self._end(self._store.fail, held.claim, error)
+        return self._end(self._store.fail, held.claim, error, held.stages)
 
-    def _end(self, script: Callable[..., str], claim: Claim, *arguments: JobError) -> str:
+    def _end(self, script: Callable[..., str], claim: Claim, *arguments: JobError | dict[str, float]) -> str:
         try:
             outcome: str = self._until_redis_answers(script, claim, *arguments)
         except RedisError as error:

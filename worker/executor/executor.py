@@ -1,6 +1,6 @@
 """What the worker knows of whatever draws its jobs: one device's thread, or a group of ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,7 +26,13 @@ class Executor(Protocol):
     loaded: Loaded
     rate: Rate  # at which it draws
 
-    def draw(self, job: Job, waiting: Callable[[], None], on_step: Callable[[int], None]) -> Generation:
+    def draw(
+        self,
+        job: Job,
+        waiting: Callable[[], None],
+        on_step: Callable[[int], None],
+        on_stages: Callable[[Mapping[str, float]], None],
+    ) -> Generation:
         """Wait for the device and draw the job's images.
 
         Args:
@@ -34,6 +40,8 @@ class Executor(Protocol):
             waiting: called again and again, on the caller's thread, until the job is on the device.
             on_step: called with the steps done: 0 once the job is on the device, and again where it begins anew.
                 Raising from either of them gives the job up.
+            on_stages: called with the seconds of each stage, also of one that was stopped in its midst; again where the
+                job begins anew.
 
         Raises:
             torch.OutOfMemoryError: not even one image at a time fits into the device's memory.

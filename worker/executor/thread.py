@@ -6,20 +6,24 @@ is compressed and uploaded.
 
 import contextvars
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 
 import torch
 
 from jobs.model_card import size_limits
 from jobs.record import Job
 from pipeline import Drawing, Generation, ZImagePipeline
+from pipeline.timeline import Stages
 from worker.executor.busy import BusySeconds
 from worker.executor.executor import Loaded
 from worker.executor.rate import Rate
 
 LOOK_SECONDS = 0.25  # how often a waiting job is looked after
 WARM_UP_STEPS = 2
+
+OnStages = Callable[[Mapping[str, float]], None]
 
 
 class DeviceThread:
@@ -41,13 +45,15 @@ class DeviceThread:
         self.loaded = _loaded(self._pipeline, model)
         self._thread.submit(self._warm_up).result()
 
-    def draw(self, job: Job, waiting: Callable[[], None], on_step: Callable[[int], None]) -> Generation:
+    def draw(
+        self, job: Job, waiting: Callable[[], None], on_step: Callable[[int], None], on_stages: OnStages
+    ) -> Generation:
         """Wait for the device and draw the job's images, as `Executor` says; one at a time where memory is short."""
         asked = time.monotonic()
 
         def on_device() -> Generation:
             with self.rate.measured(job.input.cost, asked):
-                return self._draw(job, on_step)
+                return self._draw(job, on_step, on_stages)
 
         # In the caller's context, so that what is logged there is told to be about this job.
         drawing = self._thread.submit(contextvars.copy_context().run, on_device)
@@ -79,7 +85,7 @@ class DeviceThread:
         with self.rate.measured(side * side * WARM_UP_STEPS, time.monotonic()):
             draw()
 
-    def _draw(self, job: Job, on_step: Callable[[int], None]) -> Generation:
+    def _draw(self, job: Job, on_step: Callable[[int], None], on_stages: OnStages) -> Generation:
         busy = BusySeconds(job.owner)
 
         def alive(step: int) -> None:
@@ -89,27 +95,38 @@ class DeviceThread:
 
         self._drawing = True
         try:
-            return self._draw_within_memory(job, alive)
+            return self._draw_within_memory(job, alive, on_stages)
         finally:
             self._drawing = False
             busy.count()
 
-    def _draw_within_memory(self, job: Job, on_step: Callable[[int], None]) -> Generation:
+    def _draw_within_memory(self, job: Job, on_step: Callable[[int], None], on_stages: OnStages) -> Generation:
         first_seed, num_images = job.input.seed or 0, job.input.num_images
+
+        def generate(seed: int, count: int) -> Generation:
+            return self._generate(job, seed, count, on_step, on_stages)
+
         try:
-            return self._generate(job, first_seed, num_images, on_step)
+            return generate(first_seed, num_images)
         except torch.OutOfMemoryError:
             pass  # and on outside of this block: the exception keeps the failed call's tensors alive
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return _together([self._generate(job, first_seed + index, 1, on_step) for index in range(num_images)])
+        return _together([generate(first_seed + index, 1) for index in range(num_images)])
 
-    def _generate(self, job: Job, seed: int, num_images: int, on_step: Callable[[int], None]) -> Generation:
+    def _generate(
+        self, job: Job, seed: int, num_images: int, on_step: Callable[[int], None], on_stages: OnStages
+    ) -> Generation:
         on_step(0)
         drawing = Drawing(
             **job.input.picture(), seed=seed, num_images=num_images, on_step=lambda step, _total: on_step(step)
         )
-        return self._pipeline.generate(drawing)
+        stages = Stages(self._pipeline.device)
+        try:
+            return self._pipeline.generate(drawing, stages)
+        finally:
+            with suppress(RuntimeError):  # of a device that is broken: what broke it tells more
+                on_stages(stages.seconds())
 
 
 def _loaded(pipeline: ZImagePipeline, model: str) -> Loaded:

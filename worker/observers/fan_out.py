@@ -21,11 +21,14 @@ class FanOut(Observer):
     def claimed(self, held: HeldJob) -> None:
         self._tell(lambda observer: observer.claimed(held))
 
-    def drawn(self, held: HeldJob, generation: Generation) -> None:
-        self._tell(lambda observer: observer.drawn(held, generation))
+    def begun(self, held: HeldJob) -> None:
+        self._tell(lambda observer: observer.begun(held))
 
-    def delivered(self, held: HeldJob, generation: Generation, seconds: dict[str, float]) -> None:
-        self._tell(lambda observer: observer.delivered(held, generation, seconds))
+    def drawn(self, held: HeldJob) -> None:
+        self._tell(lambda observer: observer.drawn(held))
+
+    def delivered(self, held: HeldJob, generation: Generation) -> None:
+        self._tell(lambda observer: observer.delivered(held, generation))
 
     def committed(self, held: HeldJob, images: Sequence[ImageRecord]) -> None:
         self._tell(lambda observer: observer.committed(held, images))

@@ -1,7 +1,6 @@
 """Tells the log and traces of jobs."""
 
 import logging
-from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
 from jobs.record import JobError
@@ -20,13 +19,17 @@ class LogAndSpans(Observer):
     def __init__(self) -> None:
         self._stages: WeakKeyDictionary[HeldJob, list[Stage]] = WeakKeyDictionary()
 
-    def drawn(self, held: HeldJob, generation: Generation) -> None:
-        """Note when the stages on the device were."""
-        self._note(held, generation.timings)
+    def begun(self, held: HeldJob) -> None:
+        """Note when the wait for the device was."""
+        self._note(held)
 
-    def delivered(self, held: HeldJob, _generation: Generation, seconds: dict[str, float]) -> None:
+    def drawn(self, held: HeldJob) -> None:
+        """Note when the stages on the device were."""
+        self._note(held)
+
+    def delivered(self, held: HeldJob, _generation: Generation) -> None:
         """Note when the stages beside the device were."""
-        self._note(held, seconds)
+        self._note(held)
 
     def failed(self, held: HeldJob, error: JobError, exception: Exception) -> None:
         """Log why, with the traceback of what nobody expected."""
@@ -34,20 +37,23 @@ class LogAndSpans(Observer):
         log.error("job %s failed: %s", held.claim.job.id, error.message, exc_info=unexpected)
 
     def ended(self, held: HeldJob, outcome: str) -> None:
-        """Log the outcome; make the spans."""
+        """Log the outcome; make the spans, also of stages that were stopped."""
+        self._note(held)
         lifecycle.ended(
             held.claim.job,
             outcome,
-            total=held.age(),
+            timings=held.timings(),
             seconds=held.since_claimed(),
             stages=self._stages.get(held, ()),
             error=held.error,
         )
 
-    def _note(self, held: HeldJob, stages: Mapping[str, float]) -> None:
-        """Note stages that followed each other and end now, with the seconds of each."""
+    def _note(self, held: HeldJob) -> None:
+        """Note the stages that came since the last look: they followed each other and end now."""
         noted = self._stages.setdefault(held, [])
-        start = held.since_claimed() - sum(stages.values())
-        for name, seconds in stages.items():
+        known = {stage.name for stage in noted}
+        new = {name: seconds for name, seconds in held.stages.items() if name not in known}
+        start = held.since_claimed() - sum(new.values())
+        for name, seconds in new.items():
             noted.append(Stage(name, start, start + seconds))
             start += seconds

@@ -16,11 +16,14 @@ class Observer:
     def claimed(self, held: HeldJob) -> None:
         """The job is this worker's."""
 
-    def drawn(self, held: HeldJob, generation: Generation) -> None:
+    def begun(self, held: HeldJob) -> None:
+        """The device begins with it."""
+
+    def drawn(self, held: HeldJob) -> None:
         """Its images have left the device."""
 
-    def delivered(self, held: HeldJob, generation: Generation, seconds: dict[str, float]) -> None:
-        """Its images are in S3; the seconds are those of the stages since it was drawn."""
+    def delivered(self, held: HeldJob, generation: Generation) -> None:
+        """Its images are in S3."""
 
     def committed(self, held: HeldJob, images: Sequence[ImageRecord]) -> None:
         """It has succeeded, with these images."""

@@ -12,13 +12,13 @@ from worker.observers.observer import Observer
 class Prometheus(Observer):
     """Keeps the metrics of jobs."""
 
-    def claimed(self, held: HeldJob) -> None:
-        """Observe the wait."""
-        metrics.queue_wait_seconds.observe(held.claim.job.timings["queue"])
+    def begun(self, held: HeldJob) -> None:
+        """Observe the wait, in the queue and for the device."""
+        metrics.queue_wait_seconds.observe(held.claim.job.timings["queue"] + held.stages["device_wait"])
 
-    def delivered(self, _held: HeldJob, generation: Generation, seconds: dict[str, float]) -> None:
+    def delivered(self, held: HeldJob, generation: Generation) -> None:
         """Observe all stages."""
-        for stage, spent in {**generation.timings, **seconds}.items():
+        for stage, spent in held.stages.items():
             metrics.stage_seconds.labels(stage).observe(spent)
         metrics.vram_peak_bytes.set(generation.peak_vram_bytes)
         metrics.prompts_total.labels("encoded").inc(generation.prompts - generation.prompts_reused)
@@ -34,5 +34,7 @@ class Prometheus(Observer):
     def ended(self, held: HeldJob, outcome: str) -> None:
         """Count the attempt, and observe the whole time of a job that is over."""
         metrics.job_attempts_total.labels(outcome).inc()
+        if outcome == "succeeded":
+            metrics.stage_seconds.labels("other").observe(held.timings()["other"])
         if outcome in ("succeeded", "failed", "canceled"):
             metrics.job_seconds.labels(outcome).observe(held.age())

@@ -76,6 +76,8 @@ redis.call('HINCRBY', job_key(id), 'attempt', 1)
 redis.call('HSET', job_key(id), 'worker', worker, 'started_at', integer(time), 'step', 0)
 redis.call('HSET', worker_key, 'claim_number', number, 'claimed', id)
 redis.call('EXPIRE', worker_key, 86400)
+local since = get(id, 'queued_at') or get(id, 'created_at')
+redis.call('HINCRBY', job_key(id), 'waited', integer(time - since))
 enter(id, 'running')
 changed(id)
 return {redis.call('HGETALL', job_key(id)), expired}

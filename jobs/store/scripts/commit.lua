@@ -5,5 +5,5 @@
 -- Keys: job:{id}, pending, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}], webhooks,
 --       webhook:{event}, events
 local id, worker, attempt, images, stages, peak, warnings = unpack(ARGV)
-return settle(id, worker, attempt, 'succeeded',
-  'images', images, 'stages', stages, 'peak_vram_bytes', peak, 'warnings', warnings, 'step', get(id, 'total'))
+return settle(id, worker, attempt, 'succeeded', stages,
+  'images', images, 'peak_vram_bytes', peak, 'warnings', warnings, 'step', get(id, 'total'))

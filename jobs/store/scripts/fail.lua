@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- running -> failed (or canceled, when its client asked for that first).
--- ARGV: id, worker, attempt, error (JSON)
+-- ARGV: id, worker, attempt, error (JSON), stages (JSON)
 -- Returns 'failed', 'canceled' or 'refused'
 -- Keys: job:{id}, pending, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}], webhooks,
 --       webhook:{event}, events
-local id, worker, attempt, error = unpack(ARGV)
-return settle(id, worker, attempt, 'failed', 'error', error)
+local id, worker, attempt, error, stages = unpack(ARGV)
+return settle(id, worker, attempt, 'failed', stages, 'error', error)

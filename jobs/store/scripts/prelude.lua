@@ -172,15 +172,15 @@ end
 -- Ends the job that a worker holds. A result that was held through an outage counts too, as long as nobody else has claimed
 -- the job since. Once its client wants it stopped, a job only ends as canceled.
 -- Returns the status in which the job ended, the same again when sent again after a lost answer, or 'refused'
-local function settle(id, worker, attempt, outcome, ...)
+local function settle(id, worker, attempt, outcome, stages, ...)
   local status, cancel = get(id, 'status', 'cancel_requested')
   if not is_latest(id, worker, attempt) then return 'refused' end
   if status == outcome or status == 'canceled' then return status end
   if status ~= 'running' and status ~= 'queued' then return 'refused' end
   if cancel then
-    finish(id, 'canceled')
+    finish(id, 'canceled', 'stages', stages)
     return 'canceled'
   end
-  finish(id, outcome, ...)
+  finish(id, outcome, 'stages', stages, ...)
   return outcome
 end

@@ -382,25 +382,37 @@ def test_a_running_job_stops_within_a_step(http: httpx.Client) -> None:
     while (running := http.get(job["urls"]["self"]).json())["progress"]["step"] < 2:
         assert running["status"] in ("queued", "running")
         time.sleep(0.05)
+    assert not running["cancel_requested"]
     answer = http.post(job["urls"]["cancel"])
     assert answer.status_code == 202
+    assert (answer.json()["status"], answer.json()["cancel_requested"]) == ("running", True)
     ended = wait(http, job)
     assert ended["status"] == "canceled"
+    assert list(ended["timings"]) == ["queue", "device_wait", "text_encode", "denoise", "other", "total"]
+    assert_adds_up(ended["timings"])
     assert ended["images"] == []
     # The step that was at work when the cancel came may still end, none begins after it.
     assert ended["progress"]["step"] <= answer.json()["progress"]["step"] + 1
     assert http.post(job["urls"]["cancel"]).status_code == 200
 
 
-def test_a_job_that_waits_for_the_device_is_canceled_while_another_is_drawn(http: httpx.Client) -> None:
-    drawn, waiting = submit(http, **LONG), submit(http)
-    while http.get(waiting["urls"]["self"]).json()["status"] == "queued":
+def test_a_job_is_queued_for_as_long_as_it_waits_for_the_device(http: httpx.Client) -> None:
+    before = submit(http, **LONG)
+    waiting = submit(http)
+    while http.get(before["urls"]["self"]).json()["progress"]["step"] < 3:
         time.sleep(0.05)
-    assert http.post(waiting["urls"]["cancel"]).status_code == 202
-    assert wait(http, waiting)["status"] == "canceled"
-    assert http.get(drawn["urls"]["self"]).json()["status"] == "running"
-    http.post(drawn["urls"]["cancel"])
-    assert wait(http, drawn)["status"] == "canceled"
+    told = http.get(waiting["urls"]["self"]).json()
+    assert (told["status"], told["queue"]["position"], told["started_at"]) == ("queued", 1, None)
+    http.post(before["urls"]["cancel"])
+    before, waiting = wait(http, before), wait(http, waiting)
+    assert waiting["status"] == "succeeded"
+    assert_adds_up(waiting["timings"])
+    drawn_behind = sum(before["timings"][stage] for stage in ("text_encode", "denoise"))
+    assert waiting["timings"]["queue"] + waiting["timings"]["device_wait"] >= 0.9 * drawn_behind
+
+
+def assert_adds_up(timings: dict[str, float]) -> None:
+    assert sum(timings.values()) == pytest.approx(2 * timings["total"], abs=1e-3)
 
 
 def test_an_ended_job_can_not_be_canceled(http: httpx.Client) -> None:

@@ -5,7 +5,7 @@ import itertools
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +122,86 @@ async def test_a_job_goes_from_queued_to_succeeded(queue: Queue) -> None:
     assert ended.timings["denoise"] == 0.5
     assert ended.timings["total"] >= ended.timings["queue"] >= 0
     assert queue.try_claim("worker-1") is None
+
+
+def _commit(queue: Queue, claim: Claim) -> None:
+    time.sleep(0.002)
+    queue.worker.commit(claim, [IMAGE], {"denoise": 0.001}, 0, [])
+
+
+async def _succeeds(queue: Queue) -> None:
+    _commit(queue, queue.claim())
+
+
+async def _fails(queue: Queue) -> None:
+    queue.worker.fail(queue.claim(), JobError(code="x", message="x", retryable=False), {"device_wait": 0.0})
+
+
+async def _is_canceled_in_the_queue(queue: Queue) -> None:
+    await queue.client.cancel("job_1", OWNER)
+
+
+async def _is_canceled_at_work(queue: Queue) -> None:
+    claim = queue.claim()
+    await queue.client.cancel("job_1", OWNER)
+    queue.worker.requeue(claim, {"device_wait": 0.0})
+
+
+async def _expires(queue: Queue) -> None:
+    queue.redis.zadd(f"{queue.settings.redis_prefix}deadlines", {"job_1": 1})
+    queue.worker.expire()
+
+
+async def _is_handed_back_and_succeeds(queue: Queue) -> None:
+    queue.worker.requeue(queue.claim())
+    _commit(queue, queue.claim())
+
+
+async def _is_handed_back_and_canceled_in_the_queue(queue: Queue) -> None:
+    queue.worker.requeue(queue.claim())
+    await queue.client.cancel("job_1", OWNER)
+
+
+async def _loses_its_workers(queue: Queue) -> None:
+    for _ in range(3):
+        queue.claim()
+        queue.end_leases()
+        queue.worker.reap()
+
+
+async def _is_held_through_an_outage(queue: Queue) -> None:
+    claim = queue.claim()
+    queue.end_leases()
+    queue.worker.reap()
+    _commit(queue, claim)
+
+
+@pytest.mark.parametrize(
+    ("end", "parts"),
+    [
+        (_succeeds, ["queue", "denoise", "other"]),
+        (_fails, ["queue", "device_wait", "other"]),
+        (_is_canceled_in_the_queue, ["queue", "other"]),
+        (_is_canceled_at_work, ["queue", "device_wait", "other"]),
+        (_expires, ["queue", "other"]),
+        (_is_handed_back_and_succeeds, ["queue", "lost", "denoise", "other"]),
+        (_is_handed_back_and_canceled_in_the_queue, ["queue", "lost", "other"]),
+        (_loses_its_workers, ["queue", "lost", "other"]),
+        (_is_held_through_an_outage, ["queue", "denoise", "other"]),
+    ],
+)
+async def test_timings_add_up_however_a_job_ends(
+    queue: Queue, end: Callable[[Queue], Awaitable[None]], parts: list[str]
+) -> None:
+    await queue.submit("job_1")
+    time.sleep(0.02)
+    await end(queue)
+    job = await queue.job("job_1")
+    assert not job.status.active
+    timings = job.timings
+    assert list(timings) == [*parts, "total"]
+    assert sum(timings[part] for part in parts) == pytest.approx(timings["total"], abs=1e-6)
+    assert timings["queue"] >= 0.02
 
 
 async def test_every_change_has_a_version_of_its_own(queue: Queue) -> None:

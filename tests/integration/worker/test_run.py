@@ -1,7 +1,9 @@
 """A job's life in the worker, on real servers, drawn by an executor that has the interface and nothing else."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,19 +33,30 @@ STAGES = {"text_encode": 0.0, "denoise": 0.0, "decode": 0.0}
 
 
 class Drawer:
-    """An executor that draws black, or does what a test wants instead of each step."""
+    """An executor that draws black; a test says when it is free, and what it does in each step."""
 
     loaded = Loaded("tiny", device="cpu", precision="float32", quantization=None, vram_bytes=0)
 
     def __init__(self) -> None:
         self.rate = Rate()
+        self.free: Callable[[Job], bool] = lambda _job: True
         self.step: Callable[[Job], None] = lambda _job: None
 
-    def draw(self, job: Job, waiting: Callable[[], None], on_step: Callable[[int], None]) -> Generation:
-        waiting()
-        for step in range(job.input.num_inference_steps + 1):
-            on_step(step)
-            self.step(job)
+    def draw(
+        self,
+        job: Job,
+        waiting: Callable[[], None],
+        on_step: Callable[[int], None],
+        on_stages: Callable[[Mapping[str, float]], None],
+    ) -> Generation:
+        while not self.free(job):
+            waiting()
+        try:
+            for step in range(job.input.num_inference_steps + 1):
+                on_step(step)
+                self.step(job)
+        finally:
+            on_stages(STAGES)
         images = torch.zeros(job.input.num_images, job.input.height, job.input.width, 3, dtype=torch.uint8)
         return Generation(images, STAGES, peak_vram_bytes=0, warnings=[], prompts=1, prompts_reused=0)
 
@@ -63,11 +76,14 @@ class Points(Observer):
     def claimed(self, _held: HeldJob) -> None:
         self.told.append("claimed")
 
-    def drawn(self, _held: HeldJob, _generation: Generation) -> None:
+    def begun(self, held: HeldJob) -> None:
+        self.told.append(f"begun {sorted(held.stages)}")
+
+    def drawn(self, _held: HeldJob) -> None:
         self.told.append("drawn")
 
-    def delivered(self, _held: HeldJob, _generation: Generation, seconds: dict[str, float]) -> None:
-        self.told.append(f"delivered {sorted(seconds)}")
+    def delivered(self, _held: HeldJob, _generation: Generation) -> None:
+        self.told.append("delivered")
 
     def committed(self, _held: HeldJob, images: Sequence[ImageRecord]) -> None:
         self.told.append(f"committed {len(images)}")
@@ -118,9 +134,14 @@ def told(worker: Worker) -> list[str]:
 def test_each_point_of_a_job_s_life_is_told_once(worker: Worker) -> None:
     job_id = worker.service.submit(num_images=2)
     assert worker.run()
-    assert told(worker) == ["claimed", "drawn", "delivered ['png', 'upload']", "committed 2", "ended succeeded"]
+    points = ["claimed", "begun ['device_wait']", "drawn", "delivered", "committed 2", "ended succeeded"]
+    assert told(worker) == points
     job = worker.service.job(job_id)
-    assert (job.status, len(job.images), set(job.stages)) == (JobStatus.SUCCEEDED, 2, {*STAGES, "png", "upload"})
+    assert (job.status, len(job.images), list(job.stages)) == (
+        JobStatus.SUCCEEDED,
+        2,
+        ["device_wait", *STAGES, "png", "upload"],
+    )
     assert not worker.run()  # none waits
     worker.admission.finish()  # returns: none is at hand
 
@@ -139,7 +160,7 @@ def test_a_job_that_fails_is_told_with_why(worker: Worker) -> None:
     worker.drawer.step = refuse
     job_id = worker.service.submit()
     assert worker.run()
-    assert told(worker) == ["claimed", "failed invalid_input", "ended failed"]
+    assert told(worker) == ["claimed", "begun ['device_wait']", "failed invalid_input", "ended failed"]
     error = worker.service.job(job_id).error
     assert error == JobError(code="invalid_input", message="width is 65, expected a multiple of 16", retryable=False)
 
@@ -148,8 +169,43 @@ def test_a_job_that_its_client_cancels_has_not_failed(worker: Worker) -> None:
     worker.drawer.step = lambda job: worker.service.cancel(job.id)
     job_id = worker.service.submit(num_inference_steps=50)
     assert worker.run()
+    assert told(worker) == ["claimed", "begun ['device_wait']", "ended canceled"]
+    job = worker.service.job(job_id)
+    assert (job.status, list(job.stages)) == (JobStatus.CANCELED, ["device_wait", *STAGES])
+
+
+def test_a_job_that_is_canceled_before_the_device_begins_has_only_waited(worker: Worker) -> None:
+    def cancel(job: Job) -> bool:
+        worker.service.cancel(job.id)
+        return False
+
+    worker.drawer.free = cancel
+    job_id = worker.service.submit()
+    assert worker.run()
     assert told(worker) == ["claimed", "ended canceled"]
-    assert worker.service.job(job_id).status == JobStatus.CANCELED
+    assert list(worker.service.job(job_id).timings) == ["queue", "device_wait", "other", "total"]
+
+
+def test_the_next_job_is_claimed_when_the_last_step_begins(worker: Worker) -> None:
+    first, second = (worker.service.submit(num_inference_steps=3) for _ in range(2))
+    neighbour = threading.Thread(target=worker.run)
+    seen: list[JobStatus] = []
+
+    def look(job: Job) -> None:
+        if job.id == second:
+            return
+        if not seen:
+            neighbour.start()
+        seen.append(worker.service.job(second).status)
+        if len(seen) == 3:  # steps: 2 are done, the last one begins
+            while worker.service.job(second).status == JobStatus.QUEUED:
+                time.sleep(0.01)
+
+    worker.drawer.step = look
+    assert worker.run()
+    neighbour.join()
+    assert seen[:3] == [JobStatus.QUEUED] * 3
+    assert {worker.service.job(job_id).status for job_id in (first, second)} == {JobStatus.SUCCEEDED}
 
 
 def test_a_job_that_breaks_the_device_is_told_by_whoever_hands_it_back(
@@ -167,5 +223,5 @@ def test_a_job_that_breaks_the_device_is_told_by_whoever_hands_it_back(
     with pytest.raises(SystemExit) as left:
         worker.run()
     assert left.value.code == BROKEN
-    assert told(worker) == ["claimed", "ended queued"]
+    assert told(worker) == ["claimed", "begun ['device_wait']", "ended queued"]
     assert worker.service.job(job_id).losses == 1

@@ -52,7 +52,7 @@ def test_a_job_that_is_being_claimed_is_handed_back(gone: threading.Event) -> No
     requeued: list[Claim] = []
     leases: Any = SimpleNamespace(held=lambda: list(held), stop=lambda: None)
 
-    def requeue(claim: Claim) -> str:
+    def requeue(claim: Claim, _stages: dict[str, float]) -> str:
         requeued.append(claim)
         return "queued"
 

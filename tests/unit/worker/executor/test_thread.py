@@ -39,7 +39,7 @@ def job(owner: str = "someone", **fields: Any) -> Job:
     return Job(id="job_1", owner=owner, status=JobStatus.RUNNING, version=1, created_at=now, deadline=now, input=asked)
 
 
-def ignore(*_: int) -> None:
+def ignore(*_: object) -> None:
     pass
 
 
@@ -51,7 +51,7 @@ def test_it_tells_what_it_has_loaded_and_has_measured_it(executor: Executor) -> 
 
 def test_it_draws_what_the_pipeline_draws_and_tells_each_step(executor: Executor, pipeline: ZImagePipeline) -> None:
     told: list[tuple[int, int | None]] = []
-    drawn = executor.draw(job(num_images=2), ignore, lambda step: told.append((step, executor.sign_of_life())))
+    drawn = executor.draw(job(num_images=2), ignore, lambda step: told.append((step, executor.sign_of_life())), ignore)
     alone = pipeline("a cat", height=64, width=64, num_inference_steps=STEPS, seed=7, num_images=2)
     assert torch.equal(drawn.images, alone)
     assert [step for step, _ in told] == [0, 1, 2]
@@ -70,7 +70,7 @@ def blocked(executor: Executor) -> tuple[threading.Thread, Callable[[], None]]:
             there.set()
             assert go_on.wait(60)
 
-    drawing = threading.Thread(target=executor.draw, args=(job(), ignore, hold))
+    drawing = threading.Thread(target=executor.draw, args=(job(), ignore, hold, ignore))
     drawing.start()
     assert there.wait(60)
     return drawing, go_on.set
@@ -84,10 +84,10 @@ def test_a_job_that_is_given_up_while_it_waits_is_not_drawn(executor: Executor) 
         raise InterruptedError("canceled")
 
     with pytest.raises(InterruptedError):
-        executor.draw(job(), give_up, steps.append)
+        executor.draw(job(), give_up, steps.append, ignore)
     go_on()
     drawing.join()
-    assert executor.draw(job(), ignore, ignore).images.shape == (1, 64, 64, 3)  # behind it, were it there
+    assert executor.draw(job(), ignore, ignore, ignore).images.shape == (1, 64, 64, 3)  # behind it, were it there
     assert steps == []
 
 
@@ -96,12 +96,14 @@ def test_a_job_is_stopped_at_a_step_and_the_next_one_drawn(executor: Executor) -
         if step == 1:
             raise InterruptedError("canceled")
 
-    before = executor.rate.per_second
+    before, done = executor.rate.per_second, dict[str, float]()
     with pytest.raises(InterruptedError):
-        executor.draw(job(), ignore, give_up)
+        executor.draw(job(), ignore, give_up, done.update)
+    assert list(done) == ["text_encode", "denoise"]
+    assert done["denoise"] > 0
     assert executor.rate.per_second == before  # what is given up says nothing of how fast jobs are done
     assert executor.sign_of_life() is None
-    assert executor.draw(job(), ignore, ignore).images.shape == (1, 64, 64, 3)
+    assert executor.draw(job(), ignore, ignore, ignore).images.shape == (1, 64, 64, 3)
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -112,24 +114,24 @@ def test_busy_seconds_are_counted_for_the_owner_however_the_job_ends(executor: E
 
     owner = f"ends-{ends}"
     with contextlib.nullcontext() if ends else pytest.raises(InterruptedError):
-        executor.draw(job(owner), ignore, on_step)
+        executor.draw(job(owner), ignore, on_step, ignore)
     assert (REGISTRY.get_sample_value("zimage_key_gpu_seconds_total", {"key": owner}) or 0) > 0
 
 
 def test_images_that_don_t_fit_together_are_drawn_one_at_a_time(
     executor: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = executor.draw(job(num_images=3), ignore, ignore)
+    together = executor.draw(job(num_images=3), ignore, ignore, ignore)
     generate = DeviceThread._generate
 
-    def generate_one(self: DeviceThread, job: Job, seed: int, num_images: int, on_step: Any) -> Generation:
+    def generate_one(self: DeviceThread, job: Job, seed: int, num_images: int, *told: Any) -> Generation:
         if num_images > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return generate(self, job, seed, num_images, on_step)
+        return generate(self, job, seed, num_images, *told)
 
     monkeypatch.setattr(DeviceThread, "_generate", generate_one)
     told: list[int] = []
-    alone = executor.draw(job(num_images=3), ignore, told.append)
+    alone = executor.draw(job(num_images=3), ignore, told.append, ignore)
     assert torch.equal(alone.images, together.images)
     [warning] = alone.warnings[len(together.warnings) :]
     assert warning == "there was too little memory for all images at once: drawn one at a time"
@@ -142,7 +144,7 @@ def test_too_little_memory_for_one_image_is_told(executor: Executor, monkeypatch
 
     monkeypatch.setattr(DeviceThread, "_generate", generate)
     with pytest.raises(torch.OutOfMemoryError):
-        executor.draw(job(num_images=2), ignore, ignore)
+        executor.draw(job(num_images=2), ignore, ignore, ignore)
 
 
 def test_what_can_t_be_loaded_is_told_by_whoever_starts_it() -> None:

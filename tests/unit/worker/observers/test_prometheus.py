@@ -44,20 +44,24 @@ def growth(act: Callable[[], None], *series: tuple[str, dict[str, str]]) -> list
     return [after - was for was, after in zip(before, values(), strict=True)]
 
 
-def test_the_wait_is_observed_at_the_claim(held: HeldJob) -> None:
+def test_the_wait_ends_when_the_device_begins(held: HeldJob) -> None:
     waits = ("zimage_queue_wait_seconds_count", {}), ("zimage_queue_wait_seconds_sum", {})
-    assert growth(lambda: Prometheus().claimed(held), *waits) == [1, 3]
+    assert growth(lambda: Prometheus().claimed(held), *waits) == [0, 0]
+    held.spent({"device_wait": 2.0})
+    assert growth(lambda: Prometheus().begun(held), *waits) == [1, 5]
 
 
 def test_stages_and_prompts_are_counted_once_the_images_are_delivered(held: HeldJob) -> None:
+    held.spent({"device_wait": 3, "denoise": 2, "png": 0.5, "upload": 0.25})
     assert growth(
-        lambda: Prometheus().delivered(held, DRAWN, {"png": 0.5, "upload": 0.25}),
+        lambda: Prometheus().delivered(held, DRAWN),
+        ("zimage_stage_seconds_sum", {"stage": "device_wait"}),
         ("zimage_stage_seconds_sum", {"stage": "denoise"}),
         ("zimage_stage_seconds_sum", {"stage": "png"}),
         ("zimage_stage_seconds_sum", {"stage": "upload"}),
         ("zimage_prompts_total", {"features": "encoded"}),
         ("zimage_prompts_total", {"features": "reused"}),
-    ) == [2, 0.5, 0.25, 1, 1]
+    ) == [3, 2, 0.5, 0.25, 1, 1]
     assert REGISTRY.get_sample_value("zimage_vram_peak_bytes") == 7
 
 
