@@ -27,7 +27,7 @@ def choose_device(settings: Settings) -> torch.device:
         if number_format := find(settings.quantization):
             number_format.check(device, torch.bfloat16)
     except QuantizationError as error:
-        raise ValueError(f"ZIMAGE_QUANTIZATION: {error}") from error
+        raise ValueError(f"ZIMAGE_QUANTIZATION: {error}: set it to none there") from error
     return device
 
 

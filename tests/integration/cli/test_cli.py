@@ -129,7 +129,7 @@ def test_list(zimage: Shell, stack: Stack) -> None:
     assert newest[1] not in zimage("list", "--status", "canceled")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "gbk", "utf-8", "utf-16"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16"])
 def test_any_encoding_takes_what_is_printed(stack: Stack, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     """In this process: only the stream counts."""
 
