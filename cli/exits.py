@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from cli.errors import ExitCode, UserError
 from cli.extras import missing_extra
+from cli.streams import any_output
 from zimage import ServiceError
 
 RESEND_SECONDS = 0.05
@@ -32,11 +33,18 @@ class Interrupt(KeyboardInterrupt):
 class ZImageGroup(TyperGroup):
     """The command group; turns the errors that its commands raise into one line and an exit code."""
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the command line and end the process."""
+        with any_output():
+            return super().main(*arguments, **options)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         _send_again_when_swallowed(lambda: None)
         try:
-            return super().invoke(ctx)
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+            return done
         except UserError as error:
             message, code = str(error), error.exit_code
         except ServiceError as error:
@@ -46,10 +54,13 @@ class ZImageGroup(TyperGroup):
             if extra is None:
                 raise
             message, code = f"{error}: pip install 'zimage-service[{extra}]'", ExitCode.REFUSED
+        except UnicodeEncodeError:  # of what came from the command line or the environment
+            message, code = "an argument or a variable holds bytes that are not UTF-8", ExitCode.USAGE
         except OSError as error:
             if error.errno == errno.EPIPE:  # `zimage list | head`
                 raise
-            message, code = str(error), ExitCode.REFUSED
+            told = (str(part) for part in (error.filename, error.strerror) if part is not None)
+            message, code = ": ".join(told) or str(error), ExitCode.REFUSED
         except KeyboardInterrupt:
             message, code = "interrupted", ExitCode.INTERRUPTED
         print(f"zimage: {' '.join(message.split())}", file=sys.stderr)

@@ -30,7 +30,7 @@ def describes_job(*without: str) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            given = {name: values.pop(name) for name in options}
+            given = {name: _decoded(parameter, values.pop(name)) for name, (parameter, _) in options.items()}
             request = {name: read(given[name]) for name, (_, read) in options.items() if given[name] is not None}
             command(request, **values)
 
@@ -76,6 +76,18 @@ def _kinds(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, UnionType):
         return [kind for part in get_args(annotation) for kind in _kinds(part)]
     return [] if annotation is NoneType else [annotation]
+
+
+def _decoded(parameter: inspect.Parameter, value: Any) -> Any:
+    """Return what was given, and where the locale could not read its bytes, what they are in UTF-8."""
+    if isinstance(value, list):
+        return [_decoded(parameter, part) for part in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        return value.encode(errors="surrogateescape").decode()
+    except UnicodeError:
+        raise UserError(f"{parameter.name}: holds bytes that are not UTF-8", ExitCode.USAGE) from None
 
 
 def _pairs(option: str, texts: list[str]) -> dict[str, str]:

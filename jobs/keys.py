@@ -6,6 +6,7 @@ Of a key only its SHA-256 is stored. Keys have 256 random bits, so their digests
 import fcntl
 import hashlib
 import hmac
+import json
 import logging
 import os
 import secrets
@@ -64,7 +65,9 @@ class KeysFile:
             KeysFileError: it is missing or broken.
         """
         try:
-            keys = _Document.model_validate_json(self._path.read_bytes()).keys
+            content = self._path.read_bytes()
+            # As people's editors write it: in UTF-8 or UTF-16, with a byte order mark or without.
+            keys = _Document.model_validate_json(content.decode(json.detect_encoding(content))).keys
         except OSError as error:
             advice = ": `zimage keys create` makes it" if isinstance(error, FileNotFoundError) else ""
             raise KeysFileError(f"{self._path}: {error.strerror}{advice}") from None
@@ -72,6 +75,8 @@ class KeysFile:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the file"
             raise KeysFileError(f"{self._path}: {place}: {first['msg']}") from None
+        except UnicodeDecodeError:
+            raise KeysFileError(f"{self._path}: is neither UTF-8 nor UTF-16: save it as UTF-8") from None
         names = [key.name for key in keys]
         if len(set(names)) < len(names):
             raise KeysFileError(f"{self._path}: two keys have one name")
@@ -135,7 +140,7 @@ class KeysFile:
         target = self._target
         descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
         try:
-            with os.fdopen(descriptor, "w") as file:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(_Document(keys=keys).model_dump_json(indent=1) + "\n")
                 if target.exists():  # the API may run as another user, who was given the right to read it
                     self._keep_rights(file.fileno(), target.stat())

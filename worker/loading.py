@@ -29,7 +29,7 @@ def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
 
     Raises:
         pipeline.CheckpointError: the checkpoint is missing something or is broken.
-        ValueError: the device is not there, or cannot run the quantization.
+        ValueError: the device is not there, or cannot run the quantization; names the setting.
     """
     device = choose_device(settings)
     root = find_checkpoint(settings, settings.model)

@@ -146,10 +146,10 @@ class Deliverer:
         except TimeoutError:
             error = f"no answer within {TRY_SECONDS:.0f} s"
         except httpx.HTTPError as failure:
-            error = f"{type(failure).__name__}: {failure}"
-        except Exception as failure:
+            error = str(failure) or "the connection was lost"
+        except Exception:
             log.exception("webhook %s could not be sent", delivery.event)
-            error = f"internal error: {type(failure).__name__} (the API's log tells more)"
+            error = "a fault of the service: the API's log tells more"
         try:
             await self._settle(delivery, status, error)
         except (RedisError, OSError) as failure:

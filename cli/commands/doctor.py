@@ -78,16 +78,11 @@ def _torch() -> Iterator[Finding]:
 
 def _device(settings: "Settings") -> Iterator[Finding]:
     try:
-        import torch
-
-        from pipeline.formats.registry import find
         from worker.executor.device_choice import choose_device
     except ModuleNotFoundError:
         return  # told of already
     try:
         device = choose_device(settings)
-        if number_format := find(settings.quantization):
-            number_format.check(device, torch.bfloat16)
     except ValueError as error:
         yield Finding("device", "fail", str(error))
     else:
@@ -161,8 +156,7 @@ def _model(settings: "Settings") -> Iterator[Finding]:
 
     try:
         from pipeline import CheckpointError
-        from pipeline.checkpoint.config import Config
-        from pipeline.checkpoint.files import weight_files
+        from pipeline.checkpoint.components import Checkpoint
         from pipeline.checkpoint.sources import HUB_ID, S3_SCHEME
     except ModuleNotFoundError:
         yield Finding("model", "warn", f"{settings.model}: not looked at without torch")
@@ -173,9 +167,7 @@ def _model(settings: "Settings") -> Iterator[Finding]:
         yield Finding("model", "ok", "tiny, the bundled one")
     elif root.is_dir():
         try:
-            Config(root / "model_index.json")
-            for component in ("transformer", "vae", "text_encoder"):
-                weight_files(root / component)
+            Checkpoint(root)  # as a worker does at its start, but for the weights themselves
         except CheckpointError as error:
             yield Finding("model", "fail", f"{error}: see ZIMAGE_MODEL")
         else:

@@ -71,8 +71,10 @@ def _checked(request: JobRequest) -> JobInput:
     try:
         return JobInput.model_validate({"seed": secrets.randbelow(MAX_SEED + 1), **request})
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise UserError(wrong, ExitCode.USAGE) from None
+        wrong = [
+            (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()
+        ]
+        raise UserError("; ".join(f"{field}: {told}" for field, told in wrong), ExitCode.USAGE) from None
 
 
 def _draw(settings: "Settings", job: JobInput) -> tuple["Generation", str]:

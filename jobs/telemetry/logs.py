@@ -73,7 +73,7 @@ def _formatter(form: Literal["text", "json"]) -> logging.Formatter:
         rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception"},
         reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for terminals
         timestamp="time",
-        json_ensure_ascii=False,
+        json_ensure_ascii=not sys.stderr.encoding.lower().startswith("utf"),  # others would make it no JSON
     )
 
 

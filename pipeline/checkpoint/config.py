@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.checkpoint.impostors import impostor
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded: one line that names the file, the key and what was expected."""
@@ -21,13 +23,16 @@ class Config:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_bytes())  # with a byte order mark too, and in UTF-16
         except FileNotFoundError:
-            raise CheckpointError(f"{path}: missing file") from None
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: not readable as JSON: {one_line(error)}") from None
+            raise CheckpointError(f"{path}: {impostor(path) or 'missing file'}") from None
+        except UnicodeDecodeError:
+            raise CheckpointError(f"{path}: {impostor(path) or 'is not UTF-8: save it in that encoding'}") from None
+        except (OSError, ValueError, RecursionError) as error:
+            told = impostor(path) or f"not readable as JSON: {one_line(error)}"
+            raise CheckpointError(f"{path}: {told}") from None
         if not isinstance(values, dict):
-            raise CheckpointError(f"{path}: holds a JSON {type(values).__name__}, expected an object")
+            raise CheckpointError(f"{path}: holds no JSON object")
         self.values: dict[str, Any] = values
 
     def __getitem__(self, key: str) -> Any:
@@ -64,20 +69,25 @@ class Config:
 
     def expect(self, key: str, *allowed: Any, default: Any = None) -> None:
         """Refuse the file unless `key`, or `default` where it is absent, holds one of `allowed`."""
-        found = self.values.get(key, default)
-        if found not in allowed:
-            raise CheckpointError(f"{self.path}: {key} is {found!r}, expected {' or '.join(map(repr, allowed))}")
+        if self.values.get(key, default) not in allowed:
+            found = f"is {_spelled(self.values[key])}" if key in self.values else "is missing"
+            raise CheckpointError(f"{self.path}: {key} {found}, expected {' or '.join(map(_spelled, allowed))}")
 
     def _typed(self, key: str, expected: str, valid: Callable[[Any], bool]) -> Any:
         value = self[key]
         if isinstance(value, bool) or not valid(value):
-            raise CheckpointError(f"{self.path}: {key} is {value!r}, expected {expected}")
+            raise CheckpointError(f"{self.path}: {key} is {_spelled(value)}, expected {expected}")
         return value
 
 
 def one_line(error: Exception) -> str:
     """The message of an error without its line breaks."""
     return " ".join(str(error).split())
+
+
+def _spelled(value: Any) -> str:
+    """A value as the file spells it."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _is_count(value: Any) -> bool:

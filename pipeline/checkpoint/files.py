@@ -1,8 +1,11 @@
 """The safetensors files of a checkpoint's component: one, or shards with their index, and what their headers say.
 
-Only safetensors are read: they cannot run code.
+Only safetensors are read: they cannot run code. Variants (fp16, say) have other names; where one lies beside the plain
+files, these are taken.
 """
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,8 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.checkpoint.config import CheckpointError, Config, one_line
+from pipeline.checkpoint.impostors import AGAIN, impostor
 
 WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+PLAIN_NAMES = (*(f"{name}.index.json" for name in WEIGHT_NAMES), *WEIGHT_NAMES)  # the first one there is taken
+INDICES = "*.safetensors.index*.json"  # diffusers and transformers put the variant before or behind `index`
 CHECKPOINT_FILES = ("*.json", "*.jinja", "*.safetensors", "tokenizer/*")  # of all that may lie beside them
 
 
@@ -49,36 +55,46 @@ def weight_files(folder: Path) -> WeightFiles:
     There is one file, or shards with their index.
 
     Raises:
-        CheckpointError: none is there, one is missing or is no complete safetensors file.
+        CheckpointError: none is there, one is missing or is no complete safetensors file, or it is not plain which of
+            them are meant.
     """
-    index = _read_index(folder)
-    paths = sorted(set(index.values())) or [_only_file(folder)]
+    indices = {path.name: _read_index(path) for path in sorted(folder.glob(INDICES))}
+    shards = {file for index in indices.values() for file in index.values()}
+    files = {path.name: path for path in sorted(folder.glob("*.safetensors")) if path not in shards}
+    # An index without any of its shards came along with another variant; alone, it tells what is missing.
+    used = [name for name, index in indices.items() if any(map(_is_there, index.values()))]
+    chosen = _choose(folder, [*used, *files] or list(indices))
+    index = indices.get(chosen, {})
+    for key, file in index.items():
+        if not _is_there(file):
+            raise CheckpointError(f"{file}: missing shard, {chosen} expects tensor {key!r} in it")
+    paths = sorted(set(index.values())) or [files[chosen]]
     return WeightFiles(paths, index, {tensor.name: tensor for path in paths for tensor in _read_header(path)})
 
 
-def _read_index(folder: Path) -> dict[str, Path]:
-    for path in sorted(folder.glob("*.safetensors.index.json")):
-        weight_map = Config(path)["weight_map"]
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{path}: weight_map is empty or no object, expected a file name for each tensor")
-        index = {key: folder / str(name) for key, name in weight_map.items()}
-        for key, file in index.items():
-            if not file.is_file():
-                raise CheckpointError(f"{file}: missing shard, {path.name} expects tensor {key!r} in it")
-        return index
-    return {}
+def _read_index(path: Path) -> dict[str, Path]:
+    weight_map = Config(path)["weight_map"]
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path}: weight_map is empty or no object, expected a file name for each tensor")
+    return {key: path.with_name(str(name)) for key, name in weight_map.items()}
 
 
-def _only_file(folder: Path) -> Path:
-    for name in WEIGHT_NAMES:
-        if (folder / name).is_file():
-            return folder / name
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(path.name for path in found)
-        raise CheckpointError(f"{folder}: holds {names} without an index, expected a single file, or shards with one")
+def _is_there(file: Path) -> bool:
+    return os.path.lexists(file)  # a link to nothing too: it is told of when it is read
+
+
+def _choose(folder: Path, names: list[str]) -> str:
+    """Which of these weight files and indices stands for the component."""
+    for name in PLAIN_NAMES:
+        if name in names:
+            return name
+    if len(names) == 1:
+        return names[0]
+    if names:
+        told = ", ".join(names)
+        if any(name.endswith(".json") for name in names):
+            raise CheckpointError(f"{folder}: holds several variants ({told}), expected one of them, or a plain one")
+        raise CheckpointError(f"{folder}: holds {told} without an index, expected a single file, or shards with one")
     if any(folder.glob("*.bin")):
         raise CheckpointError(f"{folder}: holds only .bin weights, expected {WEIGHT_NAMES[0]} (pickles can run code)")
     raise CheckpointError(f"{folder}: missing weights, expected {' or '.join(WEIGHT_NAMES)} or shards with an index")
@@ -90,5 +106,25 @@ def _read_header(file: Path) -> Iterator[StoredTensor]:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
                 header = tensors.get_slice(name)
                 yield StoredTensor(file, name, tuple(header.get_shape()), header.get_dtype())
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: truncated or not safetensors: {one_line(error)}") from None
+    except OSError as error:
+        raise CheckpointError(f"{file}: {impostor(file) or one_line(error)}") from None
+    except SafetensorError as error:
+        told = _cut_short(file) or impostor(file, binary=True) or f"truncated or not safetensors: {one_line(error)}"
+        raise CheckpointError(f"{file}: {told}") from None
+
+
+def _cut_short(file: Path) -> str | None:
+    """Tell that a file ends before the last of the tensors that its header names; None: that is not what is wrong."""
+    there = file.stat().st_size
+    with file.open("rb") as content:
+        whole = 8 + int.from_bytes(content.read(8), "little")
+        if content.read(1) != b"{":
+            return None
+        if whole <= there:
+            content.seek(8)
+            try:
+                tensors = json.loads(content.read(whole - 8))
+                whole += max(tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__")
+            except (ValueError, LookupError, TypeError, AttributeError):
+                return None
+    return f"truncated: {there:,} bytes of {whole:,}: {AGAIN}" if there < whole else None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint.components import Checkpoint
 from pipeline.checkpoint.config import CheckpointError, Config
+from pipeline.checkpoint.files import INDICES
 from pipeline.checkpoint.weights import Weights
 from pipeline.checkpoint.writer import new_directory, write_json, write_weights
 from pipeline.formats.fp8 import FP8
@@ -45,7 +46,7 @@ def write_quantized_checkpoint(source: Path, target: Path, number_format: Number
         for name in ("vae", "scheduler", "tokenizer"):
             shutil.copytree(source / name, draft / name)
         for name, weights in components.items():
-            others = shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json")
+            others = shutil.ignore_patterns("*.safetensors", INDICES)
             shutil.copytree(source / name, draft / name, ignore=others)
             names = _write_quantized(weights, draft / name / STEMS[name], number_format)
             config = draft / name / "config.json"

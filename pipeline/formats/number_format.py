@@ -73,11 +73,8 @@ class NumberFormat(ABC):
         if not self.runs_on(device):
             name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
             raise QuantizationError(
-                f"quantization {self.name!r} needs {self.hardware}, and {name} is none; without it "
-                "(quantization=None, ZIMAGE_QUANTIZATION=none) the weights stay bfloat16, which takes about 22 GB of a "
-                "GPU's memory for Z-Image-Turbo"
+                f"{self.name} needs {self.hardware}, and {name} is none; without quantization the weights stay "
+                "bfloat16, which takes about 22 GB of a GPU's memory for Z-Image-Turbo"
             )
         if dtype != torch.bfloat16:
-            raise QuantizationError(
-                f"quantization {self.name!r} needs torch.bfloat16 for all else, and dtype is {dtype}"
-            )
+            raise QuantizationError(f"{self.name} needs torch.bfloat16 for all else, and dtype is {dtype}")

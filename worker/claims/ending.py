@@ -101,15 +101,15 @@ class Ending:
 
 
 def job_error(exception: Exception) -> JobError:
-    """Return what a client is told about an exception."""
+    """Return what a client is told about an exception: nothing of the service's inside, which the log has."""
     if error := device_error(exception):
         return error
-    code, message, retryable = "internal_error", f"{type(exception).__name__}: {exception}", True
+    code, message, retryable = "internal_error", "this is a fault of the service: its worker's log tells more", True
     match exception:
         case StopJobError():
             code, message = "deadline_exceeded", "timeout_seconds passed before the job was done"
         case ValueError():
             code, message, retryable = "invalid_input", str(exception), False
         case BotoCoreError() | ClientError():
-            code, message = "storage_unavailable", f"S3 did not take the images: {exception}"
+            code, message = "storage_unavailable", "S3 did not take the images"
     return JobError(code=code, message=message, retryable=retryable)

@@ -1,21 +1,37 @@
-"""Which device a worker draws on."""
+"""Which device a worker draws on, and whether it can do what the settings ask of it.
+
+Where the pipeline tells its caller of arguments, operators are told of settings.
+"""
 
 import torch
 
 from jobs.settings import Settings
 from pipeline.device import find_device
+from pipeline.formats.number_format import QuantizationError
+from pipeline.formats.registry import find
 from worker.executor.gpu_claim import claim_first
 
 
 def choose_device(settings: Settings) -> torch.device:
-    """Return the device that `ZIMAGE_DEVICE` names.
+    """Return the device that `ZIMAGE_DEVICE` names, if `ZIMAGE_QUANTIZATION` is for it.
 
     `auto` is a GPU that no other worker of this machine has taken so, the one with the most free memory first; where
     there is none, the CPU.
 
     Raises:
-        ValueError: the setting names no device of this machine, or the cache can't be written.
+        ValueError: the setting names no device of this machine, it can't run the quantization, or the cache can't be
+            written.
     """
+    device = _named_device(settings)
+    try:
+        if number_format := find(settings.quantization):
+            number_format.check(device, torch.bfloat16)
+    except QuantizationError as error:
+        raise ValueError(f"ZIMAGE_QUANTIZATION: {error}: set it to none there") from error
+    return device
+
+
+def _named_device(settings: Settings) -> torch.device:
     if settings.device == "auto":
         return _claim_gpu(settings) if torch.cuda.is_available() else torch.device("cpu")
     try:

@@ -18,6 +18,5 @@ def device_error(error: Exception) -> JobError | None:
         message = "the GPU has too little memory for this job: ask for a smaller size"
         return JobError(code="out_of_memory", message=message, retryable=False)
     if breaks_device(error):
-        message = f"the GPU failed while drawing this job: {error}"
-        return JobError(code="device_error", message=message, retryable=True)
+        return JobError(code="device_error", message="the GPU failed while drawing this job", retryable=True)
     return None

@@ -32,9 +32,9 @@ class LogAndSpans(Observer):
         self._note(held)
 
     def failed(self, held: HeldJob, error: JobError, exception: Exception) -> None:
-        """Log why, with the traceback of what nobody expected."""
+        """Log why, which is more than the client is told, with the traceback of what nobody expected."""
         unexpected = exception if error.code == "internal_error" else None
-        log.error("job %s failed: %s", held.claim.job.id, error.message, exc_info=unexpected)
+        log.error("job %s failed: %s: %s", held.claim.job.id, error.code, exception, exc_info=unexpected)
 
     def ended(self, held: HeldJob, outcome: str) -> None:
         """Log the outcome; make the spans, also of stages that were stopped."""

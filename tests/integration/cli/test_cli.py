@@ -1,8 +1,10 @@
 """The `zimage` command against a running service, as a shell sees it: stdout, stderr, exit codes."""
 
 import hashlib
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from cli.main import app
 from cli.stack import Stack
+from pipeline import TINY_CHECKPOINT
 from zimage.client import ZImageClient
 
 SMALL = ["--width", "64", "--height", "64", "--steps", "2"]
@@ -125,6 +129,45 @@ def test_list(zimage: Shell, stack: Stack) -> None:
     assert newest[1] not in zimage("list", "--status", "canceled")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16"])
+def test_any_encoding_takes_what_is_printed(stack: Stack, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    """In this process: only the stream counts."""
+
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "100")
+    prompt = "a café… 猫 🦊 " + "×" * 200
+    with ZImageClient(stack.api_url) as client:
+        job_id = client.submit({"prompt": prompt, "width": 64, "height": 64})["id"]
+        client.cancel(job_id)
+
+    def printed(*options: str, stream: type[io.TextIOWrapper] = io.TextIOWrapper) -> str:
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", stream(written, encoding=encoding))
+        with pytest.raises(SystemExit) as ended:
+            app(["list", "--limit", "1", "--url", stack.api_url, *options])
+        assert not ended.value.code
+        return written.getvalue().decode(encoding)
+
+    assert json.loads(printed("--json"))[0]["input"]["prompt"] == prompt
+    assert printed().startswith(job_id)
+    shown = prompt if encoding.startswith("utf") else prompt.encode(encoding, "replace").decode(encoding)
+    assert printed().rstrip("\n").endswith(f"\t{shown}")
+    header, line = printed(stream=Terminal).splitlines()
+    assert line[header.index("prompt") :].startswith(shown[:7])
+    assert len(line) <= 100
+
+
+def test_the_command_line_is_read_as_utf_8_in_any_locale(zimage: Shell) -> None:
+    c = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    job = json.loads(zimage("submit", "a café… 猫", *SMALL, "--json", **c))
+    assert job["input"]["prompt"] == "a café… 猫"
+    assert zimage("status", "job_\udce9", code=2) == ""
+    assert zimage.told == "zimage: an argument or a variable holds bytes that are not UTF-8\n"
+
+
 def test_refusals_are_one_line(zimage: Shell) -> None:
     assert zimage("status", "job_unknown", code=1) == ""
     assert len(zimage.told.splitlines()) == 1
@@ -153,14 +196,15 @@ def test_doctor_finds_a_healthy_stack_and_a_wrong_address(stack: Stack, tmp_path
     told = Shell(tmp_path, {}).json("doctor", "--data", str(stack.data_dir))
     findings = {(finding["check"], finding["level"]) for finding in told}
     assert {("redis", "ok"), ("s3", "ok"), ("settings", "ok")} <= findings
-    assert not {level for check, level in findings if check in ("redis", "s3")} - {"ok"}
+    assert not {level for check, level in findings if check in ("redis", "s3", "model")} - {"ok"}
 
-    printed = Shell(tmp_path, stack.environ())(
-        "doctor", code=1, ZIMAGE_REDIS_URL="redis://:hidden@127.0.0.1:1", ZIMAGE_S3_BUCKET="nowhere"
-    )
+    shutil.copytree(TINY_CHECKPOINT, tmp_path / "model")
+    (tmp_path / "model/tokenizer/tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    wrong = {"ZIMAGE_REDIS_URL": "redis://:hidden@127.0.0.1:1", "ZIMAGE_S3_BUCKET": "nowhere", "ZIMAGE_MODEL": "model"}
+    printed = Shell(tmp_path, stack.environ())("doctor", code=1, **wrong)
     failed = [line.split()[1] for line in printed.splitlines() if line.startswith("fail")]
-    assert failed == ["redis", "s3"]
-    assert "\nok    model " in printed
+    assert failed == ["redis", "s3", "model"]
+    assert "model/tokenizer/tokenizer.json: is a Git LFS pointer" in printed
     assert "ZIMAGE_REDIS_URL" in printed
     assert "hidden" not in printed
 

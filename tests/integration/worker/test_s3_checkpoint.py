@@ -15,6 +15,7 @@ from botocore.config import Config
 
 from cli.stack import Stack
 from pipeline import TINY_CHECKPOINT, CheckpointError
+from pipeline.checkpoint.components import Checkpoint
 from pipeline.checkpoint.s3 import download
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -170,6 +171,13 @@ def test_half_a_record_is_none(s3: Any, bucket: str, tmp_path: Path, half: str) 
 
     assert files(download(f"s3://{bucket}/models/tiny", tmp_path, lambda: s3)) == files(TINY_CHECKPOINT)
     assert folder.name in record.name
+
+
+def test_a_pointer_in_the_bucket_is_told(s3: Any, bucket: str, tmp_path: Path) -> None:
+    s3.put_object(Bucket=bucket, Key=f"models/tiny/{WEIGHTS}", Body=b"version https://git-lfs.github.com/spec/v1\n")
+
+    with pytest.raises(CheckpointError, match=f"/{WEIGHTS}: is a Git LFS pointer"):
+        Checkpoint(download(f"s3://{bucket}/models/tiny", tmp_path, lambda: s3))
 
 
 def test_errors_say_what_is_wrong(servers: Stack, s3: Any, bucket: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 from cli import job_options
+from cli.errors import UserError
 from jobs.spec import JobInput, Trait
 from zimage import JobRequest
 
@@ -37,6 +38,18 @@ def asked(*arguments: str, without: Sequence[str] = ()) -> dict[str, Any]:
     [(request, out)] = given
     assert out == "out"
     return dict(request)
+
+
+def test_bytes_that_the_locale_could_not_read_are_utf_8() -> None:
+    """Python hands them over as halves of surrogate pairs."""
+    unread = "café 猫".encode().decode("ascii", "surrogateescape")
+    assert asked(unread, "--metadata", f"a={unread}") == {"prompt": "café 猫", "metadata": {"a": "café 猫"}}
+
+
+@pytest.mark.parametrize("wrong", [["caf\udce9"], ["a cat", "--metadata", "a=caf\udce9"]])
+def test_bytes_that_are_no_utf_8_are_refused_by_the_field_s_name(wrong: list[str]) -> None:
+    with pytest.raises(UserError, match=r"^(prompt|metadata): holds bytes that are not UTF-8$"):
+        asked(*wrong)
 
 
 def test_what_is_not_given_is_left_to_the_service() -> None:

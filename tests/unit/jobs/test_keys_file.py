@@ -114,6 +114,27 @@ def test_who_may_read_it_still_may(path: Path, file: KeysFile) -> None:
     assert rights() == before
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_it_is_read_as_editors_save_it_and_kept_in_utf_8(path: Path, file: KeysFile, encoding: str) -> None:
+    alice = file.create("alice", None, None)
+    path.write_bytes(path.read_text().encode(encoding))
+    assert KeyRing(path).find(alice) is not None
+
+    file.create("bob", None, None)
+    assert path.read_bytes().startswith(b"{")
+    assert [key.name for key in file.read()] == ["alice", "bob"]
+
+
+@pytest.mark.parametrize("content", ['{"keys": "Schl\u00fcssel"}'.encode("cp1252"), b"\xff\xfe{"])
+def test_another_encoding_is_told(path: Path, file: KeysFile, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(KeysFileError, match=r"keys\.json: is neither UTF-8 nor UTF-16: save it as UTF-8$"):
+        file.read()
+    with pytest.raises(KeysFileError, match="neither UTF-8"):
+        file.create("bob", None, None)
+    assert path.read_bytes() == content
+
+
 def test_only_a_missing_file_is_told_how_it_is_made(path: Path, file: KeysFile) -> None:
     with pytest.raises(KeysFileError, match="`zimage keys create` makes it"):
         file.read()

@@ -1,6 +1,7 @@
 """Logs in JSON: one object a line, whatever is logged, with the ids of what it is about."""
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -15,8 +16,9 @@ log = logging.getLogger("some.module")
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
-def logged(code: str) -> list[dict[str, Any]]:
-    ran = subprocess.run([sys.executable, "-c", SET_UP + code], capture_output=True, text=True, timeout=60, check=False)
+def logged(code: str, **environ: str) -> list[dict[str, Any]]:
+    command, environment = [sys.executable, "-c", SET_UP + code], {**os.environ, **environ}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     return [json.loads(line) for line in ran.stderr.splitlines()]
 
 
@@ -24,6 +26,11 @@ def test_a_line_has_what_was_said_and_who_said_it() -> None:
     (line,) = logged('log.warning("%d jobs\\nwait: é", 3, extra={"event": "x"})')
     assert line.pop("time").endswith("+00:00")
     assert line == {"level": "WARNING", "logger": "some.module", "message": "3 jobs\nwait: é", "event": "x"}
+
+
+def test_a_line_is_json_also_where_stderr_is_not_utf_8() -> None:
+    (line,) = logged('log.info("caf\\u00e9 \\u732b \\U0001f98a")', PYTHONIOENCODING="ascii")
+    assert line["message"] == "café 猫 🦊"
 
 
 def test_an_exception_is_one_line_wherever_it_was_raised() -> None:

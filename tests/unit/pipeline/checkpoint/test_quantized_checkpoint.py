@@ -228,7 +228,7 @@ def test_what_can_not_be_quantised_leaves_nothing(original: Path, quantized: Pat
         write_quantized_checkpoint(broken, tmp_path / "target")
 
     (broken / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"{}")
-    with pytest.raises(CheckpointError, match=r"vae/.* truncated or not safetensors"):
+    with pytest.raises(CheckpointError, match=r"vae/.* is text that begins with '\{\}'"):
         write_quantized_checkpoint(broken, tmp_path / "target")
     shutil.rmtree(broken / "scheduler")
     with pytest.raises(CheckpointError, match=r"scheduler_config.json: missing file"):

@@ -1,5 +1,7 @@
 """What a client is told of whatever went wrong with its job."""
 
+import re
+
 import pytest
 import torch
 from botocore.exceptions import ClientError, EndpointConnectionError
@@ -26,3 +28,16 @@ def test_each_error_has_its_code(exception: Exception, code: str, retryable: boo
     error = job_error(exception)
     assert (error.code, error.retryable) == (code, retryable)
     assert breaks_device(exception) == (code == "device_error")
+
+
+@pytest.mark.parametrize(
+    "exception",
+    [
+        KeyError("secret_place"),
+        RuntimeError("CUDA error: secret_place at /opt/service/kernel.cu:12"),
+        EndpointConnectionError(endpoint_url="http://secret_place:9000"),
+    ],
+)
+def test_nothing_of_the_service_s_inside_is_told(exception: Exception) -> None:
+    message = job_error(exception).message
+    assert not re.search(r"secret_place|Error|Exception|None", message), message
