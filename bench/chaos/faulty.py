@@ -86,7 +86,7 @@ def spoil_drawing() -> None:
             time.sleep(3600)
         report(self, held, step)
 
-    def generate_or_fail(self: Any, job: Job, seed: int, num_images: int, on_step: Any) -> Any:
+    def generate_or_fail(self: Any, job: Job, seed: int, num_images: int, *told: Any) -> Any:
         fault = asked(job)
         if fault == "always-oom" or (fault == "oom" and num_images > 1):
             hit(fault, job)
@@ -94,10 +94,10 @@ def spoil_drawing() -> None:
         if fault == "device-error":
             hit(fault, job)
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered (by bench.chaos.faulty)")
-        return generate(self, job, seed, num_images, on_step)
+        return generate(self, job, seed, num_images, *told)
 
     ProgressReporter.report = report_or_fail  # type: ignore[method-assign]
-    DeviceThread._generate = generate_or_fail  # type: ignore[method-assign]
+    DeviceThread._generate = generate_or_fail  # type: ignore[method-assign, assignment]
 
 
 class LethalBody:
@@ -165,15 +165,15 @@ def spoil_delivery() -> None:
         note("commits.jsonl", job=claim.job.id, attempt=claim.job.attempt, outcome=outcome)
         return outcome
 
-    def requeue_noting(self: Any, claim: Claim) -> Any:
-        outcome = requeue(self, claim)
+    def requeue_noting(self: Any, claim: Claim, *args: Any) -> Any:
+        outcome = requeue(self, claim, *args)
         note("requeues.jsonl", job=claim.job.id, attempt=claim.job.attempt, outcome=outcome)
         return outcome
 
     Delivery.deliver = deliver_noting_job  # type: ignore[method-assign]
     ImageStore.put_png = put_or_die  # type: ignore[method-assign]
     WorkerStore.commit = commit_or_die  # type: ignore[method-assign, assignment]
-    WorkerStore.requeue = requeue_noting  # type: ignore[method-assign]
+    WorkerStore.requeue = requeue_noting  # type: ignore[method-assign, assignment]
 
 
 def spoil_hearing() -> None:
