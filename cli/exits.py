@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from cli.errors import ExitCode, UserError
 from cli.extras import missing_extra
+from network.proxies import ProxyError
 from zimage import ServiceError
 
 RESEND_SECONDS = 0.05
@@ -41,6 +42,8 @@ class ZImageGroup(TyperGroup):
             message, code = str(error), error.exit_code
         except ServiceError as error:
             message, code = str(error), ExitCode.REFUSED
+        except ProxyError as error:
+            message, code = str(error), ExitCode.USAGE
         except ModuleNotFoundError as error:
             extra = missing_extra(error)
             if extra is None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cli.stack import Stack
+from support.proxying import proxy
 from zimage.client import ZImageClient
 
 SMALL = ["--width", "64", "--height", "64", "--steps", "2"]
@@ -175,8 +176,10 @@ def test_checkpoint_random_draws(tmp_path: Path) -> None:
 
 
 def test_demo(tmp_path: Path) -> None:
-    zimage = Shell(tmp_path, {})
-    printed = zimage("demo")
+    with proxy() as refusing:
+        zimage = Shell(tmp_path, {"HTTP_PROXY": refusing.url, "all_proxy": "socks5://nowhere", "NO_PROXY": "[::1]"})
+        printed = zimage("demo")
+    assert refusing.asked == []  # what runs here is reached directly
     (picture,) = (tmp_path / "out").iterdir()
     assert f"picture: out/{picture.name}" in printed
     assert "X-Amz-Signature=" in printed
