@@ -30,6 +30,8 @@ def _url_with_scheme(*schemes: str) -> AfterValidator:
 ROOT_PATH = re.compile(r"(?!/(?:v1|docs)(?:/|$))(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}  # which browsers leave out
+
 
 def _root_path(path: str) -> str:
     if path and not ROOT_PATH.fullmatch(path):
@@ -39,6 +41,7 @@ def _root_path(path: str) -> str:
 
 def _origins(names: str) -> str:
     origins = [origin for name in names.split(",") if (origin := name.strip().lower())]
+    origins = [origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], "")) for origin in origins]
     for origin in origins:
         if origin == "*" and len(origins) > 1:
             raise ValueError("* means all origins: name it alone, or leave it out")
@@ -137,7 +140,7 @@ class Settings(BaseSettings):
     root_path: Annotated[str, AfterValidator(_root_path)] | None = Field(
         None,
         description="path below which a reverse proxy shows the service, such as `/zimage`; unset: what a trusted "
-        "proxy says in `X-Forwarded-Prefix` ([Proxies](docs/operations.md#behind-a-reverse-proxy))",
+        "proxy says in `X-Forwarded-Prefix` ([how](docs/operations.md#behind-a-reverse-proxy))",
     )
     model_aliases: str = Field(
         "Tongyi-MAI/Z-Image-Turbo",

@@ -40,5 +40,7 @@ def test_what_is_no_origin_is_refused(monkeypatch: pytest.MonkeyPatch, origins: 
 
 
 def test_origins_are_taken_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ZIMAGE_CORS_ORIGINS", " https://App.Example ,, http://[::1]:3000,chrome-extension://abc,")
-    assert Settings().cors_origins == "https://app.example,http://[::1]:3000,chrome-extension://abc"
+    monkeypatch.setenv(
+        "ZIMAGE_CORS_ORIGINS", " https://App.Example:443 ,, http://[::1]:3000,http://a.b:443,chrome-extension://abc,"
+    )
+    assert Settings().cors_origins == "https://app.example,http://[::1]:3000,http://a.b:443,chrome-extension://abc"
