@@ -1,5 +1,6 @@
 """Connections to S3, set up so that a dead one is noticed within seconds and that stores other than AWS understand."""
 
+import os
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,8 +47,9 @@ def connect(settings: Settings, endpoint: str | None, attempts: int = ATTEMPTS, 
 
 
 def server(settings: Settings, endpoint: str | None) -> str:
-    """Return the address that a client for the S3 at `endpoint`, None for AWS, connects to."""
-    return endpoint or f"https://s3.{settings.s3_region}.amazonaws.com"
+    """Return the address that a client for the S3 at `endpoint` connects to; None: what boto3 takes."""
+    named = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return named or f"https://s3.{settings.s3_region}.amazonaws.com"
 
 
 def _proxies(server: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ def passing(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         yield running
 
 
-def images(endpoint: str, **settings: object) -> ImageStore:
+def images(endpoint: str | None, **settings: object) -> ImageStore:
     prefix = f"proxied-{token_hex(4)}"
     return ImageStore(Settings(s3_endpoint=endpoint, s3_prefix=prefix, **settings), attempts=1)  # type: ignore[arg-type]
 
@@ -39,6 +39,13 @@ def test_what_is_elsewhere_is_reached_through_the_proxy(
     assert store.get_png(key, 3) == b"png"
     assert passing.asked
     assert all(url.startswith(f"{ELSEWHERE}/zimage/") for url in passing.asked)
+
+
+def test_an_address_that_boto3_is_told_is_too(passing: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_proxies(monkeypatch, HTTP_PROXY=passing.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", ELSEWHERE)
+    images(None).check()
+    assert [url.startswith((ELSEWHERE, "http://zimage.s3.example:8333")) for url in passing.asked] == [True]
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "all_proxy"])
