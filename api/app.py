@@ -12,9 +12,11 @@ from api.bell import Bell
 from api.deps import Services
 from api.document import KEYED, UNKEYED, openapi
 from api.http.auth import Authentication
+from api.http.cors import CrossOrigin
 from api.http.head import Head
 from api.http.hosts import HostGuard
 from api.http.middleware import BodyGuard, RequestId, SingleHeaders
+from api.http.prefix import BehindProxy
 from api.http.query import known_parameters
 from api.openai.refusals import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
@@ -96,7 +98,10 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(HostGuard, settings=settings)
     app.add_middleware(SingleHeaders)
     app.add_middleware(RequestId)
+    if settings.cors_origins:
+        app.add_middleware(CrossOrigin, origins=settings.cors_origins)
     app.add_middleware(Head)
+    app.add_middleware(BehindProxy, root_path=settings.root_path)
     install_problem_handlers(app)
     # It only says so in the OpenAPI document: `Authentication` is what looks at the key.
     bearer = Depends(HTTPBearer(auto_error=False, description="an API key, where the service has any"))

@@ -16,6 +16,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, Error, Responses, error_responses, has_limits
+from api.http.prefix import route_path
 from api.openai import refusals
 from jobs.store.answers import JobGoneError, JobUnknownError
 
@@ -80,7 +81,7 @@ class ProblemError(Exception):
 
 def error_response(scope: Scope, error: ProblemError) -> JSONResponse:
     """Return a problem as the response to a request (ASGI), in the shape that its route speaks."""
-    if refusals.spoken_at(scope["path"]):
+    if refusals.spoken_at(route_path(scope)):
         fields = [(field.place, field.detail) for field in error.errors or ()]
         body = refusals.error_body(error.status, error.code, error.detail, fields)
         return JSONResponse(body.model_dump(), error.status, headers=error.headers)
@@ -184,6 +185,14 @@ def _allowed_methods(scope: Scope) -> list[str]:
     return sorted({*allowed, HTTPMethod.HEAD} if HTTPMethod.GET in allowed else allowed)
 
 
+def _told_where(request: Request) -> str:
+    """What to tell who asks for what is not served: where the API is, as this client reaches it."""
+    service, path = str(request.base_url).rstrip("/"), request.scope["path"]
+    if refusals.spoken_at(route_path(request.scope)):
+        return refusals.not_supported(request.method, path, f"{service}/v1")
+    return f"nothing is served at {path}: the API is below {service}/v1, and {service}/docs tells of it"
+
+
 def install_problem_handlers(app: FastAPI) -> None:
     """Let every error that leaves the app be a problem."""
 
@@ -204,8 +213,8 @@ def install_problem_handlers(app: FastAPI) -> None:
             return Response(status_code=204)
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             error.headers = {"Allow": ", ".join(_allowed_methods(request.scope))}
-        elif error.status_code == HTTPStatus.NOT_FOUND and refusals.spoken_at(request.scope["path"]):
-            error.detail = refusals.not_supported(request.method, request.scope["path"])
+        elif error.status_code == HTTPStatus.NOT_FOUND:
+            error.detail = _told_where(request)
         return answer(request, _from_http(error))
 
     @app.exception_handler(JobUnknownError)

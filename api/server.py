@@ -39,6 +39,11 @@ def serve(settings: Settings) -> None:
             "set ZIMAGE_API_KEYS_FILE (`zimage keys create` makes one), listen on 127.0.0.1, "
             "or set ZIMAGE_ALLOW_ANONYMOUS=true to let everyone in"
         )
+    if settings.cors_origins == "*" and not settings.api_keys_file:
+        sys.exit(
+            "zimage api: ZIMAGE_CORS_ORIGINS=* would let the pages of all sites draw here, since no API keys are "
+            "configured: name the origins, or set ZIMAGE_API_KEYS_FILE"
+        )
     try:
         app = create_app(settings)
         wait_for_redis(connect(settings), settings)
@@ -54,6 +59,7 @@ def serve(settings: Settings) -> None:
         port=settings.port,
         access_log=False,
         log_config=None,
+        proxy_headers=False,  # `api.http.prefix` reads them
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     server = _Server(config, app)

@@ -7,6 +7,7 @@ come from boto3's usual chain (`AWS_ACCESS_KEY_ID`, profiles, instance roles).
 import base64
 import binascii
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +23,31 @@ def _url_with_scheme(*schemes: str) -> AfterValidator:
         return url.rstrip("/")
 
     return AfterValidator(check)
+
+
+# Below which a proxy shows the service. None of the service's own paths begins so: whether a proxy took it away can be
+# seen.
+ROOT_PATH = re.compile(r"(?!/(?:v1|docs)(?:/|$))(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
+
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}  # which browsers leave out
+
+
+def _root_path(path: str) -> str:
+    if path and not ROOT_PATH.fullmatch(path):
+        raise ValueError("must be a path such as /zimage, without a slash at its end, and not below /v1 or /docs")
+    return path
+
+
+def _origins(names: str) -> str:
+    origins = [origin for name in names.split(",") if (origin := name.strip().lower())]
+    origins = [origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], "")) for origin in origins]
+    for origin in origins:
+        if origin == "*" and len(origins) > 1:
+            raise ValueError("* means all origins: name it alone, or leave it out")
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin} is no origin: write it as browsers do, https://app.example, without a path")
+    return ",".join(origins)
 
 
 def _one_server(url: str) -> str:
@@ -105,6 +131,16 @@ class Settings(BaseSettings):
         None,
         description="without keys: names, separated by commas, by which the service may be called besides `localhost` "
         "and addresses, lest a web page comes by a name of its own",
+    )
+    cors_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
+        None,
+        description="origins, separated by commas, whose pages may call the service from a browser, such as "
+        "`https://app.example`; `*`: all, where keys are asked for",
+    )
+    root_path: Annotated[str, AfterValidator(_root_path)] | None = Field(
+        None,
+        description="path below which a reverse proxy shows the service, such as `/zimage`; unset: what a trusted "
+        "proxy says in `X-Forwarded-Prefix` ([how](docs/operations.md#behind-a-reverse-proxy))",
     )
     model_aliases: str = Field(
         "Tongyi-MAI/Z-Image-Turbo",

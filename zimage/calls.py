@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
+from network.proxies import ProxyError, through
 from zimage.contract import Image, Job, JobPage, JobRequest, ServiceError
 
 ANSWER_SECONDS = 30.0
@@ -83,9 +84,8 @@ def download(image: Image) -> Call[bytes]:
     def checked(response: httpx.Response) -> bytes:
         if not response.is_success:
             where = f"image {image['index']} at {response.url.copy_with(query=None)}"
-            detail = (
-                f"{where}: the storage answered {response.status_code}; its URL may have ended: ask for the job again"
-            )
+            answer = f"the storage answered {response.status_code}{through(str(response.url))}"
+            detail = f"{where}: {answer}; its URL may have ended: ask for the job again"
             raise ServiceError(response.status_code, "download_failed", detail)
         if hashlib.sha256(response.content).hexdigest() != image["sha256"]:
             detail = f"image {image['index']}: {len(response.content)} bytes came whose SHA-256 is not the reported one"
@@ -98,11 +98,14 @@ def download(image: Image) -> Call[bytes]:
 def base_url(url: str) -> httpx.URL:
     """Return the address of a service's `/v1`.
 
+    Args:
+        url: the service's address; `/v1` may be there already, as in OpenAI's `base_url`.
+
     Raises:
         ServiceError: `url` can't be one.
     """
     try:
-        return httpx.URL(f"{url.rstrip('/')}/v1")
+        return httpx.URL(f"{url.rstrip('/').removesuffix('/v1').rstrip('/')}/v1")
     except httpx.InvalidURL as error:
         detail = f"the service's address is none ({error}): name it as http://HOST:PORT with --url or ZIMAGE_URL"
         raise ServiceError(None, "invalid_url", detail) from None
@@ -132,14 +135,20 @@ def unreachable_told(request: httpx.Request) -> Iterator[None]:
         yield
     except httpx.UnsupportedProtocol:
         raise ServiceError(None, "unreachable", f"{request.url}: not an http:// or https:// address") from None
+    except ProxyError as error:
+        raise ServiceError(None, "invalid_proxy", str(error)) from None
     except httpx.LocalProtocolError:  # its text repeats headers, and with them the key
         raise ServiceError(None, "invalid_request", "the request can't be written as HTTP") from None
+    except UnicodeError:  # of the name's look-up
+        raise ServiceError(None, "invalid_url", f"{request.url.host} can be no host's name: see its dots") from None
     except httpx.TransportError as error:
-        host = f"{request.url.scheme}://{request.url.netloc.decode()}"
-        detail = (
-            f"{host} can't be reached ({str(error) or type(error).__name__}): "
-            "start a service with `zimage up`, or name one with --url or ZIMAGE_URL"
-        )
+        url = request.url
+        told = f"{url.scheme}://{url.netloc.decode()} can't be reached"
+        if way := through(str(url)):
+            told, advice = f"{told}{way}", f"set another one, or name {url.host} in NO_PROXY"
+        else:
+            advice = "start a service with `zimage up`, or name one with --url or ZIMAGE_URL"
+        detail = f"{told} ({str(error) or type(error).__name__}): {advice}"
         raise ServiceError(None, "unreachable", detail) from error
 
 
@@ -154,8 +163,13 @@ def _json(response: httpx.Response) -> Any:
     try:
         return response.json()
     except ValueError:
-        detail = f"{response.url} answered {response.status_code}, but no JSON: is it the address of a service?"
+        detail = f"{_place(response)} answered {response.status_code}, but no JSON: is it the address of a service?"
         raise ServiceError(response.status_code, "unexpected_answer", detail) from None
+
+
+def _place(response: httpx.Response) -> str:
+    """Where an answer came from, without credentials."""
+    return f"{response.url.copy_with(userinfo=b'')}{through(str(response.url))}"
 
 
 def _nothing(response: httpx.Response) -> None:
@@ -170,7 +184,7 @@ def _problem(response: httpx.Response) -> ServiceError:
         problem = response.json()
         code, detail = problem["code"], problem["detail"]
     except (ValueError, KeyError, TypeError):
-        detail = f"{response.url} answered {response.status_code} {response.reason_phrase}"
+        detail = f"{_place(response)} answered {response.status_code} {response.reason_phrase}"
         return ServiceError(response.status_code, "unexpected_answer", detail, request_id)
     if code == "invalid_api_key":  # of headers only programs know
         detail = "the service wants a valid API key: name one with --key or ZIMAGE_API_KEY"

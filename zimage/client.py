@@ -2,7 +2,7 @@
 
 They try again by themselves where that is safe: reads, and posts under the `Idempotency-Key` that they always send.
 Once anything has answered a client it outlasts a restart of the service (45 s); before that, at an address that may be
-wrong, it gives up after 3 s.
+wrong, it gives up after 3 s. They use the environment's proxies, but none to reach this machine's loopback.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from zimage import calls
 from zimage.calls import Call
 from zimage.contract import ACTIVE, Image, Job, JobPage, JobRequest
 from zimage.retries import Patience
+from zimage.transports import AsyncTransport, Transport
 
 T = TypeVar("T")
 
@@ -44,14 +45,14 @@ class ZImageClient:
         """Connect lazily.
 
         Args:
-            url: the service's address, without `/v1`.
+            url: the service's address, with or without `/v1`.
             key: API key, if the service asks for one.
 
         Raises:
             ServiceError: the address or the key can't be one.
         """
-        self._http = httpx.Client(**_service(url, key))
-        self._storage = httpx.Client(**_storage())
+        self._http = httpx.Client(transport=Transport(), **_service(url, key))
+        self._storage = httpx.Client(transport=Transport(), **_storage())
         self._patience = Patience()
 
     def __enter__(self) -> Self:
@@ -154,14 +155,14 @@ class AsyncZImageClient:
         """Connect lazily.
 
         Args:
-            url: the service's address, without `/v1`.
+            url: the service's address, with or without `/v1`.
             key: API key, if the service asks for one.
 
         Raises:
             ServiceError: the address or the key can't be one.
         """
-        self._http = httpx.AsyncClient(**_service(url, key))
-        self._storage = httpx.AsyncClient(**_storage())
+        self._http = httpx.AsyncClient(transport=AsyncTransport(), **_service(url, key))
+        self._storage = httpx.AsyncClient(transport=AsyncTransport(), **_storage())
         self._patience = Patience()
 
     async def __aenter__(self) -> Self:

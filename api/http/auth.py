@@ -5,13 +5,14 @@ import re
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.http.prefix import route_path
 from api.problems import ProblemError, error_response
 from jobs.keys import ApiKey, KeyRing
 from jobs.telemetry.logs import bound
 
 OPEN_PATHS = frozenset(  # tell nothing of any job
     (
-        *("/", "/livez", "/readyz", "/metrics", "/openapi.json"),
+        *("", "/", "/livez", "/readyz", "/metrics", "/openapi.json"),
         *("/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"),
     )
 )
@@ -30,7 +31,7 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request (ASGI)."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or route_path(scope) in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
         key = self._key(Headers(scope=scope))

@@ -13,7 +13,7 @@ from jobs.telemetry.logs import bound
 
 
 class HostGuard:
-    """Refuses web pages of other sites, of which a browser on the same network may show any (403).
+    """Refuses web pages of other sites (403), but listed ones: a browser on the same network may show any.
 
     A page's script reaches the service directly (it then sends its own Origin) or by a name of its own that it lets
     point here (DNS rebinding: the Host is then that name). No name can be behind an address or `localhost`; which other
@@ -26,6 +26,7 @@ class HostGuard:
             filter(None, (name.strip().lower() for name in (settings.allowed_hosts or "").split(",")))
         )
         self._anonymous = settings.allow_anonymous
+        self._origins = frozenset(settings.cors_origins.split(",")) if settings.cors_origins else frozenset()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request (ASGI)."""
@@ -39,8 +40,9 @@ class HostGuard:
             addresses = "an address" if self._anonymous else "a loopback address"
             detail = f"without API keys call it by {addresses} or localhost, or name this host in ZIMAGE_ALLOWED_HOSTS"
             return ProblemError(403, "forbidden_host", detail)
-        if origin is not None and origin.partition("://")[2] != host:
-            detail = "without API keys other sites' pages are not served; a proxy has to pass Host on as it came"
+        if origin is not None and origin.partition("://")[2] != host and origin not in self._origins:
+            pages = "other sites' pages are not served, but those of ZIMAGE_CORS_ORIGINS"
+            detail = f"without API keys {pages}; a proxy has to pass Host on as it came"
             return ProblemError(403, "forbidden_origin", detail)
         return None
 

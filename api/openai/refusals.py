@@ -16,10 +16,14 @@ from api.document import (
     has_limits,
 )
 
-# What OpenAI's clients call below /v1, whether it is here or not.
+# What OpenAI's clients call below their base URL, whether it is here or not, and whatever they take for that URL.
 _RESOURCES = frozenset(
-    ("audio", "batches", "chat", "completions", "embeddings", "files", "images", "models", "moderations", "responses")
+    (
+        *("audio", "batches", "chat", "completions", "deployments", "embeddings", "engines", "files", "image"),
+        *("images", "models", "moderations", "responses", "videos"),
+    )
 )
+_OURS = frozenset(("docs", "jobs", "queue"))
 
 
 class OpenAIError(BaseModel):
@@ -38,14 +42,21 @@ class OpenAIErrorBody(BaseModel):
 
 
 def spoken_at(path: str) -> bool:
-    """Tell whether errors at this path are in OpenAI's shape."""
-    segments = path.split("/")  # of `*`, in `OPTIONS *`, there is but one
-    return segments[:2] == ["", "v1"] and not _RESOURCES.isdisjoint(segments[2:3])
+    """Tell whether errors at this path, below the service's prefix, are in OpenAI's shape."""
+    groups = _RESOURCES | _OURS
+    return next((name for name in path.lower().split("/") if name in groups), None) in _RESOURCES
 
 
-def not_supported(method: str, path: str) -> str:
-    """Return what to tell a client that calls what OpenAI has and this service has not."""
-    return f"{method} {path} is not supported: this service draws images, at POST /v1/images/generations"
+def not_supported(method: str, path: str, base_url: str) -> str:
+    """Return what to tell a client that calls what OpenAI has and this service has not, or has elsewhere.
+
+    Args:
+        method: of the request.
+        path: of the request.
+        base_url: what OpenAI's clients need, as this client reaches it.
+    """
+    here = f"at POST {base_url}/images/generations: OpenAI's clients need base_url={base_url}"
+    return f"{method} {path} is not supported: this service draws images, {here}"
 
 
 def error_body(status: int, code: str, detail: str, fields: Sequence[tuple[str, str]] = ()) -> OpenAIErrorBody:

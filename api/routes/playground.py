@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from redis.exceptions import RedisError
 
@@ -24,10 +24,11 @@ SIZES = (
 
 
 @router.get("/", response_class=HTMLResponse)
-async def get_playground(services: ServicesDep) -> HTMLResponse:
+async def get_playground(request: Request, services: ServicesDep) -> HTMLResponse:
     """Serve the page."""
     page, policy = _page()
-    config = json.dumps(await _config(services)).replace("<", r"\u003c")
+    told = {**await _config(services), "root_path": request.scope.get("root_path", "")}
+    config = json.dumps(told).replace("<", r"\u003c")
     headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
     return HTMLResponse(page.replace("{}</script>", f"{config}</script>", 1), headers=headers)
 

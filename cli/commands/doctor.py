@@ -15,8 +15,11 @@ from cli import options
 from cli.checked_settings import load_settings
 from cli.errors import ExitCode, UserError
 from cli.results import print_json
+from network.proxies import ProxyError, through
 
 if TYPE_CHECKING:
+    import httpx
+
     from jobs.settings import Settings
 
 GIB = 1024**3
@@ -58,7 +61,10 @@ def _examine(data: Path | None) -> Iterator[Finding]:
     yield Finding("settings", "ok", "valid")
     checks: list[Callable[[Settings], Iterator[Finding]]] = [_device, _redis, _s3, _model]
     for check in checks:
-        yield from check(settings)
+        try:
+            yield from check(settings)
+        except ProxyError as error:
+            yield Finding("proxies", "fail", str(error))
 
 
 def _torch() -> Iterator[Finding]:
@@ -114,8 +120,10 @@ def _s3(settings: "Settings") -> Iterator[Finding]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     from jobs.objects.images import ImageStore, StillThereError
+    from jobs.objects.s3_client import server
 
-    address = f"bucket {settings.s3_bucket} at {settings.s3_endpoint or 'AWS'}"
+    place = f"bucket {settings.s3_bucket} at {settings.s3_endpoint or 'AWS'}"
+    address = place + through(server(settings, settings.s3_endpoint))
     images = ImageStore(settings)
     probe = f"doctor-{secrets.token_hex(8)}"
     key, content = images.key(probe, attempt=0, index=0), b"zimage doctor"
@@ -126,7 +134,7 @@ def _s3(settings: "Settings") -> Iterator[Finding]:
         yield Finding("s3", "ok", f"{address}: written to")
         yield _presigned(url, content)
         images.delete_job(probe)
-        gone = httpx.get(url).status_code == httpx.codes.NOT_FOUND
+        gone = _get(url).status_code == httpx.codes.NOT_FOUND
     except (BotoCoreError, ClientError, StillThereError) as error:
         advice = "see ZIMAGE_S3_ENDPOINT, ZIMAGE_S3_BUCKET and AWS_ACCESS_KEY_ID"
         yield Finding("s3", "fail", f"{address}: {error}: {advice}")
@@ -141,14 +149,23 @@ def _presigned(url: str, content: bytes) -> Finding:
 
     host = urlsplit(url).netloc
     try:
-        signed, unsigned = httpx.get(url), httpx.get(url.partition("?")[0])
+        signed, unsigned = _get(url), _get(url.partition("?")[0])
     except httpx.TransportError as error:
-        return Finding("s3", "warn", f"presigned URLs name {host}, not reachable from here: {error}")
+        return Finding("s3", "warn", f"presigned URLs name {host}, not reachable from here{through(url)}: {error}")
     if signed.content != content:
         return Finding("s3", "fail", f"a presigned URL is answered {signed.status_code}: see ZIMAGE_S3_PUBLIC_ENDPOINT")
     if unsigned.is_success:
         return Finding("s3", "warn", "anyone can read the images: make the bucket private")
     return Finding("s3", "ok", f"presigned URLs work, and {host} refuses unsigned ones")
+
+
+def _get(url: str) -> "httpx.Response":
+    import httpx
+
+    from zimage.transports import Transport
+
+    with httpx.Client(transport=Transport()) as http:
+        return http.get(url)
 
 
 def _model(settings: "Settings") -> Iterator[Finding]:

@@ -138,7 +138,7 @@ def bucket_ready(site: Site) -> bool:
         region_name="us-east-1",
         aws_access_key_id=site.credentials["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=site.credentials["AWS_SECRET_ACCESS_KEY"],
-        config=Config(retries={"total_max_attempts": 1}),
+        config=Config(retries={"total_max_attempts": 1}, proxies={}),  # here, whatever proxies the environment names
     )
     try:
         client.create_bucket(Bucket=BUCKET)

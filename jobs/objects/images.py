@@ -15,8 +15,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from jobs.objects.s3_client import ATTEMPTS, connect
+from jobs.objects.s3_client import ATTEMPTS, connect, server
 from jobs.settings import Settings
+from network.proxies import through
 
 MOST_KEYS = 1000  # that S3 lists or removes in one request
 
@@ -44,13 +45,14 @@ class ImageStore:
         self._client = connect(settings, settings.s3_endpoint, attempts)
         # A signature covers the host's name, so URLs for clients are signed for the name that clients use.
         public = settings.s3_public_endpoint
-        self._presigner = connect(settings, public) if public else self._client
+        self._presigner = connect(settings, public, only_signs=True) if public else self._client
 
     @property
     def address(self) -> str:
-        """Where the bucket is, and the settings that say so."""
-        endpoint = self._settings.s3_endpoint or "AWS"
-        return f"S3 at {endpoint} (ZIMAGE_S3_ENDPOINT), bucket {self._settings.s3_bucket} (ZIMAGE_S3_BUCKET)"
+        """Where the bucket is, the settings that say so, and the proxy before it."""
+        endpoint = self._settings.s3_endpoint
+        place = f"S3 at {endpoint or 'AWS'} (ZIMAGE_S3_ENDPOINT), bucket {self._settings.s3_bucket} (ZIMAGE_S3_BUCKET)"
+        return place + through(server(self._settings, endpoint))
 
     def key(self, job_id: str, attempt: int, index: int) -> str:
         """Return the key of an image."""

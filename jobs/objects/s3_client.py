@@ -1,19 +1,31 @@
 """Connections to S3, set up so that a dead one is noticed within seconds and that stores other than AWS understand."""
 
+import os
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 
 from jobs.settings import Settings
+from network.proxies import ProxyError, proxy_for
 
 ATTEMPTS = 5  # at a request, unless the caller tries again by itself
 
 
-def connect(settings: Settings, endpoint: str | None, attempts: int = ATTEMPTS) -> Any:
+def connect(settings: Settings, endpoint: str | None, attempts: int = ATTEMPTS, *, only_signs: bool = False) -> Any:
     """Return a client for the S3 at `endpoint`, None for AWS; it connects at its first request.
 
     Its type is Any, since the typed client comes from stubs that only the checks install.
+
+    Args:
+        settings: the region.
+        endpoint: of S3, or None.
+        attempts: at a request.
+        only_signs: it is never to connect, so that it doesn't matter by which proxy it would.
+
+    Raises:
+        network.proxies.ProxyError: the environment names a proxy for it that can't be used.
     """
     return boto3.client(
         "s3",
@@ -25,9 +37,27 @@ def connect(settings: Settings, endpoint: str | None, attempts: int = ATTEMPTS) 
             connect_timeout=3,
             read_timeout=10,
             max_pool_connections=32,
+            proxies={} if only_signs else _proxies(server(settings, endpoint)),
             retries={"mode": "standard", "total_max_attempts": attempts},
             # Stores other than AWS don't all know the newer default checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
     )
+
+
+def server(settings: Settings, endpoint: str | None) -> str:
+    """Return the address that a client for the S3 at `endpoint` connects to; None: what boto3 takes."""
+    named = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return named or f"https://s3.{settings.s3_region}.amazonaws.com"
+
+
+def _proxies(server: str) -> dict[str, str]:
+    proxy = proxy_for(server)
+    if proxy is None:
+        return {}
+    parts = urlsplit(server)
+    if proxy.is_socks:
+        advice = f"name an HTTP proxy, or {parts.hostname} in NO_PROXY"
+        raise ProxyError(f"{proxy}: S3 can't be reached through SOCKS: {advice}")
+    return {parts.scheme: proxy.url}

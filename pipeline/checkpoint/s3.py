@@ -18,6 +18,7 @@ import boto3
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
+from network.proxies import ProxyError, through
 from pipeline.checkpoint.config import CheckpointError, one_line
 from pipeline.checkpoint.files import CHECKPOINT_FILES
 
@@ -49,6 +50,9 @@ def download(url: str, cache: Path, connect: Callable[[], Any] | None = None) ->
     cache.mkdir(parents=True, exist_ok=True)
     try:
         client: Any = connect() if connect else boto3.client("s3")
+    except (BotoCoreError, ProxyError) as error:
+        raise CheckpointError(f"{url}: {one_line(error)}") from error
+    try:
         with _lock(cache / f"{name}.lock"):
             objects = _list(client, bucket, start)
             if "model_index.json" not in objects:
@@ -63,7 +67,7 @@ def download(url: str, cache: Path, connect: Callable[[], Any] | None = None) ->
                 here[path] = objects[path]
                 _write(record, here)
     except (ClientError, BotoCoreError, Boto3Error) as error:
-        raise CheckpointError(f"{url}: {_reason(error)}") from error
+        raise CheckpointError(f"{url}{through(client.meta.endpoint_url)}: {_reason(error)}") from error
     return folder
 
 

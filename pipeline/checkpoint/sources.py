@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from network.proxies import ProxyError, all_variables, masked
 from pipeline.checkpoint.config import CheckpointError, one_line
 from pipeline.checkpoint.files import CHECKPOINT_FILES
 
@@ -38,13 +39,21 @@ def locate(
         raise CheckpointError(
             f"{name}: no such directory, expected a checkpoint directory, a hub id org/name or s3://bucket/prefix"
         )
-    import httpx
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    settings = [f"HF_ENDPOINT={masked(endpoint)}"] if (endpoint := os.environ.get("HF_ENDPOINT")) else []
     try:
+        settings += map(str, all_variables())  # the hub's library reads them by itself
         return Path(snapshot_download(name, allow_patterns=list(CHECKPOINT_FILES)))
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        raise CheckpointError(f"{name}: no such directory, and no such hub id: {one_line(error)}") from error
+    except ProxyError as error:
+        raise CheckpointError(f"{name}: the hub can't be asked: {error}") from None
+    except Exception as error:  # its library lets through what httpx, httpx2 and SOCKS raise
+        told = f" (with {', '.join(settings)})" if settings else ""
+        raise CheckpointError(f"{name}: no such directory, and no such hub id: {one_line(error)}{told}") from error
 
 
 def _user_cache() -> Path:

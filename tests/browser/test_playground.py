@@ -100,6 +100,18 @@ def test_a_picture_is_drawn_shown_and_downloaded(page: Chrome, tmp_path: Path) -
     assert Image.open(io.BytesIO(file.read_bytes())).size == (256, 256)
 
 
+def test_it_works_below_a_path_of_a_proxy_s(browser: Chrome, stack: Stack) -> None:
+    browser.execute_cdp_cmd("Network.enable", {})
+    browser.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {"X-Forwarded-Prefix": "/zimage"}})
+    browser.get(f"{stack.api_url}/zimage")
+    drawn(browser, prompt=PROMPT, width=128, height=128)
+    assert browser.execute_script("return asCurl()").startswith(f"curl -s {stack.api_url}/zimage/v1/jobs ")
+    assert f'base_url="{stack.api_url}/zimage"' in browser.execute_script("return asPython()")
+    browser.find_element(By.LINK_TEXT, "API").click()
+    wait_until(lambda: "/v1/images/generations" in browser.find_element(By.TAG_NAME, "body").text)
+    assert browser.current_url == f"{stack.api_url}/zimage/docs"
+
+
 def test_the_place_in_the_queue_falls_with_the_jobs_in_front(page: Chrome, stack: Stack) -> None:
     long = {"prompt": "in front", "width": 512, "height": 512, "num_inference_steps": 50, "num_images": 8}
     with httpx.Client(base_url=stack.api_url) as api:

@@ -13,7 +13,7 @@ def serving(handler: type[BaseHTTPRequestHandler], port: int = 0, tls: ssl.SSLCo
     with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         if tls:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:
             yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"

@@ -17,6 +17,7 @@ from PIL import Image
 from cli.main import app
 from cli.stack import Stack
 from pipeline import TINY_CHECKPOINT
+from support.proxying import proxy
 from zimage.client import ZImageClient
 
 SMALL = ["--width", "64", "--height", "64", "--steps", "2"]
@@ -219,8 +220,10 @@ def test_checkpoint_random_draws(tmp_path: Path) -> None:
 
 
 def test_demo(tmp_path: Path) -> None:
-    zimage = Shell(tmp_path, {})
-    printed = zimage("demo")
+    with proxy() as refusing:
+        zimage = Shell(tmp_path, {"HTTP_PROXY": refusing.url, "all_proxy": "socks5://nowhere", "NO_PROXY": "[::1]"})
+        printed = zimage("demo")
+    assert refusing.asked == []  # what runs here is reached directly
     (picture,) = (tmp_path / "out").iterdir()
     assert f"picture: out/{picture.name}" in printed
     assert "X-Amz-Signature=" in printed

@@ -53,6 +53,18 @@ def test_a_wrong_setting_is_one_line_that_names_its_variable(command: str, tmp_p
     assert len(told.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "code"), [("list --url http://service.example", 1), ("prune", 2)], ids=["by HTTP", "by S3"]
+)
+def test_a_proxy_that_is_none_is_one_line_that_names_its_variable(command: str, code: int) -> None:
+    told = zimage(
+        *command.split(), http_proxy="http://me:secret@proxy:port", ZIMAGE_S3_ENDPOINT="http://s3.example", no_proxy="["
+    )
+    assert told.returncode == code
+    assert told.stderr.startswith("zimage: http_proxy=http://***@proxy:port: names no proxy")
+    assert len(told.stderr.splitlines()) == 1
+
+
 def test_wait_gives_up_in_time_also_where_no_answer_comes() -> None:
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         url = f"http://127.0.0.1:{hanging.getsockname()[1]}"

@@ -37,6 +37,6 @@ def with_needs(package: str) -> set[str]:
 
 
 def test_the_client_needs_httpx_alone() -> None:
-    script = ONLY.format(allowed={"zimage", *with_needs("httpx")})
+    script = ONLY.format(allowed={"zimage", "network", *with_needs("httpx")})
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (ran.stdout, ran.stderr) == ("unreachable\n", "")

@@ -1,0 +1,52 @@
+"""The path below which a proxy shows the service: a setting, or what a trusted proxy says (`X-Forwarded-Prefix`).
+
+Proxies pass it on or take it away; inside it is there always, as ASGI has it, and `route_path` is what is below it.
+"""
+
+import os
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from jobs.settings import ROOT_PATH
+
+HEADER = b"x-forwarded-prefix"
+
+
+class BehindProxy(ProxyHeadersMiddleware):
+    """Takes a trusted proxy's word for scheme, client (uvicorn) and prefix.
+
+    Trusted are the addresses in uvicorn's `FORWARDED_ALLOW_IPS`, loopback where it is unset.
+
+    Args:
+        app: what comes after.
+        root_path: the prefix, whatever proxies say; None: what they say.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str | None) -> None:
+        super().__init__(app, os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"))  # type: ignore[arg-type]
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
+        """Handle one request (ASGI)."""
+        if scope["type"] == "http" and (prefix := self._root_path or self._told(scope)):
+            path, raw_path = scope["path"], scope.get("raw_path", b"")
+            if path != prefix and not path.startswith(f"{prefix}/"):
+                path, raw_path = prefix + path, prefix.encode() + raw_path
+            scope = {**scope, "root_path": prefix, "path": path, "raw_path": raw_path}
+        await super().__call__(scope, receive, send)  # type: ignore[arg-type]
+
+    def _told(self, scope: Scope) -> str | None:
+        """What the nearest proxy says; None where it isn't trusted, or says nothing that can be a prefix."""
+        client = scope.get("client")
+        if (client[0] if client else None) not in self.trusted_hosts:
+            return None
+        values = [value for name, value in scope["headers"] if name == HEADER]
+        prefix = values[-1].decode("latin-1").rstrip("/") if values else ""
+        return prefix if ROOT_PATH.fullmatch(prefix) else None
+
+
+def route_path(scope: Scope) -> str:
+    """Return a request's path (ASGI) without the prefix."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("app_root_path", scope.get("root_path", "")))

@@ -1,0 +1,46 @@
+"""Settings that are judged at start: what is refused, and in which words."""
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.settings import Settings
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "zimage", "/zimage/", "//evil", "/a//b", "/a/../b", "/./a", "http://host/zimage", "/a b", "/a?b", "/é"),
+        *("/v1", "/v1/x", "/docs", "/zimage\n", "\\zimage", "/a@b"),
+    ],
+)
+def test_a_path_that_can_be_no_prefix_is_refused(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setenv("ZIMAGE_ROOT_PATH", path)
+    with pytest.raises(ValidationError, match=r"must be a path such as /zimage, without a slash at its end"):
+        Settings()
+
+
+@pytest.mark.parametrize("path", ["", "/zimage", "/a/b", "/v1.5/x-y_z~", "/.well"])
+def test_a_path_that_can_be_one_is_taken(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setenv("ZIMAGE_ROOT_PATH", path)
+    assert Settings().root_path == path
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        *("app.example", "https://app.example/", "https://app.example/path", "https://", "null", "https://*.example"),
+        *("https://a.example;https://b.example", "https://me@app.example", "https://bücher.example", "*,https://a.b"),
+        *("https://app.example:port", "https://app.example https://b.example", "file://", "https://a.b?c"),
+    ],
+)
+def test_what_is_no_origin_is_refused(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
+    monkeypatch.setenv("ZIMAGE_CORS_ORIGINS", origins)
+    with pytest.raises(ValidationError, match=r"is no origin: write it as browsers do|name it alone"):
+        Settings()
+
+
+def test_origins_are_taken_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "ZIMAGE_CORS_ORIGINS", " https://App.Example:443 ,, http://[::1]:3000,http://a.b:443,chrome-extension://abc,"
+    )
+    assert Settings().cors_origins == "https://app.example,http://[::1]:3000,http://a.b:443,chrome-extension://abc"
