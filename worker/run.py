@@ -88,11 +88,9 @@ class JobRunner:
         images, seconds = self._delivery.deliver(held, generation)
         self._observers.delivered(held, generation, seconds)
         stages = {**generation.timings, **seconds}
-        warnings = [
-            *generation.warnings,
-            *size_warnings(self._executor.loaded.model, job.input.width, job.input.height),
-        ]
-        outcome = self._ending.commit(held, images, stages, generation.peak_vram_bytes, warnings)
+        size = size_warnings(self._executor.loaded.model, job.input.width, job.input.height)
+        warnings = dict.fromkeys([*job.warnings, *generation.warnings, *size])  # some were known at the submit
+        outcome = self._ending.commit(held, images, stages, generation.peak_vram_bytes, list(warnings))
         if outcome == "succeeded":
             self._observers.committed(held, images)
         return outcome
