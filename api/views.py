@@ -109,7 +109,7 @@ class JobBody(BaseModel):
     images: list[ImageView]
     timings: dict[str, float] = Field(description="Seconds: queue, text_encode, denoise, decode, png, upload, total.")
     peak_vram_bytes: int
-    warnings: list[str]
+    warnings: list[str] = Field(description="What whoever wrote the request should know; some of it from the start.")
     error: JobError | None
     worker: str | None
 
