@@ -20,7 +20,7 @@ from api.http.prefix import BehindProxy
 from api.http.query import known_parameters
 from api.openai.refusals import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
-from api.routes import docs, generations, health, jobs, models, playground, queue
+from api.routes import docs, generations, health, jobs, models, playground, queue, sglang
 from api.routes.jobs import JobPage
 from api.webhooks import deliverer
 from api.webhooks.addresses import Addresses, PinnedTransport
@@ -108,7 +108,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(
         jobs.router, dependencies=[bearer, Depends(known_parameters)], responses=problem_responses(*KEYED)
     )
-    app.include_router(queue.router, dependencies=[bearer], responses=problem_responses(*KEYED))
+    for module in (queue, sglang):
+        app.include_router(module.router, dependencies=[bearer], responses=problem_responses(*KEYED))
     for module in (generations, models):
         app.include_router(module.router, dependencies=[bearer], responses=openai_error_responses(*KEYED))
     for module in (health, playground, docs):

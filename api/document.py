@@ -68,6 +68,13 @@ CHALLENGE: Headers = {"WWW-Authenticate": _header("How to authenticate.", "Beare
 SHOULD_RETRY: Headers = {
     "X-Should-Retry": _header("Whether OpenAI's clients send it again.", "false", always=False, enum=["true", "false"])
 }
+WARNINGS: Headers = {
+    "X-Warnings": _header(
+        "Where there are `warnings`: the same, as JSON strings separated by commas.",
+        '"the negative prompt has no effect: that takes a guidance_scale above 0"',
+        always=False,
+    )
+}
 STREAMED: Headers = {**CACHE_CONTROL, "X-Accel-Buffering": _header("Keeps nginx from holding events back.", "no")}
 
 FAULT: Error = (500, "internal_error", "this is a fault of the service: report it with the request_id")

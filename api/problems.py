@@ -84,7 +84,7 @@ def error_response(scope: Scope, error: ProblemError) -> JSONResponse:
     if refusals.spoken_at(route_path(scope)):
         fields = [(field.place, field.detail) for field in error.errors or ()]
         body = refusals.error_body(error.status, error.code, error.detail, fields)
-        return JSONResponse(body.model_dump(), error.status, headers=error.headers)
+        return JSONResponse(body.model_dump(), refusals.status_here(error.status), headers=error.headers)
     problem = _problem(error, scope["state"]["request_id"])
     return JSONResponse(
         problem.model_dump(exclude_none=True), error.status, media_type=MEDIA_TYPE, headers=error.headers

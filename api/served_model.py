@@ -6,18 +6,23 @@ from api.deps import Services
 from api.problems import FieldError, ProblemError
 from jobs.model_card import SizeLimits, size_limits
 
+HUB_ID = "Tongyi-MAI/Z-Image-Turbo"  # what the guides' examples ask for, whatever is served
+DEFAULT = "default"  # what clients ask for that were told no model, such as SGLang's benchmark
+
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The served model: `names` has its own name first, then its aliases."""
+    """The served model: `names` has its own name first, then its aliases; `path` is its folder, where that is told."""
 
     names: tuple[str, ...]
     sizes: SizeLimits
+    path: str | None
 
     def check_name(self, name: str) -> None:
         """Raise the 404 that OpenAI's clients know when it is not one of the model's names."""
-        if name not in self.names:
-            error = FieldError(pointer="/model", detail=f"there is no model {name}: /v1/models lists what is served")
+        if name not in (*self.names, DEFAULT, self.path):
+            told = f"there is no model {name}: /v1/models lists what is served, ZIMAGE_MODEL_ALIASES adds names"
+            error = FieldError(pointer="/model", detail=told)
             raise ProblemError(404, "model_not_found", error.detail, errors=[error])
 
 
@@ -26,5 +31,6 @@ async def served_model(services: Services) -> ServedModel:
     settings = services.settings
     card = await services.store.last_card()
     name = card.name if card else settings.model
-    aliases = (alias.strip() for alias in settings.model_aliases.split(","))
-    return ServedModel(tuple(dict.fromkeys([name, *filter(None, aliases)])), card or size_limits(name))
+    aliases = (alias.strip() for alias in (settings.model_aliases or "").split(","))
+    names = dict.fromkeys([name, HUB_ID, *filter(None, aliases)])
+    return ServedModel(tuple(names), card or size_limits(name), card.path if card else None)

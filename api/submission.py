@@ -1,6 +1,7 @@
 """Submitting a job, whichever API it comes by: the model's and the service's limits, the queue, the doorbell."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,8 +15,10 @@ from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_reques
 from api.served_model import served_model
 from api.webhooks.addresses import AddressError, ResolverError
 from jobs.keys import ApiKey
-from jobs.spec import MAX_SEED, JobInput
-from jobs.store.answers import Found
+from jobs.model_card import SizeLimits, size_warnings
+from jobs.settings import Settings
+from jobs.spec import JobInput, JobRequest, random_seed
+from jobs.store.answers import Found, JobGoneError, Submitted
 
 LONGEST_RETRY_SECONDS = 600.0
 
@@ -41,7 +44,12 @@ class Submission:
 
 
 async def submit(
-    services: Services, owner: str, key: ApiKey | None, job_input: JobInput, idempotency_key: str | None
+    services: Services,
+    owner: str,
+    key: ApiKey | None,
+    request: JobRequest,
+    idempotency_key: str | None,
+    warnings: Sequence[str] = (),
 ) -> Submission:
     """Put a job into the queue.
 
@@ -49,31 +57,42 @@ async def submit(
         services: the API's parts.
         owner: whose job it is.
         key: with what limits; None: without any.
-        job_input: the request; a seed is drawn where it has none.
+        request: what to draw; where it names no side the served model's is filled in, where no seed a random one.
         idempotency_key: the client's, or None.
+        warnings: what the client is to be told of its request besides.
 
     Raises:
         ProblemError: it is beyond a limit, its webhook can't be told, the queue is full, or the idempotency key came
             with another request before.
         JobGoneError: it was accepted before, and deleted since.
     """
-    await _check_limits(services, job_input)
-    if job_input.webhook_url is not None and not (
+    served = await served_model(services)
+    job_input = request.complete(served.sizes.default_size, served.sizes.default_size)
+    _check_limits(services.settings, served.sizes, job_input)
+    if request.webhook_url is not None and not (
         # Of a repetition nothing is left to be asked: its webhook was taken, though its name may not resolve now.
         idempotency_key and await services.store.has_seen(owner, idempotency_key)
     ):
         # Before the key's limits: with them first, and no submit spent on a refusal, as many names could be looked up.
-        await _check_webhook(services, job_input.webhook_url)
-    seed = secrets.randbelow(MAX_SEED + 1) if job_input.seed is None else job_input.seed
-    submitted = await services.store.submit(
-        f"job_{secrets.token_hex(16)}",
-        owner,
-        job_input.model_copy(update={"seed": seed}),
-        idempotency_key=idempotency_key,
-        digest=job_input.digest(),
-        rate=key.rate if key else None,
-        in_flight=key.in_flight if key else None,
-    )
+        await _check_webhook(services, request.webhook_url)
+
+    async def send(job_input: JobInput) -> Submitted:
+        size = size_warnings(served.names[0], job_input.width, job_input.height)
+        seed = random_seed() if job_input.seed is None else job_input.seed
+        return await services.store.submit(
+            f"job_{secrets.token_hex(16)}",
+            owner,
+            job_input.model_copy(update={"seed": seed}),
+            idempotency_key=idempotency_key,
+            digest=job_input.digest(),
+            rate=key.rate if key else None,
+            in_flight=key.in_flight if key else None,
+            warnings=[*warnings, *job_input.warnings, *size],
+        )
+
+    submitted = await send(job_input)
+    if submitted.outcome == "mismatch" and (before := await _as_before(services, owner, request, submitted)):
+        submitted = await send(before)
     metrics.jobs_submitted_total.labels(submitted.outcome).inc()
     if key and submitted.outcome in ("too_fast", "too_many"):
         raise limit_exceeded(key, submitted)
@@ -95,13 +114,27 @@ async def submit(
     return Submission(await services.store.get(submitted.job_id, owner), replayed, headers)
 
 
-async def _check_limits(services: Services, job_input: JobInput) -> None:
-    refusals = (await served_model(services)).sizes.refusals(job_input)
+async def _as_before(services: Services, owner: str, request: JobRequest, mismatch: Submitted) -> JobInput | None:
+    """Return the request with the sides of its idempotency key's job, None where it has its own or the job is gone.
+
+    When it came first another model may have been the served one, or an earlier release have filled in its own sides.
+    """
+    if mismatch.job_id is None or (request.width and request.height):
+        return None
+    try:
+        before = (await services.store.get(mismatch.job_id, owner)).job.input
+    except JobGoneError:
+        return None
+    return request.complete(before.width, before.height)
+
+
+def _check_limits(settings: Settings, sizes: SizeLimits, job_input: JobInput) -> None:
+    refusals = sizes.refusals(job_input.width, job_input.height)
     errors = [FieldError(pointer=f"/{side}", detail=told) for side, told in refusals.items()]
-    if job_input.work > services.settings.max_work:
+    if job_input.work > settings.max_work:
         detail = (
             f"pixels × steps × images is {job_input.work:,}; "
-            f"this service takes at most {services.settings.max_work:,}: ask for less of one of them"
+            f"this service takes at most {settings.max_work:,}: ask for less of one of them"
         )
         errors.append(FieldError(pointer="", detail=detail))
     if errors:

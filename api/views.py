@@ -117,7 +117,7 @@ class JobBody(BaseModel):
         "text_encode, denoise, decode, png, upload; other: what is in none of them."
     )
     peak_vram_bytes: int
-    warnings: list[str]
+    warnings: list[str] = Field(description="What whoever wrote the request should know; some of it from the start.")
     error: JobError | None
     worker: str | None
 

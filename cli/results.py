@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,18 @@ def finish(client: ZImageClient, job: Job, out: Path | None, as_json: bool) -> N
             image["path"] = str(path)
         print_json({**job, "images": images})
     else:
-        for warning in job["warnings"]:
-            print(f"warning: {warning}", file=sys.stderr)
+        print_warnings(job["warnings"])
         print_timings(job["timings"])
         for line in map(str, paths) if out else (image["url"] for image in job["images"]):
             print(line)
     if job["status"] != "succeeded":
         raise UserError(ended_badly(job), ExitCode.JOB_FAILED)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Tell them, beside what the command prints."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def ended_badly(job: Job) -> str:

@@ -2,23 +2,21 @@
 
 from pydantic import BaseModel
 
-from jobs.spec import JobInput
-
 TINY = "tiny"  # the bundled model's name
 TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # width, height; what it draws at others, training/README.md says
 
 
 class SizeLimits(BaseModel):
-    """Smallest and largest side of an image, and that of the square drawn when a client names no size; in pixels."""
+    """Smallest and largest side of an image, and the side that it has where a client names none; in pixels."""
 
     min_size: int
     max_size: int
     default_size: int = 1024  # cards of workers from before it was told have none
 
-    def refusals(self, job_input: JobInput) -> dict[str, str]:
+    def refusals(self, width: int, height: int) -> dict[str, str]:
         """Return what is wrong with `width` and `height`, each where it is."""
         told = f"the served model draws {self.min_size} to {self.max_size} pixels"
-        sides = {"width": job_input.width, "height": job_input.height}
+        sides = {"width": width, "height": height}
         return {side: told for side, pixels in sides.items() if not self.min_size <= pixels <= self.max_size}
 
 
@@ -28,6 +26,7 @@ class ModelCard(SizeLimits):
     name: str
     precision: str
     quantization: str | None = None  # "fp8"; cards of workers from before it was told have none
+    path: str | None = None  # the checkpoint's folder on the worker's machine; of one from a hub or a bucket none
     load_seconds: float
     abilities: frozenset[str] = frozenset()  # what it can do that not every release's workers can; see `Trait.needs`
 

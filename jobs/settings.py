@@ -142,9 +142,10 @@ class Settings(BaseSettings):
         description="path below which a reverse proxy shows the service, such as `/zimage`; unset: what a trusted "
         "proxy says in `X-Forwarded-Prefix` ([how](docs/operations.md#behind-a-reverse-proxy))",
     )
-    model_aliases: str = Field(
-        "Tongyi-MAI/Z-Image-Turbo",
-        description="further names of the model for OpenAI's clients, separated by commas",
+    model_aliases: str | None = Field(
+        None,
+        description="further names of the model for OpenAI's clients, separated by commas, such as "
+        "`gpt-image-1,dall-e-3`; `Tongyi-MAI/Z-Image-Turbo` and `default` always are names of it",
     )
     max_work: int = Field(1024 * 1024 * 50 * 8, ge=1, description="largest pixels × steps × images of one job")
     queue_limit: int = Field(10_000, ge=1, description="queued jobs beyond which submits are answered 503")

@@ -6,10 +6,11 @@ able to do for it, and its command-line option.
 
 import hashlib
 import math
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import httpx
 from pydantic import (
@@ -20,10 +21,14 @@ from pydantic import (
     Field,
     JsonValue,
     StringConstraints,
+    model_validator,
 )
 
-MAX_IMAGES = 8  # of one job
-MAX_SEED = 2**53 - MAX_IMAGES  # exact in JSON and JavaScript, also with the index of an image added
+from jobs.reading import RequestBody, advised, refusal
+
+MAX_IMAGES = 10  # of one job
+LARGEST_EXACT = 2**53 - 1  # in JSON and JavaScript: of a seed with the index of an image added
+MAX_SEED = LARGEST_EXACT - 7  # with more than 8 images less
 METADATA_BYTES = 4096
 
 # Of the release whose digests must stay valid; those that came later count only where they are not at their default.
@@ -54,7 +59,8 @@ class Trait:
     Attributes:
         picture: whether it decides what the picture looks like.
         cost: factor by which a value makes the job dearer than its pixels × steps × images.
-        needs: what a worker must be able to do for any value but the default.
+        needs: what a worker must be able to do for a value that not every worker knows.
+        needed: whether a value is one of these; None: all but the default are.
         flag: the command-line option; None: named as the field is; empty: there is none.
         help: of that option; None: the field's description.
     """
@@ -62,6 +68,7 @@ class Trait:
     picture: bool = False
     cost: Callable[[Any], float] = lambda _: 1
     needs: str | None = None
+    needed: Callable[[Any], bool] | None = None
     flag: str | None = None
     help: str | None = None
 
@@ -101,6 +108,11 @@ def _webhook_url(value: str) -> str:
     return value
 
 
+def random_seed() -> int:
+    """Return a seed for a request that has none; good for any number of images."""
+    return secrets.randbelow(LARGEST_EXACT - MAX_IMAGES + 2)
+
+
 def _integral_float_is_int(value: Any) -> Any:
     # JSON has one kind of number: JavaScript and jq may write 8 as 8.0.
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -110,6 +122,12 @@ _Number = BeforeValidator(_integral_float_is_int)
 Int = Annotated[int, _Number]
 # Bounds first, or the JSON schema of `… | None` has none.
 NumImages = Annotated[int, Field(ge=1, le=MAX_IMAGES), _Number]
+Side = Annotated[
+    int,
+    Field(ge=64, le=2048, multiple_of=16),
+    _Number,
+    Trait(picture=True, help="Pixels, a multiple of 16; default: the model's."),
+]
 WebhookUrl = Annotated[
     Annotated[
         str,
@@ -131,10 +149,8 @@ Prompt = Annotated[
 ]
 
 
-class JobOptions(BaseModel):
+class JobOptions(RequestBody):
     """What every request for images may say, whatever API it comes by."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     prompt: Annotated[Prompt, Trait(picture=True, help="What to draw.")] = Field(
         description="What to draw; the model reads the first 512 tokens.", examples=["a red circle"]
@@ -157,6 +173,7 @@ class JobOptions(BaseModel):
     ] = Field(0.0, ge=0, le=20, description="Classifier-free guidance; Turbo takes 0.")
     seed: Annotated[
         Annotated[int, Field(ge=0, le=MAX_SEED), _Number] | None,
+        advised(f"must be a whole number from 0 to {MAX_SEED}: for a random one leave it out"),
         Trait(help="The same seed draws the same picture; default: a random one."),
     ] = Field(None, description="Image i is drawn from seed + i; null: drawn for you.")
     priority: Annotated[Priority, Trait(help="Place in the queue.")] = "normal"
@@ -182,21 +199,50 @@ INPUT_EXAMPLE: dict[str, JsonValue] = {
     "webhook_url": None,
     "metadata": {"project": "shapes"},
 }
+REQUEST_EXAMPLE = {name: value for name, value in INPUT_EXAMPLE.items() if name not in ("width", "height")}
+SIDE = "Pixels; null: as many as suit the served model, which may allow less."
 
 
-class JobInput(JobOptions):
-    """A request for images, checked; `POST /v1/jobs` takes it and the worker draws it."""
+class JobRequest(JobOptions):
+    """A request for images as `POST /v1/jobs` takes it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "a red circle on white"}, INPUT_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "a red circle on white"}, REQUEST_EXAMPLE]})
 
-    width: Annotated[Int, Trait(picture=True, help="Pixels, a multiple of 16.")] = Field(
-        1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less."
-    )
-    height: Annotated[Int, Trait(picture=True, help="Pixels, a multiple of 16.")] = Field(
-        1024, ge=64, le=2048, multiple_of=16, description="Pixels; the served model may allow less."
-    )
-    num_images: Annotated[NumImages, Trait(help="How many, 1 to 8; image i is drawn from seed + i.")] = 1
+    width: Side | None = Field(None, description=SIDE)
+    height: Side | None = Field(None, description=SIDE)
+    num_images: Annotated[
+        NumImages,
+        Trait(
+            help="How many, 1 to 10; image i is drawn from seed + i.",
+            needs="ten_images",
+            needed=lambda number: number > 8,  # workers of 0.1 and 0.2 can't read such a request
+        ),
+    ] = 1
     webhook_url: Annotated[WebhookUrl, Trait(flag="")] = None
+
+    @model_validator(mode="after")
+    def _seeds_are_exact(self) -> Self:
+        largest = LARGEST_EXACT - (self.num_images - 1)
+        if self.seed is not None and self.seed > largest:
+            told = f"image i is drawn from seed + i: for {self.num_images} images it is at most {largest}"
+            raise refusal("seed", self.seed, told)
+        return self
+
+    def complete(self, width: int, height: int) -> "JobInput":
+        """Return the request with these sides, in pixels, where it names none."""
+        return JobInput(**{**dict(self), "width": self.width or width, "height": self.height or height})
+
+
+class JobInput(JobRequest):
+    """A request for images, complete: what the record keeps and the worker draws."""
+
+    takes_null: ClassVar[bool] = False  # answers show it
+
+    model_config = ConfigDict(json_schema_extra={"examples": [INPUT_EXAMPLE]})
+
+    # Of a request as the first release took it, which filled this in: the digests that it left behind stay valid.
+    width: Side = Field(1024, description="Pixels.")
+    height: Side = Field(1024, description="Pixels.")
 
     @property
     def work(self) -> int:
@@ -211,20 +257,30 @@ class JobInput(JobOptions):
     @property
     def needs(self) -> frozenset[str]:
         """What a worker must be able to do to draw this job; empty: any worker can."""
-        return frozenset(trait.needs for name, trait in self._traits() if trait.needs and not self._is_default(name))
+        return frozenset(trait.needs for name, trait in self._traits() if trait.needs and self._is_new(name, trait))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What of it has no effect, to be told before it is drawn; the pipeline tells the same."""
+        if self.negative_prompt and self.guidance_scale == 0:
+            return ["the negative prompt has no effect: that takes a guidance_scale above 0"]
+        return []
 
     def picture(self) -> dict[str, Any]:
         """Return the fields that decide the picture, but for the seeds."""
         return self.model_dump(include={name for name, trait in self._traits() if trait.picture})
 
     def digest(self) -> str:
-        """Return the SHA-256 of the request as sent (seed not yet drawn), to tell a repetition from another request.
+        """Return the SHA-256 of the request (its sides filled in, its seed not yet), to tell a repetition from another.
 
         So that a digest stays valid when a field comes, one that came later counts only where it isn't at its default.
         """
         later = type(self).model_fields.keys() - FIRST_FIELDS
         dumped = self.model_dump_json(exclude=set(filter(self._is_default, later)))
         return hashlib.sha256(dumped.encode()).hexdigest()
+
+    def _is_new(self, name: str, trait: Trait) -> bool:
+        return trait.needed(getattr(self, name)) if trait.needed else not self._is_default(name)
 
     def _is_default(self, name: str) -> bool:
         default = type(self).model_fields[name].get_default(call_default_factory=True)

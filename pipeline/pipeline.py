@@ -142,5 +142,5 @@ def _warnings(drawing: Drawing, texts: list[TextFeatures]) -> list[str]:
     prompt, *negatives = texts
     warnings = [*prompt.warnings, *(f"negative {warning}" for text in negatives for warning in text.warnings)]
     if drawing.negative_prompt and not drawing.guided:
-        warnings.append("the negative prompt had no effect: that takes a guidance_scale above 0")
+        warnings.append("the negative prompt has no effect: that takes a guidance_scale above 0")
     return warnings

@@ -40,6 +40,13 @@ def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
     return loaded, served_name(settings.model)
 
 
+def local_folder(settings: Settings) -> str | None:
+    """The folder that `ZIMAGE_MODEL` names on this machine; None where it names a hub id or a bucket."""
+    if settings.model == TINY:
+        return str(TINY_CHECKPOINT)
+    return os.path.abspath(settings.model) if Path(settings.model).is_dir() else None
+
+
 def served_name(model: str) -> str:
     """The name under which `ZIMAGE_MODEL` is served: a path's last part, a hub id as it is."""
     remote = model.startswith(S3_SCHEME)

@@ -39,7 +39,7 @@ from worker.executor.executor import Executor, Loaded
 from worker.executor.thread import DeviceThread
 from worker.executor.watchdog import watch
 from worker.health import Health
-from worker.loading import load_pipeline
+from worker.loading import load_pipeline, local_folder
 from worker.observers.fan_out import FanOut
 from worker.observers.log_and_spans import LogAndSpans
 from worker.observers.prometheus import Prometheus
@@ -69,7 +69,7 @@ def run(settings: Settings) -> int:
     except (CheckpointError, ValueError) as error:
         print(f"zimage worker: {error}", file=sys.stderr)
         return 2  # a wrong setting: starting again does not help
-    card = _card(executor.loaded, time.monotonic() - started)
+    card = _card(executor.loaded, local_folder(settings), time.monotonic() - started)
     _tell_metrics(executor.loaded, card)
     _serve(settings, client, images, health, executor, card)
     return 0
@@ -108,12 +108,13 @@ def _serve(
     trace_export.flush()
 
 
-def _card(loaded: Loaded, load_seconds: float) -> ModelCard:
+def _card(loaded: Loaded, path: str | None, load_seconds: float) -> ModelCard:
     return ModelCard(
         **size_limits(loaded.model).model_dump(),
         name=loaded.model,
         precision=loaded.precision,
         quantization=loaded.quantization,
+        path=path,
         load_seconds=load_seconds,
         abilities=ABILITIES,
     )

@@ -99,11 +99,9 @@ class JobRunner:
         job = held.claim.job
         images = self._delivery.deliver(held, generation)
         self._observers.delivered(held, generation)
-        warnings = [
-            *generation.warnings,
-            *size_warnings(self._executor.loaded.model, job.input.width, job.input.height),
-        ]
-        outcome = self._ending.commit(held, images, generation.peak_vram_bytes, warnings)
+        size = size_warnings(self._executor.loaded.model, job.input.width, job.input.height)
+        warnings = dict.fromkeys([*job.warnings, *generation.warnings, *size])  # some were known at the submit
+        outcome = self._ending.commit(held, images, generation.peak_vram_bytes, list(warnings))
         if outcome == "succeeded":
             self._observers.committed(held, images)
         return outcome

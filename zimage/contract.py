@@ -7,7 +7,7 @@ ACTIVE: tuple[Status, ...] = ("queued", "running")
 
 
 class JobRequest(TypedDict):
-    """What to draw; the service has a default for each field but the prompt."""
+    """What to draw; the service has a default for each field but the prompt. That of the size suits its model."""
 
     prompt: str
     negative_prompt: NotRequired[str | None]

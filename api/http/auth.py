@@ -12,7 +12,7 @@ from jobs.telemetry.logs import bound
 
 OPEN_PATHS = frozenset(  # tell nothing of any job
     (
-        *("", "/", "/livez", "/readyz", "/metrics", "/openapi.json"),
+        *("", "/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json"),
         *("/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"),
     )
 )

@@ -59,6 +59,11 @@ def not_supported(method: str, path: str, base_url: str) -> str:
     return f"{method} {path} is not supported: this service draws images, {here}"
 
 
+def status_here(status: int) -> int:
+    """Return the status that OpenAI has for a problem: of bad values 400, which its clients have a class for."""
+    return 400 if status == 422 else status
+
+
 def error_body(status: int, code: str, detail: str, fields: Sequence[tuple[str, str]] = ()) -> OpenAIErrorBody:
     """Return a problem as OpenAI's clients read it.
 
@@ -85,8 +90,8 @@ _WAITED = {**RATE_LIMIT, **REPLAYED, **SHOULD_RETRY}
 _HEADERS = {401: CHALLENGE, 503: RETRY_AFTER}
 _SUBMIT_HEADERS = {
     **_HEADERS,
+    400: RATE_LIMIT,
     409: _WAITED,
-    422: RATE_LIMIT,
     429: {**RETRY_AFTER, **RATE_LIMIT},
     500: _WAITED,
     503: {"Retry-After": {**RETRY_AFTER["Retry-After"], "required": False}, **_WAITED},
@@ -96,6 +101,6 @@ _SUBMIT_HEADERS = {
 
 def openai_error_responses(*errors: Error) -> Responses:
     """Return the OpenAPI entries of the errors that a route answers with, given as status, code and message."""
-    examples = [(*error[:2], error_body(*error).model_dump()) for error in errors]
+    examples = [(status_here(error[0]), error[1], error_body(*error).model_dump()) for error in errors]
     headers = _SUBMIT_HEADERS if has_limits(errors) else _HEADERS
     return error_responses("application/json", OpenAIErrorBody, examples, headers)

@@ -3,39 +3,19 @@
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from api.problems import FieldError, invalid_request
 from jobs.model_card import SizeLimits
-from jobs.spec import JobInput, JobOptions, NumImages, WebhookUrl
+from jobs.reading import advised
+from jobs.spec import JobOptions, JobRequest, NumImages, WebhookUrl
 
-EXAMPLE: dict[str, JsonValue] = {
-    "model": "Tongyi-MAI/Z-Image-Turbo",
-    "prompt": "a red circle on white",
-    "size": "1024x1024",
+EXAMPLE: dict[str, JsonValue] = {"model": "Tongyi-MAI/Z-Image-Turbo", "prompt": "a red circle on white"}
+NO_EFFECT = {  # what asks for something that there is not; OpenAI's clients send it whether they are asked to or not
+    "style": "style has no effect: say it in the prompt",
+    "quality": "quality has no effect: there is one, and more num_inference_steps if the model gains by them",
+    "complexity": "complexity has no effect: there is nothing to plan",
 }
-
-
-def _or(advice: str) -> WrapValidator:
-    """Answer a value that can't be honoured with what to do instead: pydantic would only say what it should be."""
-
-    def check(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return validate(value)
-        except ValidationError:
-            raise ValueError(advice) from None
-
-    return WrapValidator(check)
 
 
 def _boolean(wanted: bool) -> BeforeValidator:
@@ -49,58 +29,89 @@ def _boolean(wanted: bool) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-NO_SIDE = _or("a picture's sides are said in size, such as 1024x1024")
-SIZE = Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$", json_schema_extra={"format": "image-size"})
+NO_SIDE = advised("a picture's sides are said in size, such as 1024x1024")
+SIZE = Field(pattern=r"^(auto|(0|[1-9][0-9]{0,17})x(0|[1-9][0-9]{0,17}))$", json_schema_extra={"format": "image-size"})
 
 
 class ImagesRequest(JobOptions):
     """OpenAI's request for images, and what a job may say besides.
 
-    OpenAI's own fields take null for their default. A value that can't be honoured is refused, never passed over.
+    What its clients send by themselves is taken. A value that can't be honoured is refused, never passed over.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE, {**EXAMPLE, "n": 4, "seed": 7}]})
 
-    model: str | None = Field(None, description="The served model, as `/v1/models` names it; null: that one.")
-    n: NumImages | None = Field(1, description="Number of images.")
+    model: str | None = Field(
+        None, description="The served model, as `/v1/models` names it; null and `default`: that one."
+    )
+    n: NumImages = Field(1, description="Number of images.")
     size: Annotated[
-        Annotated[str, SIZE] | None,
-        _or("say WIDTHxHEIGHT in pixels, such as 1024x1024, or auto"),
+        Annotated[str, SIZE],
+        advised("say WIDTHxHEIGHT in pixels, such as 1024x1024, or auto"),
     ] = Field("auto", description="`WxH` in pixels, multiples of 16; `auto`: the square that suits the served model.")
     width: Annotated[None, NO_SIDE] = None
     height: Annotated[None, NO_SIDE] = None
-    num_images: Annotated[None, _or("the number of images is said in n")] = None
+    num_images: Annotated[None, advised("the number of images is said in n")] = None
     response_format: Literal["b64_json", "url"] | None = Field(
-        "b64_json", description="`url`: presigned, so it needs no credentials, and it ends after a while."
+        None,
+        description="`url`: presigned, so it needs no credentials, and it ends after a while. "
+        "null: `url` where `model` begins with `dall-e-`, else `b64_json`.",
     )
     webhook_url: WebhookUrl = None
     user: str | None = Field(None, description="Your name for who asked: becomes the pair `user` of `metadata`.")
-    quality: Annotated[
-        Literal["auto", "standard"] | None,
-        _or("there is one quality: leave it out, and ask for more num_inference_steps if the model gains by them"),
-    ] = None
-    style: Annotated[None, _or("there are no styles to choose from: say it in the prompt")] = None
+    safety_identifier: str | None = Field(None, description="OpenAI's newer name for `user`: counts before it.")
+    quality: Literal["auto", "standard", "hd", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="Taken, and told in `warnings` to have no effect: there is one."
+    )
+    style: Literal["vivid", "natural"] | None = Field(
+        None, description="Taken, and told in `warnings` to have no effect: say it in the prompt."
+    )
+    complexity: Literal["low", "medium", "high"] | None = Field(
+        None, description="Taken, and told in `warnings` to have no effect."
+    )
     background: Annotated[
-        Literal["auto", "opaque"] | None, _or("the model draws opaque pictures only: auto or opaque")
+        Literal["auto", "opaque"] | None, advised("the model draws opaque pictures only: auto or opaque")
     ] = None
-    moderation: Annotated[Literal["auto", "low"] | None, _or("nothing is filtered: auto, low, or leave it out")] = None
-    output_format: Annotated[Literal["png"] | None, _or("images are PNG: convert them yourself")] = None
-    output_compression: Annotated[None, _or("PNG loses nothing, so there is nothing to choose: leave it out")] = None
+    moderation: Annotated[
+        Literal["auto", "low"] | None,
+        advised("nothing is filtered: auto, low, or leave it out"),
+    ] = None
+    output_format: Annotated[Literal["png"] | None, advised("images are PNG: convert them yourself")] = None
+    output_compression: Annotated[
+        Annotated[Literal[100], _boolean(False)] | None,
+        advised("PNG loses nothing, so there is nothing to choose: 100, or leave it out"),
+    ] = None
     stream: Annotated[
         Annotated[Literal[False], _boolean(True)] | None,
-        _or("only whole images are sent: follow a job's steps at /v1/jobs/{id}/events"),
+        advised("only whole images are sent: follow a job's steps at /v1/jobs/{id}/events"),
     ] = None
     partial_images: Annotated[
-        Annotated[Literal[0], _boolean(False)] | None, _or("only whole images are sent: 0, or leave it out")
+        Annotated[Literal[0], _boolean(False)] | None, advised("only whole images are sent: 0, or leave it out")
     ] = None
 
     @model_validator(mode="after")
     def _one_user(self) -> "ImagesRequest":
-        if self.user is not None and "user" in self.metadata:
+        if self.who is not None and "user" in self.metadata:
             raise ValueError("user becomes the pair `user` of metadata, which has one already: send one of them")
         return self
 
-    def job_input(self, sizes: SizeLimits) -> JobInput:
+    @property
+    def who(self) -> str | None:
+        """Who asked, in the client's words."""
+        return self.safety_identifier or self.user
+
+    @property
+    def answered_by(self) -> Literal["b64_json", "url"]:
+        """How the images are to come: as OpenAI answers where the request does not say."""
+        return self.response_format or ("url" if (self.model or "").startswith("dall-e-") else "b64_json")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was asked for and has no effect."""
+        as_it_is = (None, "auto", "standard")
+        return [told for name, told in NO_EFFECT.items() if getattr(self, name) not in as_it_is]
+
+    def job_request(self, sizes: SizeLimits) -> JobRequest:
         """Return the job that was asked for.
 
         Args:
@@ -110,22 +121,25 @@ class ImagesRequest(JobOptions):
             RequestValidationError: no job can be like that.
             ProblemError: its size is not one of those.
         """
-        width, height = sizes.default_size, sizes.default_size
-        if self.size not in (None, "auto"):
-            width, height = map(int, self.size.split("x"))
         options = self.model_dump(include={*JobOptions.model_fields, "webhook_url"})
-        if self.user is not None:
-            options["metadata"] |= {"user": self.user}
+        options["num_images"] = self.n
+        if self.size != "auto":
+            options["width"], options["height"] = width, height = [int(side) for side in self.size.split("x")]
+            if refusals := sizes.refusals(width, height):
+                raise invalid_request(
+                    [FieldError(pointer=f"/size/{side}", detail=told) for side, told in refusals.items()]
+                )
+        if self.who is not None:
+            options["metadata"] |= {"user": self.who}
         try:
-            job_input = JobInput(**options, width=width, height=height, num_images=self.n or 1)
+            return JobRequest(**options)
         except ValidationError as error:
             # All else was right as it came. The metadata too, so if it is wrong now that is the user's doing.
             places = {"width": ("size", "width"), "height": ("size", "height"), "metadata": ("user",)}
-            errors = [{**item, "loc": ("body", *places[str(item["loc"][0])])} for item in error.errors()]
+            errors = [
+                {**item, "loc": ("body", *places.get(str(item["loc"][0]), item["loc"]))} for item in error.errors()
+            ]
             raise RequestValidationError(errors) from None
-        if refusals := sizes.refusals(job_input):
-            raise invalid_request([FieldError(pointer=f"/size/{side}", detail=told) for side, told in refusals.items()])
-        return job_input
 
 
 class ImageData(BaseModel):
@@ -143,3 +157,5 @@ class ImagesResponse(BaseModel):
     size: str = Field(examples=["1024x1024"])
     output_format: Literal["png"] = "png"
     background: Literal["opaque"] = "opaque"
+    warnings: list[str] = Field(description="What whoever wrote the request should know; in `X-Warnings` too.")
+    peak_memory_mb: float = Field(description="Most memory of the GPU in use at once, in MiB; 0 on a CPU.")

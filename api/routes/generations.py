@@ -2,12 +2,13 @@
 
 import asyncio
 import base64
+import json
 
 from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import APIRouter, Request, Response
 
 from api.deps import KeyDep, OwnerDep, ServicesDep
-from api.document import FAULT, RATE_LIMIT, REPLAYED, SUBMITTED
+from api.document import FAULT, RATE_LIMIT, REPLAYED, SUBMITTED, WARNINGS
 from api.metrics import CLIENT_LEFT
 from api.openai.refusals import openai_error_responses
 from api.openai.request import ImageData, ImagesRequest, ImagesResponse
@@ -27,7 +28,7 @@ ERRORS = openai_error_responses(
     *SUBMITTED,
     (404, "model_not_found", "model: there is no model other: /v1/models lists what is served"),
     (409, "job_canceled", "job job_… was canceled"),
-    (422, "invalid_request", "quality: there is one quality: leave it out"),
+    (422, "invalid_request", "steps: no such field: use num_inference_steps"),
     FAULT,
     (500, "out_of_memory", "job job_… failed: the GPU has too little memory for this job: ask for a smaller size"),
     (503, "resolver_unavailable", "/webhook_url: hooks.example can't be resolved now: send the request again"),
@@ -41,7 +42,7 @@ ERRORS = openai_error_responses(
 @router.post(
     "/generations",
     response_model=ImagesResponse,
-    responses={200: {"headers": {**REPLAYED, **RATE_LIMIT}}, **ERRORS},
+    responses={200: {"headers": {**REPLAYED, **RATE_LIMIT, **WARNINGS}}, **ERRORS},
 )
 async def generate_images(
     body: ImagesRequest,
@@ -59,8 +60,8 @@ async def generate_images(
     served = await served_model(services)
     if body.model is not None:
         served.check_name(body.model)
-    job_input = body.job_input(served.sizes)
-    submission = await submit(services, owner, key, job_input, idempotency_key)
+    job_request = body.job_request(served.sizes)
+    submission = await submit(services, owner, key, job_request, idempotency_key, body.warnings)
     job_id = submission.found.job.id
     found = await unless_disconnected(request, ended(services, job_id, owner))
     if found is None or found.job.status.active:  # the client has left, or this process is to end
@@ -73,11 +74,12 @@ async def generate_images(
         raise unavailable("closing", detail, seconds=1, headers=submission.headers)
     _check_success(found.job, submission.headers, again=idempotency_key is None)
     try:
-        content = await asyncio.to_thread(_answer, found.job, body.response_format or "b64_json", services.images)
+        content = await asyncio.to_thread(_answer, found.job, body.answered_by, services.images)
     except (BotoCoreError, ClientError):
         detail = f"job {job_id} is done, but its images can't be read now: fetch them at /v1/jobs/{job_id}"
         raise ProblemError(503, "storage_unavailable", detail, headers={**submission.headers, **FINAL}) from None
-    return Response(content, media_type="application/json", headers=submission.headers)
+    headers = {**submission.headers, **_warning_headers(found.job)}
+    return Response(content, media_type="application/json", headers=headers)
 
 
 def _check_success(job: Job, headers: dict[str, str], *, again: bool) -> None:
@@ -101,6 +103,11 @@ def _check_success(job: Job, headers: dict[str, str], *, again: bool) -> None:
         raise ProblemError(504 if late else 500, job.error.code, detail, headers=retry)
 
 
+def _warning_headers(job: Job) -> dict[str, str]:
+    """Return the warnings for whom the client's types keep from the body's additional fields."""
+    return {"X-Warnings": ", ".join(map(json.dumps, job.warnings))} if job.warnings else {}
+
+
 def _answer(job: Job, response_format: str, images: ImageStore) -> bytes:
     """Return the body; in a thread, since it may read and encode megabytes."""
 
@@ -113,5 +120,7 @@ def _answer(job: Job, response_format: str, images: ImageStore) -> bytes:
         created=int((job.finished_at or job.created_at).timestamp()),
         data=[data(image) for image in job.images],
         size=f"{job.input.width}x{job.input.height}",
+        warnings=job.warnings,
+        peak_memory_mb=job.peak_vram_bytes / 2**20,
     )
     return answer.model_dump_json(exclude_none=True).encode()

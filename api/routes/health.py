@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz`, `/metrics`."""
+"""`/livez`, `/readyz` and, by the name that most such services have for it, `/health`; `/metrics`."""
 
 import asyncio
 import math
@@ -31,7 +31,11 @@ async def livez() -> Health:
     return Health()
 
 
-@router.get("/readyz", responses=problem_responses((503, "not_ready", "Redis (ZIMAGE_REDIS_URL) does not answer")))
+NOT_READY = problem_responses((503, "not_ready", "Redis (ZIMAGE_REDIS_URL) does not answer"))
+
+
+@router.get("/health", name="health", responses=NOT_READY)
+@router.get("/readyz", responses=NOT_READY)
 async def readyz(services: ServicesDep) -> Health:
     """Tell whether jobs can be taken; 503 names what is missing."""
     settings = services.settings

@@ -35,7 +35,7 @@ from api.views import EXAMPLE, URLS_EXAMPLE, JobView, etag, etag_matches, job_vi
 from api.waiting import follow, wait_preference
 from jobs.objects.images import StillThereError
 from jobs.record import JobStatus
-from jobs.spec import MAX_IMAGES, JobInput
+from jobs.spec import MAX_IMAGES, JobRequest
 from jobs.store.answers import BadCursorError, Found, JobGoneError, JobUnknownError
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ async def _view(services: Services, found: Found, request: Request) -> JobView:
     },
 )
 async def submit_job(
-    body: JobInput,
+    body: JobRequest,
     request: Request,
     response: Response,
     services: ServicesDep,

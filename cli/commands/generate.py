@@ -1,8 +1,6 @@
 """`zimage generate`: a picture now, from a service or, without one, drawn in this process."""
 
 import hashlib
-import secrets
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +13,9 @@ from cli.checked_settings import load_settings
 from cli.errors import ExitCode, UserError
 from cli.exits import time_limit
 from cli.job_options import describes_job
-from cli.results import finish, output_path, print_json, print_timings, write_file
-from jobs.model_card import size_warnings
-from jobs.spec import MAX_SEED, JobInput
+from cli.results import finish, output_path, print_json, print_timings, print_warnings, write_file
+from jobs.model_card import size_limits, size_warnings
+from jobs.spec import JobInput, random_seed
 from zimage import JobRequest
 
 if TYPE_CHECKING:
@@ -51,7 +49,7 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
     settings = load_settings()
     if model is not None:
         settings = settings.model_copy(update={"model": model})
-    job = _checked(request)
+    job = _checked(request, size_limits(settings.model).default_size)
     generation, name = _draw(settings, job)
     told = {
         "model": name,
@@ -67,9 +65,10 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
         _print(told)
 
 
-def _checked(request: JobRequest) -> JobInput:
+def _checked(request: JobRequest, side: int) -> JobInput:
+    """Return the request with this side, in pixels, and a random seed where it has none."""
     try:
-        return JobInput.model_validate({"seed": secrets.randbelow(MAX_SEED + 1), **request})
+        return JobInput.model_validate({"width": side, "height": side, "seed": random_seed(), **request})
     except ValidationError as error:
         wrong = [
             (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()
@@ -115,8 +114,7 @@ def _save(generation: "Generation", job: JobInput, model: str, out: Path) -> lis
 
 
 def _print(told: dict[str, Any]) -> None:
-    for warning in told["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+    print_warnings(told["warnings"])
     print_timings(told["timings"])
     for image in told["images"]:
         print(image["path"])

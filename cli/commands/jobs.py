@@ -12,7 +12,7 @@ from cli import options
 from cli.bars import follow, state
 from cli.exits import time_limit
 from cli.job_options import describes_job
-from cli.results import ended_badly, finish, print_json, print_timings
+from cli.results import ended_badly, finish, print_json, print_timings, print_warnings
 from cli.table import local_time, print_table, printable
 from zimage import JobRequest
 from zimage.contract import Job
@@ -28,6 +28,7 @@ def submit(
     if as_json:
         print_json(job)
     else:
+        print_warnings(job["warnings"])
         print(job["id"])
 
 

@@ -6,6 +6,7 @@ changed then, or the same call may simply be sent again.
 
 import base64
 import binascii
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -60,6 +61,7 @@ class ClientStore:
         digest: str,
         rate: int | None = None,
         in_flight: int | None = None,
+        warnings: Sequence[str] = (),
     ) -> Submitted:
         """Write the job's record, its idempotency key and its place in the queue at once, or refuse it.
 
@@ -70,9 +72,10 @@ class ClientStore:
             owner: name of the API key.
             job_input: with its seed filled in.
             idempotency_key: the client's, or None.
-            digest: of the request as the client sent it (`JobInput.digest`).
+            digest: of the request before its seed was filled in (`JobInput.digest`).
             rate: submits per minute that the owner may make; None: any number.
             in_flight: jobs that the owner may have queued or running; None: any number.
+            warnings: what is told of the job before it is drawn.
         """
         settings = self._settings
         shift = {"high": -1, "normal": 0, "low": 1}[job_input.priority] * settings.priority_seconds
@@ -95,6 +98,7 @@ class ClientStore:
             in_flight or "",
             "" if job_input.webhook_url is None else 1,
             current_traceparent() or "",
+            json.dumps(list(warnings)),
         )
         if outcome == "created":
             lifecycle.accepted(answer, owner, job_input)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- running -> succeeded (or canceled, when its client asked for that first).
--- ARGV: id, worker, attempt, images (JSON), stages (JSON), peak VRAM (bytes), warnings (JSON)
+-- ARGV: id, worker, attempt, images (JSON), stages (JSON), peak VRAM (bytes), all warnings (JSON)
 -- Returns 'succeeded', 'canceled' or 'refused'
 -- Keys: job:{id}, pending, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}], webhooks,
 --       webhook:{event}, events

@@ -3,14 +3,14 @@
 -- ARGV: id, owner, input (JSON), priority shift (us), cost, steps, queue limit, seconds until it expires, what a worker
 --       must be able to do (words) or '', idempotency key or '', digest of the body, seconds that the idempotency key is
 --       kept, the owner's submits per minute or '', the owner's queued and running jobs at once or '', 1 when it has a
---       webhook or '', traceparent or ''
+--       webhook or '', traceparent or '', what is told of it before it is drawn (JSON)
 -- Returns {'created' | 'replayed' | 'mismatch', id}, {'full', seconds in which the workers end a job ('' if unknown)},
 --       {'too_many', how many are queued or running} or {'too_fast', seconds until the next submit is taken};
 --       behind it, where the owner has a rate, how many submits are left now and the seconds until all are again
 -- Keys: job:{id}, pending, passed, running, deadlines, work, status:{status}, owner:{owner}[:{status}],
 --       idempotency:{owner}:{key}, limit:{owner}, workers, worker:{id}, rate, clock, events
 local id, owner, input, shift, cost, steps, limit, ttl, needs, idempotency, digest, idempotency_ttl, per_minute,
-  in_flight, webhook, traceparent = unpack(ARGV)
+  in_flight, webhook, traceparent, warnings = unpack(ARGV)
 local MINUTE = 60000000
 
 -- The generic cell rate algorithm: `limit` is the time at which the owner, one submit each spacing, would be even again.
@@ -65,7 +65,7 @@ local schema = needs ~= '' and 3 or webhook ~= '' and 2 or 1
 redis.call('HSET', job_key(id),
   'schema', schema, 'id', id, 'owner', owner, 'input', input, 'total', steps, 'created_at', integer(created),
   'score', integer(created + shift), 'deadline', integer(created + ttl * 1000000), 'attempt', 0, 'losses', 0,
-  'status', 'queued')
+  'warnings', warnings, 'status', 'queued')
 if needs ~= '' then redis.call('HSET', job_key(id), 'needs', needs) end
 if webhook ~= '' then redis.call('HSET', job_key(id), 'webhook', 1) end
 if traceparent ~= '' then redis.call('HSET', job_key(id), 'traceparent', traceparent) end

@@ -18,13 +18,16 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from cli.stack import Stack
+from jobs import __version__
 from jobs.model_card import ModelCard
 from jobs.settings import Settings
 from jobs.spec import JobInput
 from jobs.store.redis_client import connect
 from jobs.store.worker import WorkerStore
+from pipeline import TINY_CHECKPOINT
 
 SMALL = {"prompt": "a cat", "width": 64, "height": 64, "num_inference_steps": 2}
+SMALL_OPENAI = {"prompt": "a cat", "size": "64x64", "num_inference_steps": 2}
 LONG = {"prompt": "a long job", "width": 512, "height": 512, "num_inference_steps": 50, "num_images": 2}
 
 
@@ -87,9 +90,10 @@ def check_problem(response: httpx.Response, status: int, code: str) -> dict[str,
         ("guidance_scale", float("inf")),
         ("seed", -1),
         ("seed", 2**53 - 7),
+        ("steps", 8),
         ("seed", "7"),
         ("num_images", 0),
-        ("num_images", 9),
+        ("num_images", 11),
         ("priority", "urgent"),
         ("timeout_seconds", 0),
         ("timeout_seconds", 3601),
@@ -112,6 +116,32 @@ def test_every_mistake_is_named_at_once(http: httpx.Client) -> None:
     response = http.post("/v1/jobs", json={"prompt": "", "width": 1, "a/b~c": 1})
     problem = check_problem(response, 422, "invalid_request")
     assert {error["pointer"] for error in problem["errors"]} == {"/prompt", "/width", "/a~1b~0c"}
+
+
+def test_a_side_that_is_not_named_is_the_served_model_s(http: httpx.Client) -> None:
+    for sides, drawn in [({}, (128, 128)), ({"width": 96}, (96, 128)), ({"height": 96, "width": None}, (128, 96))]:
+        asked = {"prompt": "a cat", "num_inference_steps": 1, **sides}
+        job = http.post("/v1/jobs", json=asked).json()
+        assert (job["input"]["width"], job["input"]["height"]) == drawn
+        [image] = wait(http, job)["images"]
+        assert (image["width"], image["height"]) == drawn
+
+
+def test_what_is_known_of_a_request_is_told_at_once_and_not_twice(http: httpx.Client) -> None:
+    job = submit(http, negative_prompt="dogs")
+    negative, size = job["warnings"]
+    assert "guidance_scale" in negative
+    assert "128x128, 96x128 and 128x96 only" in size
+    assert wait(http, job)["warnings"] == [negative, size]
+
+
+def test_ten_images_come_from_ten_seeds(http: httpx.Client) -> None:
+    ended = wait(http, submit(http, num_images=10, seed=2**53 - 10, num_inference_steps=1))
+    assert [image["seed"] for image in ended["images"]] == list(range(2**53 - 10, 2**53))
+    assert len({image["sha256"] for image in ended["images"]}) == 10
+    refused = http.post("/v1/jobs", json={**SMALL, "num_images": 10, "seed": 2**53 - 9})
+    [error] = check_problem(refused, 422, "invalid_request")["errors"]
+    assert error["pointer"] == "/seed"
 
 
 @pytest.mark.parametrize("value", [64.0, 64])
@@ -486,7 +516,7 @@ def read_events(http: httpx.Client, url: str, headers: dict[str, str] | None = N
 
 def test_health_and_the_contract_are_served(http: httpx.Client) -> None:
     assert http.get("/livez").status_code == 200
-    assert http.get("/readyz").status_code == 200
+    assert http.get("/health").json() == http.get("/readyz").json() == {"status": "ok"}
     contract = http.get("/openapi.json").json()
     paths = contract["paths"]
     assert "job.ended" in contract["webhooks"]
@@ -504,6 +534,17 @@ def test_the_contract_names_no_header_that_can_not_come(http: httpx.Client) -> N
         if of_submits & response["headers"].keys()
     }
     assert named == {"post /v1/jobs", "post /v1/images/generations"}
+
+
+@pytest.mark.parametrize("path", ["/v1/model_info", "/server_info"])
+def test_sglang_s_tools_are_told_a_model_that_they_find_and_may_ask_for(http: httpx.Client, path: str) -> None:
+    info = http.get(path).json()
+    assert info == {
+        "model_path": str(TINY_CHECKPOINT), "served_model_name": "tiny", "task_type": "T2I", "version": __version__
+    }  # fmt: skip
+    body = {**SMALL_OPENAI, "model": info["model_path"], "n": 1, "response_format": "b64_json"}
+    answer = http.post("/v1/images/generations", json=body).json()
+    assert (len(answer["data"]), answer["peak_memory_mb"]) == (1, 0)
 
 
 def test_the_queue_tells_its_demand(http: httpx.Client) -> None:

@@ -1,5 +1,6 @@
 """An API over what an earlier release left in Redis."""
 
+import json
 import secrets
 from collections.abc import Iterator
 
@@ -16,6 +17,8 @@ from support.golden import GOLDEN
 BEFORE = GOLDEN["idempotency"]
 JOBS = GOLDEN["jobs"]
 OWNER = "anonymous"
+# Its first digest is that of a request without a size, which became a job of 1024x1024.
+SQUARE = {"key": "square-key", "id": "job_0000000000000000000000000000002a", "digest": GOLDEN["digests"][0]["digest"]}
 
 
 def inherit(client: redis.Redis, prefix: str) -> None:
@@ -27,6 +30,9 @@ def inherit(client: redis.Redis, prefix: str) -> None:
                 client.zadd(f"{prefix}owner:{index}", {record["id"]: record["created_at"]})
     client.set(f"{prefix}idempotency:{OWNER}:{BEFORE['key']}", BEFORE["entry"])
     client.set(f"{prefix}card", GOLDEN["card"])
+    asked = json.dumps({**GOLDEN["digests"][0]["request"], "width": 1024, "height": 1024, "seed": 7})
+    client.hset(f"{prefix}job:{SQUARE['id']}", mapping={**JOBS["succeeded"], "id": SQUARE["id"], "input": asked})
+    client.set(f"{prefix}idempotency:{OWNER}:{SQUARE['key']}", f"{SQUARE['digest']} {SQUARE['id']}")
 
 
 @pytest.fixture
@@ -49,6 +55,15 @@ def test_a_key_that_came_before_is_the_same_job(http: TestClient) -> None:
 
     other = http.post("/v1/jobs", json={**BEFORE["request"], "seed": 8}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_a_size_that_it_filled_in_is_the_same_job_s(http: TestClient) -> None:
+    headers = {"Idempotency-Key": SQUARE["key"]}
+    again = http.post("/v1/jobs", json={"prompt": "a red circle"}, headers=headers)  # of the model it would be 128x128
+    assert (again.status_code, again.json()["id"]) == (200, SQUARE["id"])
+    for other in ({"prompt": "a red circle", "width": 128}, {"prompt": "a red circle", "width": 128, "height": 128}):
+        refused = http.post("/v1/jobs", json=other, headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
 
 
 def test_its_jobs_are_listed_and_read(http: TestClient) -> None:

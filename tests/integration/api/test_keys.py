@@ -141,7 +141,9 @@ def test_without_a_valid_key_there_is_nothing(guarded: Guarded, headers: dict[st
     assert answer.json()["code"] == "invalid_api_key"
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/swagger-ui.css"])
+@pytest.mark.parametrize(
+    "path", ["/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs", "/docs/swagger-ui.css"]
+)
 def test_what_tells_of_no_job_needs_no_key(guarded: Guarded, path: str) -> None:
     with guarded.http(None) as http:
         assert http.get(path).status_code == 200

@@ -28,6 +28,7 @@ from cli.stack import Stack
 from jobs.keys import KeysFile
 from jobs.record import JobError
 from jobs.settings import Settings
+from jobs.spec import MAX_SEED
 from support.operating import Service, service
 from support.receiving import SECRET, receiver
 from support.root import ROOT
@@ -173,14 +174,28 @@ def test_our_own_fields_and_the_user_reach_the_job(client: OpenAI, http: httpx.C
 
 def test_values_that_change_nothing_are_taken(client: OpenAI) -> None:
     said = client.images.generate(
-        **SMALL, model=ALIAS, background="opaque", moderation="low", output_format="png", partial_images=0,
-        quality="standard", stream=False,
+        **SMALL, model="default", background="opaque", moderation="low", output_compression=100, output_format="png",
+        partial_images=0, quality="standard", stream=False,
     )  # fmt: skip
     left_out = client.images.generate(
-        **SMALL, model=None, n=None, background=None, moderation=None, output_compression=None, output_format=None,
+        **{**SMALL, "extra_body": {**QUICK, "guidance_scale": None, "priority": None, "metadata": None, "width": None}},
+        model=None, n=None, background=None, moderation=None, output_compression=None, output_format=None,
         partial_images=None, quality=None, response_format=None, stream=None, style=None,
     )  # fmt: skip
     assert len(pictures(said)) == len(pictures(left_out)) == 1
+
+
+def test_what_the_author_of_a_request_should_know_is_told_once(client: OpenAI, http: httpx.Client) -> None:
+    name, metadata = mark()
+    asked = {"negative_prompt": "dogs", **QUICK, **metadata}
+    answer = client.images.with_raw_response.generate(
+        prompt="a cat " + "QZ7X" * 400, size="64x64", style="vivid", quality="hd", extra_body=asked
+    )
+    warnings: list[str] = answer.parse().warnings  # type: ignore[attr-defined]
+    told = ["style has", "quality has", "the negative", "the bundled", "prompt has"]
+    assert [" ".join(warning.split()[:2]) for warning in warnings] == told
+    assert json.loads(f"[{answer.headers['X-Warnings']}]") == warnings
+    assert marked(http, name)[0]["warnings"] == warnings
 
 
 @pytest.mark.parametrize(
@@ -188,7 +203,7 @@ def test_values_that_change_nothing_are_taken(client: OpenAI) -> None:
     [
         ("prompt", ""),
         ("n", 0),
-        ("n", 9),
+        ("n", 11),
         ("size", "big"),
         ("size", "64"),
         ("size", "64x"),
@@ -199,13 +214,14 @@ def test_values_that_change_nothing_are_taken(client: OpenAI) -> None:
         ("size", "1040x64"),  # the bundled model's limit is 1024
         ("size", "99999x99999"),
         ("response_format", "png"),
-        ("quality", "hd"),
-        ("quality", "high"),
-        ("style", "vivid"),
+        ("quality", "best"),
+        ("quality", 1),
+        ("style", "anime"),
         ("background", "transparent"),
         ("moderation", "high"),
         ("output_format", "webp"),
         ("output_compression", 80),
+        ("output_compression", True),
         ("stream", True),
         ("stream", 0),  # Python takes it for False
         ("partial_images", 2),
@@ -222,7 +238,7 @@ def test_values_that_change_nothing_are_taken(client: OpenAI) -> None:
     ],
 )
 def test_what_can_not_be_honoured_is_refused_by_name(client: OpenAI, field: str, value: Any) -> None:
-    with pytest.raises(openai.UnprocessableEntityError) as refused:
+    with pytest.raises(openai.BadRequestError) as refused:
         client.images.generate(prompt="a cat", extra_body={field: value})
     assert refused.value.code == "invalid_request"
     assert refused.value.type == "invalid_request_error"
@@ -234,17 +250,24 @@ def test_what_can_not_be_honoured_is_refused_by_name(client: OpenAI, field: str,
     ("fields", "param", "told"),
     [
         ({"size": "1040x64"}, "size", "size: width: the served model draws 64 to 1024 pixels"),
-        ({"size": "64x63"}, "size", "size: height: Input should be"),
-        ({"size": "99999x16"}, "size", "size: width: Input should be a multiple of 16; size: height: Input"),
+        ({"size": "64x72"}, "size", "size: height: Input should be a multiple of 16"),
+        (
+            {"size": "100000x10000"},
+            "size",
+            "size: width: the served model draws 64 to 1024 pixels; size: height: the served model draws 64 to 1024",
+        ),
         ({"size": "128x128", "width": 128}, "width", "width: a picture's sides are said in size, such as 1024x1024"),
         ({"num_images": 2}, "num_images", "num_images: the number of images is said in n"),
         ({"metadata": {"key": 7}}, "metadata", "metadata: key: Input should be a valid string"),
         ({"user": "x" * 5000}, "user", "user: keys and values must be at most 4096 bytes together, got 5004"),
-        ({"colour": "red", "n": 0}, "n", "n: Input should be greater than or equal to 1; colour: Extra inputs"),
+        ({"steps": 8}, "steps", "steps: no such field: use num_inference_steps"),
+        ({"seed": -1}, "seed", f"seed: must be a whole number from 0 to {MAX_SEED}: for a random one leave it out"),
+        ({"seed": MAX_SEED, "n": 10}, "seed", "seed: image i is drawn from seed + i: for 10 images it is at most"),
+        ({"colour": "red", "n": 0}, "n", "n: Input should be greater than or equal to 1; colour: no such field: there"),
     ],
 )
 def test_errors_name_what_openai_s_request_has(client: OpenAI, fields: dict[str, Any], param: str, told: str) -> None:
-    with pytest.raises(openai.UnprocessableEntityError) as refused:
+    with pytest.raises(openai.BadRequestError) as refused:
         client.images.generate(prompt="a cat", extra_body=fields)
     assert refused.value.param == param
     assert refused.value.body["message"].startswith(told)  # type: ignore[index]
@@ -267,13 +290,13 @@ def test_what_openai_has_and_this_service_has_not_is_told_to_its_client(client: 
 
 
 def test_the_user_is_said_once(client: OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="send one of them"):
+    with pytest.raises(openai.BadRequestError, match="send one of them"):
         client.images.generate(**{**SMALL, "extra_body": {"metadata": {"user": "another"}}}, user="someone")
 
 
 def test_the_served_model_goes_by_its_name_and_its_aliases(client: OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["tiny", ALIAS]
-    for name in ("tiny", ALIAS):
+    for name in ("tiny", ALIAS, "default"):
         assert client.models.retrieve(name).id == name
         assert client.images.generate(**SMALL, model=name).data
     for ask in (client.models.retrieve, lambda name: client.images.generate(**SMALL, model=name)):
@@ -320,7 +343,7 @@ def test_a_client_with_an_idempotency_key_comes_back_for_its_job(client: OpenAI,
         client.with_options(timeout=0.3, max_retries=0).images.generate(**fields)
     assert size(pictures(client.images.generate(**fields))[0]) == (256, 256)
     assert len(marked(http, name)) == 1
-    with pytest.raises(openai.UnprocessableEntityError) as other:
+    with pytest.raises(openai.BadRequestError) as other:
         client.images.generate(**{**fields, "prompt": "a dog"})
     assert other.value.code == "idempotency_key_reused"
 
@@ -363,7 +386,8 @@ def test_a_job_that_is_not_done_in_its_time_is_504_and_not_drawn_again(client: O
         ({"method": "GET"}, 405, "method_not_allowed"),
         ({"content": "x" * 70_000}, 413, "body_too_large"),
         ({"headers": {"Content-Type": "text/plain"}}, 415, "unsupported_media_type"),
-        ({"content": "[]"}, 422, "invalid_request"),
+        ({"content": "[]"}, 400, "invalid_request"),
+        ({"headers": {"Idempotency-Key": "a b"}}, 400, "invalid_request"),
     ],
 )
 def test_every_error_is_in_openai_s_shape(http: httpx.Client, request_: dict[str, Any], status: int, code: str) -> None:
@@ -399,6 +423,27 @@ def test_without_a_key_401_and_beyond_its_rate_429(servers: Stack, tmp_path: Pat
         with pytest.raises(openai.AuthenticationError) as refused:
             stranger.images.generate(**SMALL)
         assert (refused.value.code, refused.value.type) == ("invalid_api_key", "authentication_error")
+
+
+def test_aliases_are_further_names_and_images_come_as_from_openai_s_model_of_that_name(
+    servers: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in servers.environ().items():
+        monkeypatch.setenv(name, value)  # the key pair of the bucket
+    with service(servers) as own, ThreadPoolExecutor(1) as pool:
+        settings = own.settings.model_copy(update={"model_aliases": " dall-e-3, gpt-image-1,"})
+        with TestClient(create_app(settings), base_url="http://127.0.0.1") as http:
+            client = OpenAI(api_key="EMPTY", base_url="http://127.0.0.1/v1", http_client=http, max_retries=0)
+            assert [model.id for model in client.models.list()] == ["tiny", ALIAS, "dall-e-3", "gpt-image-1"]
+            drawing = pool.submit(client.images.generate, prompt="a cat", model="dall-e-3", style="natural")
+            wait_until(lambda: http.get("/v1/jobs").json()["jobs"])
+            claim = own.claim()
+            assert (claim.job.input.width, claim.job.input.height) == (128, 128)
+            own.commit(claim)
+            answer = drawing.result()
+    assert answer.data
+    assert (answer.data[0].b64_json, answer.data[0].url is not None) == (None, True)
+    assert answer.peak_memory_mb == 0  # type: ignore[attr-defined]
 
 
 def cancel(own: Service, http: TestClient) -> None:

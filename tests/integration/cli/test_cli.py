@@ -62,6 +62,7 @@ def test_submit_wait_status(zimage: Shell) -> None:
     printed = zimage("submit", "a red fox", *SMALL, "--seed", "5", "--num-images", "2", "--metadata", "order=1=7")
     job_id = printed.strip()
     assert printed == f"{job_id}\n"
+    assert zimage.told.startswith("warning: the bundled model draws well at 128x128")
 
     files = zimage("wait", job_id, "--out", "pictures").splitlines()
     assert files == [f"pictures/{job_id}-0.png", f"pictures/{job_id}-1.png"]
@@ -178,7 +179,7 @@ def test_refusals_are_one_line(zimage: Shell) -> None:
 
 
 def test_a_picture_from_the_service_is_the_one_drawn_here(zimage: Shell, stack: Stack) -> None:
-    asked = ["generate", "a red fox", *SMALL, "--seed", "11"]
+    asked = ["generate", "a red fox", "--steps", "2", "--seed", "11"]  # in the served model's size
     assert zimage(*asked, "--out", "service.png") == "service.png\n"
     assert zimage(*asked, "--out", "new/here.png", ZIMAGE_URL="") == "new/here.png\n"
     service, here = (Image.open(zimage.folder / name) for name in ("service.png", "new/here.png"))

@@ -3,9 +3,9 @@
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from jobs.spec import FIRST_FIELDS, JobInput, Trait
+from jobs.spec import ABILITIES, FIRST_FIELDS, MAX_SEED, JobInput, JobRequest, Trait
 from support.demanding import DemandingInput, demanding
 from support.golden import GOLDEN
 
@@ -37,6 +37,51 @@ def test_digests_of_an_earlier_release_stay_valid(accepted: dict[str, Any]) -> N
 @pytest.mark.parametrize("model", [DemandingInput, EarlyInput])
 def test_a_field_that_comes_changes_no_digest(model: type[JobInput], accepted: dict[str, Any]) -> None:
     assert model.model_validate(accepted["request"]).digest() == accepted["digest"]
+
+
+@pytest.mark.parametrize("accepted", GOLDEN["digests"], ids=lambda accepted: accepted["digest"][:8])
+def test_sides_that_were_left_out_are_filled_in_before_the_digest(accepted: dict[str, Any]) -> None:
+    assert JobRequest.model_validate(accepted["request"]).complete(1024, 1024).digest() == accepted["digest"]
+
+
+@pytest.mark.parametrize(
+    ("sides", "filled_in"),
+    [
+        ({}, (128, 96)),
+        ({"width": 64}, (64, 96)),
+        ({"height": 64, "width": None}, (128, 64)),
+        ({"width": 80, "height": 64}, (80, 64)),
+    ],
+)
+def test_each_side_that_is_left_out_is_the_served_model_s(sides: dict[str, Any], filled_in: tuple[int, int]) -> None:
+    asked = JobRequest(prompt="a cat", seed=3, metadata={"a": "b"}, **sides).complete(128, 96)
+    assert asked == JobInput(prompt="a cat", seed=3, metadata={"a": "b"}, width=filled_in[0], height=filled_in[1])
+
+
+def test_null_is_as_good_as_nothing() -> None:
+    nulls = dict.fromkeys(JobRequest.model_fields.keys() - {"prompt"})
+    assert JobRequest(prompt="a cat", **nulls) == JobRequest(prompt="a cat")
+    with pytest.raises(ValidationError, match="prompt\n  Field required"):
+        JobRequest.model_validate({"prompt": None})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**53, 2**53 - 7, 1.5, "7", True])
+def test_a_seed_that_is_none_is_told_how_to_have_a_random_one(seed: Any) -> None:
+    with pytest.raises(ValidationError, match=f"from 0 to {MAX_SEED}: for a random one leave it out"):
+        JobRequest(prompt="a cat", seed=seed)
+
+
+@pytest.mark.parametrize(("images", "largest"), [(1, MAX_SEED), (8, MAX_SEED), (9, 2**53 - 9), (10, 2**53 - 10)])
+def test_the_last_image_s_seed_is_exact_too(images: int, largest: int) -> None:
+    assert JobRequest(prompt="a cat", num_images=images, seed=largest).seed == largest
+    with pytest.raises(ValidationError, match="seed\n  "):
+        JobRequest(prompt="a cat", num_images=images, seed=largest + 1)
+
+
+def test_workers_of_earlier_releases_claim_no_job_of_more_than_eight_images() -> None:
+    needs = [JobInput(prompt="a cat", num_images=images).needs for images in (1, 8, 9, 10)]
+    assert needs == [set(), set(), {"ten_images"}, {"ten_images"}]
+    assert "ten_images" in ABILITIES
 
 
 def test_requests_that_differ_in_a_later_field_alone_have_other_digests() -> None:

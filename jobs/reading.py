@@ -1,0 +1,90 @@
+"""How a request is read: null is as good as nothing, and what is refused is answered with what to do instead."""
+
+from types import NoneType
+from typing import Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from jobs import near_misses
+
+
+def advised(advice: str) -> WrapValidator:
+    """Answer a value that is refused with what to do instead: pydantic would only say what it should be."""
+
+    def check(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError(advice) from None
+
+    return WrapValidator(check)
+
+
+def refusal(field: str, value: Any, told: str) -> ValidationError:
+    """Return the error of a field that is wrong only together with others."""
+    return ValidationError.from_exception_data("request", [_error("value_error", (field,), value, told)])
+
+
+class RequestBody(BaseModel):
+    """A request's JSON object. Null stands for a field's default; unknown fields are refused."""
+
+    takes_null: ClassVar[bool] = True  # as far as its JSON schema tells
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(data, dict):
+            data = {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
+        try:
+            return validate(data)
+        except ValidationError as error:
+            errors = [cls._with_advice(item) for item in error.errors()]
+            raise ValidationError.from_exception_data(cls.__name__, errors) from None
+
+    @classmethod
+    def _with_advice(cls, item: ErrorDetails) -> InitErrorDetails:
+        told = item["msg"].removeprefix("Value error, ")  # pydantic's own words for a validator of ours
+        match item:
+            case {"type": "extra_forbidden", "loc": [str() as name]}:
+                told = near_misses.advice(name, cls._settable())
+        return _error(item["type"], item["loc"], item["input"], told)
+
+    @classmethod
+    def _settable(cls) -> list[str]:
+        """The fields that take anything but null; the others are there for their advice."""
+        return [name for name, field in cls.model_fields.items() if field.annotation is not NoneType]
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Say that null is taken for each field that need not be there."""
+        reference = handler(core_schema)
+        if cls.takes_null:
+            schema = handler.resolve_ref_schema(reference)
+            optional = schema["properties"].keys() - schema["required"]
+            schema["properties"] |= {name: _or_null(schema["properties"][name]) for name in optional}
+        return reference
+
+
+def _error(kind: str, location: tuple[int | str, ...], value: Any, told: str) -> InitErrorDetails:
+    return InitErrorDetails(type=PydanticCustomError(kind, "{told}", {"told": told}), loc=location, input=value)
+
+
+def _or_null(field: JsonSchemaValue) -> JsonSchemaValue:
+    """Return a field's JSON schema with null allowed."""
+    if field.get("type") == "null" or {"type": "null"} in field.get("anyOf", ()):
+        return field
+    told = {key: told for key, told in field.items() if key in ("title", "description", "default", "examples")}
+    return {"anyOf": [{key: field[key] for key in field if key not in told}, {"type": "null"}], **told}
