@@ -156,10 +156,18 @@ def test_doctor_finds_a_healthy_stack_and_a_wrong_address(stack: Stack, tmp_path
     assert not {level for check, level in findings if check in ("redis", "s3")} - {"ok"}
 
     printed = Shell(tmp_path, stack.environ())(
-        "doctor", code=1, ZIMAGE_REDIS_URL="redis://:hidden@127.0.0.1:1", ZIMAGE_S3_BUCKET="nowhere"
+        "doctor",
+        code=1,
+        ZIMAGE_REDIS_URL="redis://:hidden@127.0.0.1:1",
+        ZIMAGE_S3_BUCKET="nowhere",
+        ZIMAGE_VAE="/no/vae",
+        ZIMAGE_API_KEYS_FILE="/no/keys.json",
+        OTEL_EXPORTER_OTLP_ENDPOINT="collector:4318",
     )
     failed = [line.split()[1] for line in printed.splitlines() if line.startswith("fail")]
-    assert failed == ["redis", "s3"]
+    assert failed == ["redis", "s3", "vae", "keys", "traces"]
+    for setting in ("ZIMAGE_VAE=/no/vae: ", "ZIMAGE_API_KEYS_FILE: /no/keys.json: ", "OTEL_EXPORTER_OTLP_ENDPOINT: "):
+        assert setting in printed
     assert "\nok    model " in printed
     assert "ZIMAGE_REDIS_URL" in printed
     assert "hidden" not in printed
