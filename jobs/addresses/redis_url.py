@@ -51,8 +51,8 @@ class RedisAddress:
         return None
 
     def __str__(self) -> str:
-        """Return its URL without user and password."""
-        return self._url("")
+        """Return its URL without user, password and the options of TLS."""
+        return f"unix://{quote(self.socket)}?db={self.database}" if self.socket else self._tcp_url("")
 
     def broker_url(self) -> str:
         """Return Celery's `broker_url`, password included; `tls` is its `broker_use_ssl`."""
@@ -60,11 +60,9 @@ class RedisAddress:
         credentials = f"{username}:{password}@" if username or password else ""
         if self.socket:
             return f"redis+socket://{credentials}{quote(self.socket)}?virtual_host={self.database}"
-        return self._url(credentials)
+        return self._tcp_url(credentials)
 
-    def _url(self, credentials: str) -> str:
-        if self.socket:
-            return f"unix://{credentials}{quote(self.socket)}?db={self.database}"
+    def _tcp_url(self, credentials: str) -> str:
         return f"redis{'s' if self.tls else ''}://{credentials}{self.place}/{self.database}"
 
 
