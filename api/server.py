@@ -48,7 +48,9 @@ def serve(settings: Settings) -> None:
         app = create_app(settings)
         wait_for_redis(connect(settings), settings)
         wait_for_s3(ImageStore(settings), settings)
-    except (UnreachableError, KeysFileError) as error:
+    except KeysFileError as error:
+        sys.exit(f"zimage api: ZIMAGE_API_KEYS_FILE: {error}")
+    except UnreachableError as error:
         sys.exit(f"zimage api: {error}")
     _allow_many_connections()
     config = uvicorn.Config(

@@ -21,12 +21,18 @@ def redis_client(settings: "Settings") -> "Iterator[redis.Redis]":
     """
     from redis.exceptions import RedisError
 
-    from jobs.store.redis_client import address, connect
+    from jobs.addresses import authorities
+    from jobs.store.redis_client import connect
 
     with connect(settings) as client:
         try:
             yield client
         except RedisError as error:
             chosen = "redis_url" in settings.model_fields_set
-            advice = "" if chosen else "; set it, or name the directory of a running `zimage up` with --data"
-            raise UserError(f"Redis at {address(settings)} (ZIMAGE_REDIS_URL): {error}{advice}") from error
+            advice = (
+                authorities.advice(error)
+                if chosen
+                else "; set it, or name the directory of a running `zimage up` with --data"
+            )
+            place = settings.redis_url.place
+            raise UserError(f"Redis at {place} (ZIMAGE_REDIS_URL): {error}{advice}") from error

@@ -15,8 +15,9 @@ QUEUE = "doorbell"
 
 def celery_app(settings: Settings) -> Celery:
     """Return the Celery app that rings and hears."""
-    app = Celery("zimage", broker=settings.redis_url, set_as_current=False)
+    app = Celery("zimage", broker=settings.redis_url.broker_url(), set_as_current=False)
     app.conf.update(
+        broker_use_ssl=settings.redis_url.tls or False,
         task_default_queue=QUEUE,
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,

@@ -5,66 +5,28 @@ come from boto3's usual chain (`AWS_ACCESS_KEY_ID`, profiles, instance roles).
 """
 
 import base64
-import binascii
 import os
-import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, PlainValidator, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from jobs.addresses import authorities, servers, storage, web
+from jobs.addresses.redis_url import RedisAddress, read
 
-def _url_with_scheme(*schemes: str) -> AfterValidator:
-    def check(url: str) -> str:
-        if not url.startswith(tuple(f"{scheme}://" for scheme in schemes)):
-            raise ValueError(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
-        return url.rstrip("/")
+CONFIDENTIAL = frozenset({"redis_url", "s3_endpoint", "s3_public_endpoint", "webhook_secret"})  # or wrongly so
 
-    return AfterValidator(check)
-
-
-# Below which a proxy shows the service. None of the service's own paths begins so: whether a proxy took it away can be
-# seen.
-ROOT_PATH = re.compile(r"(?!/(?:v1|docs)(?:/|$))(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+")
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
-
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}  # which browsers leave out
-
-
-def _root_path(path: str) -> str:
-    if path and not ROOT_PATH.fullmatch(path):
-        raise ValueError("must be a path such as /zimage, without a slash at its end, and not below /v1 or /docs")
-    return path
-
-
-def _origins(names: str) -> str:
-    origins = [origin for name in names.split(",") if (origin := name.strip().lower())]
-    origins = [origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], "")) for origin in origins]
-    for origin in origins:
-        if origin == "*" and len(origins) > 1:
-            raise ValueError("* means all origins: name it alone, or leave it out")
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"{origin} is no origin: write it as browsers do, https://app.example, without a path")
-    return ",".join(origins)
-
-
-def _one_server(url: str) -> str:
-    scheme = url.partition("://")[0]
-    if "sentinel" in scheme:
-        advice = "name one address that follows the primary: a virtual IP or a TCP proxy"
-        raise ValueError(f"Sentinel is not spoken: {advice} (docs/reliability.md)")
-    if "cluster" in scheme:
-        raise ValueError("Redis Cluster is not supported: name a single primary (docs/reliability.md)")
-    return url
+Checkpoint = Annotated[str, AfterValidator(storage.checkpoint)]
+Endpoint = Annotated[str, AfterValidator(storage.s3_endpoint)]
+Host = Annotated[str, AfterValidator(servers.listening_host)]
 
 
 def _signing_secret(secret: SecretStr) -> SecretStr:
     prefix, key = secret.get_secret_value()[:6], secret.get_secret_value()[6:]
     try:
         length = len(base64.b64decode(key, validate=True)) if prefix == "whsec_" else 0
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one
         length = 0
     if not 24 <= length <= 64:
         raise ValueError("must be whsec_ and 24 to 64 bytes in base64: echo whsec_$(head -c 32 /dev/urandom | base64)")
@@ -74,13 +36,13 @@ def _signing_secret(secret: SecretStr) -> SecretStr:
 class Settings(BaseSettings):
     """The service's settings; each field is the environment variable `ZIMAGE_<FIELD>`."""
 
-    model_config = SettingsConfigDict(env_prefix="ZIMAGE_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="ZIMAGE_", extra="ignore", hide_input_in_errors=True)
 
     # Model and device
-    model: str = Field(
+    model: Checkpoint = Field(
         "tiny", description="`tiny` (bundled), a checkpoint directory, a hub id, or `s3://bucket/prefix`"
     )
-    vae: str | None = Field(None, description="another VAE: its directory, or a checkpoint as in `ZIMAGE_MODEL`")
+    vae: Checkpoint | None = Field(None, description="another VAE: its directory, or a checkpoint as in `ZIMAGE_MODEL`")
     device: str = Field(
         "auto",
         description="`auto` (the GPU with the most free memory of those that no other worker has taken, else the CPU), "
@@ -91,7 +53,7 @@ class Settings(BaseSettings):
         description="`fp8`: matrices in 8 bits, for NVIDIA GPUs of Ada, Hopper or newer; quicker and half the memory; "
         "`none`: as the checkpoint is stored",
     )
-    cache_dir: Path = Field(
+    cache_dir: Annotated[Path, AfterValidator(storage.folder)] = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "zimage"),
         description="checkpoints from S3 and compiled kernels; unset: `zimage` in `XDG_CACHE_HOME`, or in `~/.cache`",
     )
@@ -103,41 +65,48 @@ class Settings(BaseSettings):
     )
 
     # Redis
-    redis_url: Annotated[str, AfterValidator(_one_server), _url_with_scheme("redis", "rediss", "unix")] = Field(
-        "redis://127.0.0.1:6379/0", description="Redis or Valkey 7+"
+    redis_url: Annotated[RedisAddress, NoDecode, PlainValidator(read)] = Field(
+        RedisAddress(),
+        description="Redis or Valkey 7+: `redis://`, `rediss://` (TLS) or `unix://` "
+        "([addresses](docs/operations.md#addresses))",
     )
     redis_prefix: str = Field("zimage:", description="prefix of every key, so that services can share a Redis")
 
     # S3
-    s3_endpoint: Annotated[str, _url_with_scheme("http", "https")] | None = Field(
-        None, description="S3 endpoint as this process reaches it; unset: AWS"
-    )
-    s3_public_endpoint: Annotated[str, _url_with_scheme("http", "https")] | None = Field(
+    s3_endpoint: Endpoint | None = Field(None, description="S3 endpoint as this process reaches it; unset: AWS")
+    s3_public_endpoint: Endpoint | None = Field(
         None, description="S3 endpoint as clients reach it, named in presigned URLs; unset: the same"
     )
-    s3_bucket: str = Field("zimage", description="bucket for the images; it must exist")
+    s3_bucket: Annotated[str, AfterValidator(storage.bucket)] = Field(
+        "zimage", validate_default=True, description="bucket for the images; it must exist"
+    )
     s3_prefix: str = Field("jobs", description="key prefix within the bucket")
     s3_region: str = Field("us-east-1", description="region used for signing")
     url_ttl: int = Field(3600, ge=60, le=604800, description="seconds that a presigned URL is valid")
 
+    ca_bundle: Annotated[Path, AfterValidator(authorities.bundle)] | None = Field(
+        None,
+        description="PEM file of authorities trusted besides the usual ones: for Redis, S3, webhooks and the hub",
+    )
+
     # API
-    host: str = Field("127.0.0.1", description="address that the API listens on")
+    host: Host = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="port that the API listens on")
     api_keys_file: Path | None = Field(
         None, description="file of API keys (`zimage keys create`): every request needs one then; unset: no keys"
     )
     allow_anonymous: bool = Field(False, description="serve without keys on an address that is not loopback")
-    allowed_hosts: str | None = Field(
+    allowed_hosts: Annotated[str, AfterValidator(servers.host_names)] | None = Field(
         None,
         description="without keys: names, separated by commas, by which the service may be called besides `localhost` "
         "and addresses, lest a web page comes by a name of its own",
     )
-    cors_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
+    cors_origins: Annotated[str, AfterValidator(web.origins)] | None = Field(
         None,
         description="origins, separated by commas, whose pages may call the service from a browser, such as "
         "`https://app.example`; `*`: all, where keys are asked for",
     )
-    root_path: Annotated[str, AfterValidator(_root_path)] | None = Field(
+    root_path: Annotated[str, AfterValidator(web.root_path)] | None = Field(
         None,
         description="path below which a reverse proxy shows the service, such as `/zimage`; unset: what a trusted "
         "proxy says in `X-Forwarded-Prefix` ([how](docs/operations.md#behind-a-reverse-proxy))",
@@ -181,17 +150,7 @@ class Settings(BaseSettings):
     metrics_port: int = Field(
         9100, ge=0, le=65535, description="port of the worker's /metrics, /livez and /readyz; 0: any free port"
     )
-    metrics_host: str = Field("127.0.0.1", description="address of the same")
-
-
-@lru_cache
-def get_settings() -> Settings:
-    """Return this process's settings.
-
-    Raises:
-        pydantic.ValidationError: a variable has a value that its field refuses.
-    """
-    return Settings()
+    metrics_host: Host = Field("127.0.0.1", description="address of the same")
 
 
 def markdown_table() -> str:

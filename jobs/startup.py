@@ -12,10 +12,10 @@ import redis
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
+from jobs.addresses import authorities
 from jobs.objects.images import ImageStore, told
 from jobs.settings import Settings
 from jobs.store.durability import Finding, examine
-from jobs.store.redis_client import address
 
 T = TypeVar("T")
 
@@ -37,10 +37,13 @@ def wait_for_redis(client: redis.Redis, settings: Settings) -> None:
         client.ping()  # INFO is answered also while Redis reads its data
         return examine(client)
 
-    findings = _wait(f"Redis at {address(settings)} (ZIMAGE_REDIS_URL)", ask, RedisError, settings.startup_timeout)
+    address = settings.redis_url
+    if address.unverified:
+        log.warning("Redis at %s: %s", address.place, address.unverified)
+    findings = _wait(f"Redis at {address.place} (ZIMAGE_REDIS_URL)", ask, RedisError, settings.startup_timeout)
     for finding in findings:
         if finding.level != "ok":
-            log.warning("Redis at %s: %s (see docs/reliability.md)", address(settings), finding.message)
+            log.warning("Redis at %s: %s (see docs/reliability.md)", address.place, finding.message)
 
 
 def wait_for_s3(images: ImageStore, settings: Settings) -> None:
@@ -65,9 +68,10 @@ def _wait(
             return check()
         except errors as error:
             left = deadline - time.monotonic()
+            reason = f"{told(error)}{authorities.advice(error)}"
             if left <= 0:
-                raise UnreachableError(f"{server} could not be used within {timeout:.0f} s: {told(error)}") from error
+                raise UnreachableError(f"{server} could not be used within {timeout:.0f} s: {reason}") from error
             if not warned:
-                log.warning("waiting up to %.0f s for %s: %s", left, server, told(error))
+                log.warning("waiting up to %.0f s for %s: %s", left, server, reason)
                 warned = True
             time.sleep(min(0.5, left))

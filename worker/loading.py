@@ -8,7 +8,7 @@ import torch
 from jobs.model_card import TINY
 from jobs.objects.s3_client import connect
 from jobs.settings import Settings
-from pipeline import TINY_CHECKPOINT, ZImagePipeline
+from pipeline import TINY_CHECKPOINT, CheckpointError, ZImagePipeline
 from pipeline.checkpoint.sources import S3_SCHEME, locate
 from worker.executor.device_choice import choose_device
 
@@ -17,11 +17,15 @@ def find_checkpoint(settings: Settings, name: str) -> Path:
     """Return the directory of the checkpoint that `ZIMAGE_MODEL` may name so; what is remote is downloaded first.
 
     Raises:
-        pipeline.CheckpointError: it is not there, or can't be reached.
+        pipeline.CheckpointError: it is not there, can't be reached, or `ZIMAGE_CACHE_DIR` can't be written.
     """
     if name == TINY:
         return TINY_CHECKPOINT
-    return locate(name, cache_dir=settings.cache_dir, connect_s3=lambda: connect(settings, settings.s3_endpoint))
+    try:
+        return locate(name, cache_dir=settings.cache_dir, connect_s3=lambda: connect(settings, settings.s3_endpoint))
+    except OSError as error:
+        place = f"{settings.cache_dir} (ZIMAGE_CACHE_DIR)"
+        raise CheckpointError(f"{name}: can't be kept in {place}: {error.strerror}") from error
 
 
 def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
@@ -32,8 +36,8 @@ def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
         ValueError: the device is not there, or cannot run the quantization; names the setting.
     """
     device = choose_device(settings)
-    root = find_checkpoint(settings, settings.model)
-    vae = None if settings.vae is None else find_checkpoint(settings, settings.vae)
+    root = _find_named(settings, "model", settings.model)
+    vae = None if settings.vae is None else _find_named(settings, "vae", settings.vae)
     # CPUs are quicker in float32 than in emulated bfloat16.
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     loaded = ZImagePipeline.from_pretrained(root, device, dtype, vae, settings.quantization)
@@ -45,6 +49,13 @@ def local_folder(settings: Settings) -> str | None:
     if settings.model == TINY:
         return str(TINY_CHECKPOINT)
     return os.path.abspath(settings.model) if Path(settings.model).is_dir() else None
+
+
+def _find_named(settings: Settings, field: str, name: str) -> Path:
+    try:
+        return find_checkpoint(settings, name)
+    except CheckpointError as error:
+        raise CheckpointError(f"ZIMAGE_{field.upper()}: {error}") from error
 
 
 def served_name(model: str) -> str:

@@ -8,7 +8,7 @@ import os
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from jobs.settings import ROOT_PATH
+from jobs.addresses.web import ROOT_PATH
 
 HEADER = b"x-forwarded-prefix"
 

@@ -59,7 +59,7 @@ def _examine(data: Path | None) -> Iterator[Finding]:
         yield Finding("settings", "fail", str(error))
         return
     yield Finding("settings", "ok", "valid")
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [_device, _redis, _s3, _model]
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [_device, _redis, _s3, _model, _keys, _traces]
     for check in checks:
         try:
             yield from check(settings)
@@ -98,19 +98,24 @@ def _device(settings: "Settings") -> Iterator[Finding]:
 def _redis(settings: "Settings") -> Iterator[Finding]:
     import redis
 
+    from jobs.addresses import authorities
     from jobs.store.durability import examine
-    from jobs.store.redis_client import address, connect
+    from jobs.store.redis_client import connect
 
+    address = settings.redis_url
     try:
         with connect(settings) as client:
             client.ping()
             server = client.info("server")
             findings = examine(client)
     except redis.RedisError as error:
-        yield Finding("redis", "fail", f"{address(settings)}: {error}: start it, or set ZIMAGE_REDIS_URL")
+        advice = authorities.advice(error) or ": start it, or set ZIMAGE_REDIS_URL"
+        yield Finding("redis", "fail", f"{address.place}: {error}{advice}")
         return
     version = server.get("valkey_version") or server["redis_version"]
-    yield Finding("redis", "ok", f"{server.get('server_name', 'redis')} {version} at {address(settings)}")
+    yield Finding("redis", "ok", f"{server.get('server_name', 'redis')} {version} at {address.place}")
+    if address.unverified:
+        yield Finding("redis", "warn", address.unverified)
     for finding in findings:
         yield Finding("redis", finding.level, finding.message)
 
@@ -169,33 +174,66 @@ def _get(url: str) -> "httpx.Response":
 
 
 def _model(settings: "Settings") -> Iterator[Finding]:
+    yield _checkpoint(settings, "model", settings.model)
+    if settings.vae is not None:
+        yield _checkpoint(settings, "vae", settings.vae)
+
+
+def _checkpoint(settings: "Settings", part: Literal["model", "vae"], name: str) -> Finding:
+    """Look at a checkpoint as far as that is quick: what is remote is not asked for."""
     from jobs.model_card import TINY
 
     try:
         from pipeline import CheckpointError
         from pipeline.checkpoint.components import Checkpoint
+        from pipeline.checkpoint.files import weight_files
         from pipeline.checkpoint.sources import HUB_ID, S3_SCHEME
     except ModuleNotFoundError:
-        yield Finding("model", "warn", f"{settings.model}: not looked at without torch")
-        return
+        return Finding(part, "warn", f"{name}: not looked at without torch")
 
-    root = Path(settings.model)
-    if settings.model == TINY:
-        yield Finding("model", "ok", "tiny, the bundled one")
-    elif root.is_dir():
+    root, setting = Path(name), f"ZIMAGE_{part.upper()}"
+    if name == TINY:
+        return Finding(part, "ok", "tiny, the bundled one")
+    if root.is_dir():
         try:
-            Checkpoint(root)  # as a worker does at its start, but for the weights themselves
+            if part == "model":
+                Checkpoint(root)  # as a worker does at its start, but for the weights themselves
+            else:
+                weight_files(root / "vae" if (root / "vae").is_dir() else root)
         except CheckpointError as error:
-            yield Finding("model", "fail", f"{error}: see ZIMAGE_MODEL")
-        else:
-            yield Finding("model", "ok", f"{root}")
-    elif HUB_ID.fullmatch(settings.model):
-        yield Finding("model", "ok", f"{settings.model}, from the hub or its cache")
-    elif settings.model.startswith(S3_SCHEME):
-        yield Finding("model", "ok", f"{settings.model}, from S3; kept in {settings.cache_dir} (ZIMAGE_CACHE_DIR)")
+            return Finding(part, "fail", f"{error}: see {setting}")
+        return Finding(part, "ok", f"{root}")
+    if name.startswith(S3_SCHEME):
+        return Finding(part, "ok", f"{name}, from S3; kept in {settings.cache_dir} (ZIMAGE_CACHE_DIR)")
+    if HUB_ID.fullmatch(name) and not root.exists():
+        return Finding(part, "ok", f"{name}, from the hub or its cache")
+    expected = "no such directory, no hub id org/name, and not s3://bucket/prefix"
+    return Finding(part, "fail", f"{setting}={name}: {expected}")
+
+
+def _keys(settings: "Settings") -> Iterator[Finding]:
+    from jobs.keys import KeysFile, KeysFileError
+
+    if settings.api_keys_file is None:
+        return
+    try:
+        count = len(KeysFile(settings.api_keys_file).read())
+    except KeysFileError as error:
+        yield Finding("keys", "fail", f"ZIMAGE_API_KEYS_FILE: {error}")
     else:
-        expected = "no such directory, no hub id org/name, and not s3://bucket/prefix"
-        yield Finding("model", "fail", f"ZIMAGE_MODEL={settings.model}: {expected}")
+        yield Finding("keys", "ok", f"{count} in {settings.api_keys_file}")
+
+
+def _traces(_settings: "Settings") -> Iterator[Finding]:
+    from jobs.telemetry import trace_export
+
+    try:
+        receiver = trace_export.receiver()
+    except ValueError as error:
+        yield Finding("traces", "fail", str(error))
+    else:
+        if receiver:
+            yield Finding("traces", "ok", f"sent to where {receiver} says")
 
 
 def _disk() -> Iterator[Finding]:

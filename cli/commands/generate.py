@@ -46,9 +46,7 @@ def generate(
 
 
 def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool) -> None:
-    settings = load_settings()
-    if model is not None:
-        settings = settings.model_copy(update={"model": model})
+    settings = load_settings(model=model)
     job = _checked(request, size_limits(settings.model).default_size)
     generation, name = _draw(settings, job)
     told = {

@@ -12,10 +12,7 @@ def api(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port.  [env var: ZIMAGE_PORT]")] = None,
 ) -> None:
     """Serve the HTTP API; Redis and S3 are where the settings say."""
-    overrides = {"host": host, "port": port}
-    settings = load_settings().model_copy(
-        update={name: value for name, value in overrides.items() if value is not None}
-    )
+    settings = load_settings(host=host, port=port)
     from api.server import serve
 
     serve(settings)

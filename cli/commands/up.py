@@ -40,14 +40,8 @@ def up(
     from cli.stack import Stack
 
     _report_parts()
-    settings = load_settings()
-    stack = Stack(
-        data,
-        workers=workers,
-        model=model,
-        host=settings.host if host is None else host,
-        port=settings.port if port is None else port,
-    )
+    settings = load_settings(host=host, port=port, model=model)
+    stack = Stack(data, workers=workers, model=model, host=settings.host, port=settings.port)
     print(f"zimage: data and logs are in {stack.data_dir}", file=sys.stderr)
     with orderly_interrupts():
         try:

@@ -1,14 +1,15 @@
 """Connections to Redis, set up so that a dead or half-open one is noticed within seconds."""
 
 import asyncio
+from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
+from jobs.addresses.redis_url import RedisAddress
 from jobs.settings import Settings
 
 RETRIES = 2
@@ -22,20 +23,29 @@ SOCKET_OPTIONS: dict[str, Any] = {
 }
 
 
-def _options() -> dict[str, Any]:
-    return {**SOCKET_OPTIONS, "decode_responses": True}
-
-
-def address(settings: Settings) -> str:
-    """Return where Redis is, as people are told it: without the password."""
-    url = urlsplit(settings.redis_url)
-    return url.path if url.scheme == "unix" else f"{url.hostname}:{url.port or 6379}"
+def _options(address: RedisAddress, connections: ModuleType) -> dict[str, Any]:
+    """How a pool connects, with the classes of redis-py's module of blocking or of asyncio's connections."""
+    common = {
+        **SOCKET_OPTIONS,
+        "decode_responses": True,
+        "db": address.database,
+        "username": address.username,
+        "password": address.password,
+    }
+    if address.socket:
+        del common["socket_keepalive"]  # which is TCP's
+        return {**common, "connection_class": connections.UnixDomainSocketConnection, "path": address.socket}
+    tcp = {**common, "host": address.host, "port": address.port}
+    if address.tls is None:
+        return tcp
+    return {**tcp, **address.tls, "connection_class": connections.SSLConnection}
 
 
 def connect(settings: Settings) -> redis.Redis:
     """Return a blocking client; it connects at its first command."""
     retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), RETRIES)
-    return redis.Redis.from_url(settings.redis_url, retry=retry, **_options())
+    pool = redis.ConnectionPool(retry=retry, **_options(settings.redis_url, redis.connection))
+    return redis.Redis.from_pool(pool)
 
 
 class _Bounded(redis.asyncio.Redis):
@@ -60,7 +70,6 @@ def connect_async(settings: Settings) -> redis.asyncio.Redis:
     connections; the others wait for their turn.
     """
     retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), RETRIES)
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        settings.redis_url, max_connections=CONNECTIONS, timeout=None, retry=retry, **_options()
-    )
+    options = _options(settings.redis_url, redis.asyncio.connection)
+    pool = redis.asyncio.BlockingConnectionPool(max_connections=CONNECTIONS, timeout=None, retry=retry, **options)
     return _Bounded.from_pool(pool)

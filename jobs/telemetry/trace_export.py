@@ -10,6 +10,7 @@ import threading
 from opentelemetry import propagate, trace
 
 from jobs import __version__
+from jobs.addresses.servers import http_url
 from jobs.telemetry.trace_context import OneTraceParent
 
 log = logging.getLogger(__name__)
@@ -18,15 +19,35 @@ FLUSH_SECONDS = 3.0  # that a process which ends gives to what was not sent yet
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
+def receiver() -> str | None:
+    """Return the variable that names a receiver of spans; None: there is none, or no spans are wanted.
+
+    Raises:
+        ValueError: it names none that spans can be sent to; the message says which variable.
+    """
+    named = next((name for name in ENDPOINTS if os.environ.get(name)), None)
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if named is None or disabled or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
+    try:
+        http_url(os.environ[named])
+    except ValueError as error:
+        raise ValueError(f"{named}: {error}") from None
+    return named
+
+
 def start(service: str) -> None:
     """Export this process's spans from now on, if the environment names a receiver.
 
     Args:
         service: `service.name`, unless the environment has another.
     """
-    named = next((name for name in ENDPOINTS if os.environ.get(name)), None)
-    disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    if named is None or disabled or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
+    try:
+        named = receiver()
+    except ValueError as error:
+        log.warning("no traces are exported: %s", error)
+        return
+    if named is None:
         return
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

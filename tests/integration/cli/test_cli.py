@@ -202,11 +202,21 @@ def test_doctor_finds_a_healthy_stack_and_a_wrong_address(stack: Stack, tmp_path
 
     shutil.copytree(TINY_CHECKPOINT, tmp_path / "model")
     (tmp_path / "model/tokenizer/tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
-    wrong = {"ZIMAGE_REDIS_URL": "redis://:hidden@127.0.0.1:1", "ZIMAGE_S3_BUCKET": "nowhere", "ZIMAGE_MODEL": "model"}
-    printed = Shell(tmp_path, stack.environ())("doctor", code=1, **wrong)
+    printed = Shell(tmp_path, stack.environ())(
+        "doctor",
+        code=1,
+        ZIMAGE_REDIS_URL="redis://:hidden@127.0.0.1:1",
+        ZIMAGE_S3_BUCKET="nowhere",
+        ZIMAGE_MODEL="model",
+        ZIMAGE_VAE="/no/vae",
+        ZIMAGE_API_KEYS_FILE="/no/keys.json",
+        OTEL_EXPORTER_OTLP_ENDPOINT="collector:4318",
+    )
     failed = [line.split()[1] for line in printed.splitlines() if line.startswith("fail")]
-    assert failed == ["redis", "s3", "model"]
+    assert failed == ["redis", "s3", "model", "vae", "keys", "traces"]
     assert "model/tokenizer/tokenizer.json: is a Git LFS pointer" in printed
+    for setting in ("ZIMAGE_VAE=/no/vae: ", "ZIMAGE_API_KEYS_FILE: /no/keys.json: ", "OTEL_EXPORTER_OTLP_ENDPOINT: "):
+        assert setting in printed
     assert "ZIMAGE_REDIS_URL" in printed
     assert "hidden" not in printed
 

@@ -14,9 +14,11 @@ import pytest
 from botocore.config import Config
 
 from cli.stack import Stack
+from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, CheckpointError
 from pipeline.checkpoint.components import Checkpoint
 from pipeline.checkpoint.s3 import download
+from worker.loading import find_checkpoint
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -212,6 +214,11 @@ def test_errors_say_what_is_wrong(servers: Stack, s3: Any, bucket: str, tmp_path
         assert "\n" not in str(caught.value)
 
 
+def test_a_cache_that_can_not_be_written_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"can't be kept in /proc/zimage \(ZIMAGE_CACHE_DIR\): No such file"):
+        find_checkpoint(Settings(cache_dir="/proc/zimage"), "s3://models/tiny")
+
+
 def test_the_worker_ends_with_the_reason(servers: Stack, tmp_path: Path) -> None:
     environ = {**os.environ, **servers.environ(), "ZIMAGE_MODEL": "s3://no-such-bucket/turbo"}
     done = subprocess.run(
@@ -223,4 +230,4 @@ def test_the_worker_ends_with_the_reason(servers: Stack, tmp_path: Path) -> None
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == "zimage worker: s3://no-such-bucket/turbo: no such bucket"
+    assert done.stderr.splitlines()[-1] == "zimage worker: ZIMAGE_MODEL: s3://no-such-bucket/turbo: no such bucket"

@@ -1,0 +1,75 @@
+"""Hosts, ports and URLs over HTTP."""
+
+import ipaddress
+import re
+
+_AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<name>[^\[\]:/?#@,;\s]+))(?::(?P<port>[0-9]{1,5}))?")
+
+
+def authority(text: str) -> tuple[str, int | None]:
+    """Read `host`, `host:port`, `[ipv6]` or `[ipv6]:port`; return the host without brackets, and the port.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    match = _AUTHORITY.fullmatch(text)
+    if match is None or not _is_host(match):
+        raise ValueError("host and port can't be read: write host, host:port or, for IPv6, [::1]:port")
+    port = int(match["port"]) if match["port"] else None
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError("the port must be 1 to 65535")
+    return match["ipv6"] or match["name"], port
+
+
+def _is_host(match: re.Match[str]) -> bool:
+    try:
+        if match["name"]:
+            match["name"].encode("idna")  # as the system's resolver does
+        else:
+            ipaddress.IPv6Address(match["ipv6"])
+    except ValueError:  # UnicodeError is one
+        return False
+    return True
+
+
+def http_url(url: str) -> str:
+    """Check a URL of a server that speaks HTTP; return it.
+
+    Raises:
+        ValueError: another scheme, no host, or a bad port.
+    """
+    scheme, _, rest = url.partition("://")
+    if not rest or scheme.lower() not in ("http", "https"):
+        raise ValueError("must start with http:// or https://, and name a host: http://host:port")
+    authority(re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2])
+    return url
+
+
+def listening_host(host: str) -> str:
+    """Check an address that a port is opened on; return it. Empty: all of this machine's.
+
+    Raises:
+        ValueError: it holds more than an address or a name.
+    """
+    if not _is_plain(host):
+        raise ValueError("must be an address or a name alone, such as 127.0.0.1 or ::1: the port is another setting")
+    return host
+
+
+def host_names(names: str) -> str:
+    """Check names of hosts, separated by commas; return them.
+
+    Raises:
+        ValueError: one of them is more or less than the name of a host.
+    """
+    if not all(_is_plain(name.strip()) for name in names.split(",")):
+        raise ValueError("must be names alone, without scheme, port or *: images.example.com,images.lan")
+    return names
+
+
+def _is_plain(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return not re.search(r"[/:@*\[\]\s]", host)
+    return True

@@ -1,0 +1,70 @@
+"""Where files and objects are: S3's endpoints, buckets, checkpoints and folders."""
+
+import os
+import re
+from pathlib import Path
+
+from pydantic import ValidationInfo
+
+from jobs.addresses.servers import http_url
+
+# As botocore has it: a name, or the ARN of an access point.
+_BUCKET = re.compile(r"[A-Za-z0-9.\-_]{1,255}|arn:[^\s/]+[/:][^\s]+")
+
+
+def s3_endpoint(url: str) -> str:
+    """Check an endpoint of S3; return it without a slash at its end.
+
+    Raises:
+        ValueError: it is no URL over HTTP, or has more than host, port and a path.
+    """
+    if "@" in url:
+        raise ValueError("must hold no user and password: S3's keys are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if "?" in url or "#" in url:
+        raise ValueError("must end with its host, port or path, without ? and #: https://s3.example.com")
+    return http_url(url).rstrip("/")
+
+
+def bucket(name: str, info: ValidationInfo) -> str:
+    """Check a bucket's name, and that no endpoint ends with it; return it.
+
+    Raises:
+        ValueError: it can't be a bucket's, or an endpoint says it once more.
+    """
+    if not _BUCKET.fullmatch(name):
+        raise ValueError("must be the bucket's name alone, such as zimage")
+    for setting in ("s3_endpoint", "s3_public_endpoint"):
+        if (info.data.get(setting) or "").endswith(f"/{name}"):
+            raise ValueError(f"ZIMAGE_{setting.upper()} ends with the bucket, too: leave it out there")
+    return name
+
+
+def checkpoint(source: str) -> str:
+    """Check how a checkpoint is named; return it. Whether it is there is for who loads it.
+
+    Raises:
+        ValueError: it is empty, a URL other than S3's, or names no bucket.
+    """
+    expected = "a directory, a hub id such as Tongyi-MAI/Z-Image-Turbo, or s3://bucket/prefix"
+    if not source.strip():
+        raise ValueError(f"is empty: name {expected}")
+    if source.startswith("s3://"):
+        if not _BUCKET.fullmatch(source.removeprefix("s3://").partition("/")[0]):
+            raise ValueError("names no bucket, expected s3://bucket/prefix; keys are AWS_ACCESS_KEY_ID and so on")
+    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", source):
+        raise ValueError(f"must not be a URL: name {expected}")
+    return source
+
+
+def folder(path: Path) -> Path:
+    """Check a folder that is made where it is missing; return its path.
+
+    Raises:
+        ValueError: a file is in its place, or in that of a folder above it.
+    """
+    for place in (path, *path.parents):
+        if os.path.exists(place):  # False where it can't be looked at, unlike Path's
+            if not os.path.isdir(place):
+                raise ValueError("is, or lies below, a file: name a folder, such as /var/cache/zimage")
+            break
+    return path

@@ -1,0 +1,194 @@
+"""Settings that can't be right: every command says so in one line that names the setting and repeats no secret."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import certifi
+import pytest
+import trustme
+from typer.testing import CliRunner
+
+from cli.checked_settings import load_settings
+from cli.errors import UserError
+from cli.main import app
+from jobs.addresses import authorities
+from jobs.objects.images import ImageStore
+
+COMMANDS = [
+    "api",
+    "worker",
+    "up",
+    "demo",
+    "generate x",
+    "checkpoint quantize tiny out",
+    "dead list",
+    "dead retry --all",
+    "webhooks list",
+    "prune",
+    "keys list",
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # a command sets its own
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_a_password_that_is_not_encoded(command: str) -> None:
+    told = CliRunner().invoke(app, command.split(), env={"ZIMAGE_REDIS_URL": "redis://:gEh3[Imx@127.0.0.1:6379/0"})
+    assert told.exit_code == 2
+    assert told.output.startswith("zimage: wrong setting: ZIMAGE_REDIS_URL=…: user or password has a character ")
+    assert len(told.output.splitlines()) == 1
+    assert not re.search("gEh|Eh3|Imx", told.output)
+
+
+def test_the_doctor_refuses_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # not installed, and not waited for
+    told = CliRunner().invoke(app, ["doctor"], env={"ZIMAGE_REDIS_URL": "redis://:gEh3/Imx@127.0.0.1:6379/0"})
+    assert told.exit_code == 1
+    assert re.search(r"^fail  settings  wrong setting: ZIMAGE_REDIS_URL=…: user or password", told.output, re.MULTILINE)
+    assert not re.search("gEh|Eh3|Imx", told.output)
+
+
+ENDPOINT = "must start with http:// or https://"
+KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        *(
+            (f"S3_{which}ENDPOINT", value, told)
+            for which in ("", "PUBLIC_")
+            for value, told in [
+                ("https://", ENDPOINT),
+                ("s3.example.com", ENDPOINT),
+                ("s3://images", ENDPOINT),
+                ("htps://s3.example.com", ENDPOINT),
+                ("http:/s3.example.com", ENDPOINT),
+                ("", ENDPOINT),
+                ("https:///path", "host and port can't be read"),
+                ("https://:9000", "host and port can't be read"),
+                ("https://s3.example.com:port", "host and port can't be read"),
+                ("https://s3 example.com", "host and port can't be read"),
+                ("https://::1:9000", "host and port can't be read"),
+                ("https://s3.example.com:99999", "the port must be 1 to 65535"),
+                ("https://gEh3Imx:gEh3Imx@s3.example.com", KEYS),
+                ("https://gEh3Imx:gEh3/Imx@s3.example.com", KEYS),
+                ("gEh3Imx:gEh3Imx@s3.example.com", KEYS),
+                ("https://s3.example.com?region=gEh3Imx", "without ? and #"),
+                ("https://s3.example.com/#gEh3Imx", "without ? and #"),
+            ]
+        ),
+        ("S3_ENDPOINT", "https://account.r2.example.com/zimage", "ZIMAGE_S3_ENDPOINT ends with the bucket"),
+        ("S3_BUCKET", "s3://zimage", "the bucket's name alone"),
+        ("S3_BUCKET", "zimage/jobs", "the bucket's name alone"),
+        ("S3_BUCKET", "", "the bucket's name alone"),
+        ("WEBHOOK_SECRET", "gEh3Imx", "echo whsec_$(head -c 32 /dev/urandom | base64)"),
+        ("WEBHOOK_SECRET", "whsec_gEh3Imx", "echo whsec_$(head -c 32 /dev/urandom | base64)"),
+        ("WEBHOOK_SECRET", "whsec_gEh3Imxé", "echo whsec_$(head -c 32 /dev/urandom | base64)"),
+        ("ALLOWED_HOSTS", "https://images.example.com", "images.example.com,images.lan"),
+        ("ALLOWED_HOSTS", "images.lan, images.example.com:8000", "images.example.com,images.lan"),
+        ("ALLOWED_HOSTS", "*.example.com", "images.example.com,images.lan"),
+        ("ALLOWED_HOSTS", "https://user:gEh3Imx@images.example.com", "images.example.com,images.lan"),
+        ("HOST", "http://0.0.0.0", "such as 127.0.0.1 or ::1"),
+        ("HOST", "0.0.0.0:8000", "such as 127.0.0.1 or ::1"),
+        ("METRICS_HOST", "[::1]", "such as 127.0.0.1 or ::1"),
+        *(
+            (which, value, told)
+            for which in ("MODEL", "VAE")
+            for value, told in [
+                ("", "a hub id such as Tongyi-MAI/Z-Image-Turbo"),
+                ("https://huggingface.co/Tongyi-MAI/Z-Image-Turbo", "a hub id such as Tongyi-MAI/Z-Image-Turbo"),
+                ("https://user:gEh3Imx@example.com/model", "a hub id such as Tongyi-MAI/Z-Image-Turbo"),
+                ("file:///models/Z-Image-Turbo", "name a directory"),
+                ("s3:/models/Z-Image-Turbo", "s3://bucket/prefix"),
+                ("s3://", "names no bucket, expected s3://bucket/prefix"),
+                ("s3:///Z-Image-Turbo", "names no bucket, expected s3://bucket/prefix"),
+                ("s3://gEh3Imx:gEh3Imx@models/Z-Image-Turbo", "names no bucket, expected s3://bucket/prefix"),
+            ]
+        ),
+        ("CACHE_DIR", __file__, "name a folder"),
+        ("CACHE_DIR", f"{__file__}/below", "name a folder"),
+        ("CA_BUNDLE", "/no/where.pem", "No such file or directory"),
+        ("CA_BUNDLE", "/", "expected a PEM file"),
+        ("CA_BUNDLE", __file__, "holds no certificates: expected a PEM file"),
+    ],
+)
+def test_a_wrong_address_is_one_line(name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ZIMAGE_{name}", value)
+    with pytest.raises(UserError) as refused:
+        load_settings()
+    line = str(refused.value)
+    assert line.startswith("wrong setting: ZIMAGE_")
+    assert f"ZIMAGE_{name}" in line
+    assert told in line
+    assert "\n" not in line
+    assert "Value error" not in line
+    assert not re.search("gEh|Eh3|Imx", line)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("S3_ENDPOINT", "https://s3.example.com/"),
+        ("S3_ENDPOINT", "http://[::1]:9000"),
+        ("S3_ENDPOINT", "https://project.storage.example.com/storage/v1/s3"),
+        ("S3_BUCKET", "arn:aws:s3:us-east-1:123456789012:accesspoint/images"),
+        ("ALLOWED_HOSTS", "images.lan, fd00::5,10.0.0.7,"),
+        ("HOST", "::"),
+        ("MODEL", "models/with: odd @ name"),
+        ("MODEL", "s3://models"),
+    ],
+)
+def test_a_right_one_is_taken(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ZIMAGE_{name}", value)
+    assert getattr(load_settings(), name.lower()) == value.removesuffix("/")
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("api --host http://127.0.0.1", "ZIMAGE_HOST=http://127.0.0.1: must be an address"),
+        ("up --host 127.0.0.1:8000", "ZIMAGE_HOST=127.0.0.1:8000: must be an address"),
+        ("up --model s3://", "ZIMAGE_MODEL=s3://: names no bucket"),
+        ("generate x --model https://hub/a/b", "ZIMAGE_MODEL=https://hub/a/b: must not be a URL"),
+    ],
+)
+def test_options_are_looked_at_as_settings_are(command: str, told: str) -> None:
+    refused = CliRunner().invoke(app, command.split())
+    assert refused.exit_code == 2
+    assert refused.output.startswith(f"zimage: wrong setting: {told}")
+
+
+@pytest.mark.parametrize("name", authorities.VARIABLES)
+def test_a_variable_of_the_libraries_that_names_no_certificates_is_told(name: str) -> None:
+    refused = CliRunner().invoke(app, ["prune"], env={name: "/no/where.pem"})
+    assert refused.exit_code == 2
+    assert refused.output.startswith(f"zimage: wrong setting: {name}=/no/where.pem: No such file or directory")
+
+
+def test_an_empty_one_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in authorities.VARIABLES:
+        monkeypatch.setenv(name, " ")
+    ImageStore(load_settings())
+
+
+def test_authorities_are_added_to_the_usual_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, usual, of_s3 = (tmp_path / f"{name}.pem" for name in ("own", "usual", "s3"))
+    for path in (own, usual, of_s3):
+        trustme.CA().cert_pem.write_to_path(str(path))
+    for chosen, expected in (
+        ({}, [Path(certifi.where())]),
+        ({"SSL_CERT_FILE": str(usual), "AWS_CA_BUNDLE": str(of_s3)}, [usual, of_s3]),
+    ):
+        for name in authorities.VARIABLES:
+            monkeypatch.setenv(name, chosen.get(name, ""))
+        authorities.trust(own)
+        for name in authorities.VARIABLES:
+            together = Path(os.environ[name]).read_text()
+            assert all(path.read_text() in together for path in (own, *expected))
