@@ -1,8 +1,11 @@
 """Connections to S3, set up so that a dead one is noticed within seconds and that stores other than AWS understand."""
 
+import base64
+import hashlib
 from typing import Any
 
 import boto3
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 
 from jobs.settings import Settings
@@ -15,7 +18,7 @@ def connect(settings: Settings, endpoint: str | None, attempts: int = ATTEMPTS) 
 
     Its type is Any, since the typed client comes from stubs that only the checks install.
     """
-    return boto3.client(
+    client = boto3.client(
         "s3",
         endpoint_url=endpoint,
         region_name=settings.s3_region,
@@ -31,3 +34,27 @@ def connect(settings: Settings, endpoint: str | None, attempts: int = ATTEMPTS) 
             response_checksum_validation="when_required",
         ),
     )
+    client.meta.events.register("before-sign.s3.DeleteObjects", _digest_as_every_store_knows_it)
+    if endpoint:
+        client.meta.events.register("before-call.s3", _keep_to_the_region)
+    return client
+
+
+def _digest_as_every_store_knows_it(request: AWSRequest, **_: Any) -> None:
+    """Send `Content-MD5` with a list of objects to remove, which must have a digest.
+
+    botocore's own is a CRC32 since 1.36. AWS takes both, most stores of before 2025 the older one alone.
+    """
+    for name in [name for name in request.headers if name.lower().startswith(("x-amz-checksum", "x-amz-sdk-checksum"))]:
+        del request.headers[name]
+    digest = hashlib.md5(request.data, usedforsecurity=False).digest()
+    request.headers["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _keep_to_the_region(params: dict[str, Any], **_: Any) -> None:
+    """Let a store that wants another region say so.
+
+    botocore would sign once more for the region that the answer names, which works but for presigned URLs: they get no
+    answer to learn from.
+    """
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
