@@ -1,7 +1,8 @@
 """What Prometheus and an orchestrator ask a worker, on its metrics port: `/metrics`, `/livez`, `/readyz`.
 
-They tell five states apart. A worker that is starting, draining, deaf (it hears nothing of Redis), or stuck (S3 takes no
-images) is alive and not ready: it takes no job, and a new process would do no better. One whose heartbeat stands still is hung, and not alive.
+They tell five states apart. A worker that is starting, draining, deaf (it hears nothing of Redis) or stuck (S3 takes no
+images) is alive and not ready: it takes no job, and a new process would do no better. One whose heartbeat stands still
+is hung, and not alive.
 A device that hangs ends the process by itself (`worker.executor.watchdog`).
 """
 

@@ -26,7 +26,7 @@ class Store(S3Proxy):
     def refusal(self, request: Request) -> Answer:
         return super().refusal(request) or self.own_refusal(request)
 
-    def own_refusal(self, request: Request) -> Answer:
+    def own_refusal(self, _request: Request) -> Answer:
         return None
 
 
@@ -164,7 +164,7 @@ class Small(Store):
 class Late(Store):
     """A store whose lists know nothing yet of what was written."""
 
-    def changed(self, request: Request, body: bytes) -> bytes:
+    def changed(self, _request: Request, body: bytes) -> bytes:
         return re.sub(rb"<Contents>.*</Contents>", b"", body, flags=re.DOTALL)
 
 

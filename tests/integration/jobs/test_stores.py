@@ -1,4 +1,4 @@
-"""S3 as stores other than AWS speak it: the service puts, lists, reads and removes on each, and says what one refuses."""
+"""S3 as stores other than AWS speak it: the service works on each, and says what one refuses."""
 
 import json
 import logging
