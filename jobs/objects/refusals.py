@@ -55,18 +55,9 @@ _ADVICE = {
 _TOO_LARGE = ("EntityTooLarge", "413")
 
 # They go by themselves, whatever status they come with.
-_PASSING = frozenset(
-    {
-        "InternalError",
-        "OperationAborted",
-        "RequestTimeout",
-        "RequestTimeTooSkewed",
-        "ServiceUnavailable",
-        "SlowDown",
-        "Throttling",
-        "TooManyRequests",
-    }
-)
+_BUSY_CODES = frozenset({"ServiceUnavailable", "SlowDown", "Throttling", "TooManyRequests"})
+_PASSING = _BUSY_CODES | {"InternalError", "OperationAborted", "RequestTimeout", "RequestTimeTooSkewed"}
+_BUSY_STATUSES = (429, 503)
 _PASSING_STATUSES = (408, 409, 429)
 
 
@@ -103,14 +94,25 @@ def code_of(error: Exception) -> str:
     if not isinstance(error, ClientError):
         return ""
     code = error.response.get("Error", {}).get("Code")  # of a proxy's page in HTML it is empty
-    return str(code or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+    return str(code or _status_of(error) or "")
 
 
 def is_lasting(error: ClientError) -> bool:
     """Tell whether S3 said no, rather than not now."""
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+    status = _status_of(error) or 400
     passing = status in _PASSING_STATUSES or (status >= 500 and status != 501)
     return not passing and code_of(error) not in _PASSING
+
+
+def is_busy(error: ClientError) -> bool:
+    """Tell whether S3 is asked too much."""
+    return _status_of(error) in _BUSY_STATUSES or code_of(error) in _BUSY_CODES
+
+
+def _status_of(error: ClientError) -> int | None:
+    """Return the answer's status, None of an error of one object of a list."""
+    status: int | None = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status
 
 
 def is_too_large(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from jobs.objects.refusals import advise, code_of, is_lasting
+from jobs.objects.refusals import advise, code_of, is_busy, is_lasting
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +71,12 @@ class Removal:
     def _find_out(self, keys: Sequence[str]) -> dict[str, StillThereError]:
         try:
             return self.at_once(keys)
-        except ClientError as error:
-            if not is_lasting(error):
+        except (ClientError, NotUnderstoodError) as error:
+            if isinstance(error, ClientError) and is_busy(error):
                 raise
-            refusal: Exception = error
-        except NotUnderstoodError as error:
             refusal = error
-        # Rather tried than concluded from the code: stores have many words for it, and it may be all removals.
+        # Rather tried than concluded from the code: stores have many words for it, InternalError too, and it may be
+        # that they refuse all removals.
         left = self.one_by_one(keys)
         if len(left) < len(keys):
             log.info("objects are removed one by one: S3 does not remove many at once (%s)", refusal)

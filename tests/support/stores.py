@@ -154,6 +154,13 @@ class Mute(Store):
         return (200, f'<DeleteResult xmlns="{NAMESPACE}"/>') if removes_many(request) else None
 
 
+class Broken(Store):
+    """A store that fails at a list of what to remove, as s3rver does."""
+
+    def own_refusal(self, request: Request) -> Answer:
+        return (500, error("InternalError")) if removes_many(request) else None
+
+
 class Small(Store):
     """A proxy that takes bodies of up to 1,000 bytes."""
 
