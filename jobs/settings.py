@@ -7,6 +7,7 @@ come from boto3's usual chain (`AWS_ACCESS_KEY_ID`, profiles, instance roles).
 import base64
 import binascii
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,6 +33,12 @@ def _one_server(url: str) -> str:
     if "cluster" in scheme:
         raise ValueError("Redis Cluster is not supported: name a single primary (docs/reliability.md)")
     return url
+
+
+def _region(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", name) or name.isdecimal():
+        raise ValueError("must be the name of a region, as us-east-1, auto or garage")
+    return name
 
 
 def _signing_secret(secret: SecretStr) -> SecretStr:
@@ -91,7 +98,7 @@ class Settings(BaseSettings):
     )
     s3_bucket: str = Field("zimage", description="bucket for the images; it must exist")
     s3_prefix: str = Field("jobs", description="key prefix within the bucket")
-    s3_region: str = Field("us-east-1", description="region used for signing")
+    s3_region: Annotated[str, AfterValidator(_region)] = Field("us-east-1", description="region used for signing")
     url_ttl: int = Field(3600, ge=60, le=604800, description="seconds that a presigned URL is valid")
 
     # API

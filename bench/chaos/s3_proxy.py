@@ -8,8 +8,9 @@ import http.client
 import http.server
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from email.message import Message
 
 REFUSALS = {503: "SlowDown", 403: "AccessDenied"}
 
@@ -20,7 +21,7 @@ class Request:
 
     method: str
     path: str
-    headers: Mapping[str, str]
+    headers: Message
     body: bytes
 
 

@@ -1,6 +1,8 @@
 """What S3's errors mean: whether it says no or not now, and what an operator can do."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -64,7 +66,8 @@ _PASSING_STATUSES = (408, 409, 429)
 def told(error: Exception) -> str:
     """Return what to tell an operator of an error of S3: what it said, and what to do."""
     if isinstance(error, ClientError):
-        advice = advise(code_of(error), error.operation_name, error.response.get("Error", {}).get("Region"))
+        details: Mapping[str, Any] = error.response.get("Error", {})
+        advice = advise(code_of(error), error.operation_name, details.get("Region"))
     elif isinstance(error, NoCredentialsError | PartialCredentialsError):
         advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     elif isinstance(error, ParamValidationError):  # of what we pass, the bucket's name alone comes from outside

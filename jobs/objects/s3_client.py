@@ -47,7 +47,7 @@ def _digest_as_every_store_knows_it(request: AWSRequest, **_: Any) -> None:
     """
     for name in [name for name in request.headers if name.lower().startswith(("x-amz-checksum", "x-amz-sdk-checksum"))]:
         del request.headers[name]
-    digest = hashlib.md5(request.data, usedforsecurity=False).digest()
+    digest = hashlib.md5(request.data or b"", usedforsecurity=False).digest()
     request.headers["Content-MD5"] = base64.b64encode(digest).decode()
 
 

@@ -51,7 +51,10 @@ def proxy(servers: Stack) -> Iterator[S3Proxy]:
 
 
 @pytest.mark.parametrize("status", [403, 503])
-def test_nothing_is_claimed_until_s3_takes_images_again(own: Service, proxy: S3Proxy, status: int) -> None:
+def test_nothing_is_claimed_until_s3_takes_images_again(
+    own: Service, proxy: S3Proxy, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.delivery.STORAGE_PAUSE", 0.05)
     images = ImageStore(own.settings.model_copy(update={"s3_endpoint": proxy.url}), attempts=1)
     delivery = Delivery(images, "tiny", seconds=0.1)
     own.submit()

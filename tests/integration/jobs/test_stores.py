@@ -18,6 +18,7 @@ from cli.stack import Stack
 from jobs.objects.images import ImageStore
 from jobs.objects.pruning import Pruner
 from jobs.objects.refusals import told
+from jobs.objects.removal import StillThereError
 from jobs.objects.retention import Retention
 from jobs.settings import Settings, get_settings
 from pipeline import Generation
@@ -122,6 +123,16 @@ def test_what_is_not_listed_yet_is_removed_with_its_job(own: Service, store: Sto
     assert uploaded(own) == []
 
 
+@pytest.mark.parametrize("store", [Store], indirect=True)
+def test_a_key_that_may_not_ask_for_the_bucket_but_list_it_is_enough(own: Service, store: Store) -> None:
+    images = ImageStore(settings_for(own, store), attempts=1)
+    store.refuse(403, "HEAD")
+    images.check()
+    store.refuse(403, "(HEAD|GET)")
+    with pytest.raises(ClientError, match="AccessDenied"):  # the HEAD itself does not say so
+        images.check()
+
+
 @pytest.mark.parametrize("store", [stores.Garage], indirect=True)
 def test_a_wrong_region_is_told_with_the_right_one(own: Service, store: Store) -> None:
     images = ImageStore(own.settings.model_copy(update={"s3_endpoint": store.url}))
@@ -164,6 +175,8 @@ def test_retention_leaves_to_prune_what_the_store_refuses_to_remove(
     assert line.endswith("AccessDenied: allow s3:DeleteObject for the key in AWS_ACCESS_KEY_ID")
     pruner = Pruner(own.redis, images, own.settings)
     orphans = pruner.find(older_than=timedelta(), even_all=True)
+    with pytest.raises(StillThereError, match="s3:DeleteObject"):
+        list(pruner.remove(orphans))
     store.allowing = True
     assert sum(len(removed) for removed in pruner.remove(orphans)) == 4
 
@@ -182,7 +195,10 @@ def test_the_doctor_names_what_the_store_refuses(own: Service, store: Store) -> 
 
 
 @UNREMOVING
-def test_a_store_that_refuses_removals_stops_no_worker(own: Service, store: Store) -> None:
+def test_a_store_that_refuses_removals_stops_no_worker(
+    own: Service, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.delivery.STORAGE_PAUSE", 0.05)
     delivery = Delivery(ImageStore(settings_for(own, store), attempts=1), "tiny", seconds=0.1)
     own.submit()
     held = HeldJob(own.claim())
