@@ -81,7 +81,9 @@ class Settings(BaseSettings):
         "zimage", validate_default=True, description="bucket for the images; it must exist"
     )
     s3_prefix: str = Field("jobs", description="key prefix within the bucket")
-    s3_region: str = Field("us-east-1", description="region used for signing")
+    s3_region: Annotated[str, AfterValidator(storage.region)] = Field(
+        "us-east-1", description="region used for signing"
+    )
     url_ttl: int = Field(3600, ge=60, le=604800, description="seconds that a presigned URL is valid")
 
     ca_bundle: Annotated[Path, AfterValidator(authorities.bundle)] | None = Field(

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import redis
-from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
 from jobs.addresses import authorities
-from jobs.objects.images import ImageStore, told
+from jobs.objects.images import ImageStore
+from jobs.objects.refusals import STORAGE_ERRORS, told
 from jobs.settings import Settings
 from jobs.store.durability import Finding, examine
 
@@ -52,7 +52,7 @@ def wait_for_s3(images: ImageStore, settings: Settings) -> None:
     Raises:
         UnreachableError: it was not within `ZIMAGE_STARTUP_TIMEOUT`.
     """
-    _wait(images.address, images.check, (BotoCoreError, ClientError), settings.startup_timeout)
+    _wait(images.address, images.check, STORAGE_ERRORS, settings.startup_timeout)
 
 
 def _wait(

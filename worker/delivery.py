@@ -2,14 +2,14 @@
 
 import hashlib
 import logging
+import threading
 import time
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from jobs.objects.images import ImageStore, told
+from jobs.objects.images import ImageStore
+from jobs.objects.refusals import STORAGE_ERRORS, code_of, is_too_large, told
 from jobs.record import ImageRecord, Job
 from pipeline import Generation
 from worker import metrics
@@ -20,11 +20,16 @@ from worker.png_parameters import image_parameters
 
 log = logging.getLogger(__name__)
 
-_STORAGE_ERRORS = (BotoCoreError, ClientError)
+STORAGE_PAUSE = 2.0  # seconds between two looks whether S3 takes images again
+BLIP_SECONDS = 10.0  # for which uploads may fail before it is told: what a busy S3 refuses once, it takes soon
 
 
 class ClockSkewError(Exception):
     """S3 refuses what this machine signs, because its clock is wrong: another worker can deliver the job."""
+
+
+class TooLargeError(Exception):
+    """S3 takes no object of this size: of no use to try again, and no reason to keep other jobs waiting."""
 
 
 class Delivery:
@@ -40,20 +45,20 @@ class Delivery:
         self._images = images
         self._model = model
         self._seconds = seconds
-        self._refused: tuple[Job, int] | None = None  # whose upload failed last, and an image's bytes
+        self._lock = threading.Lock()
+        self._refused: tuple[Job, int] | None = None  # whose upload was given up, and an image's bytes
+        self._failing_since: float | None = None  # no upload has succeeded since then
+        self._said = ""  # by S3, at the last failure
 
     def ready(self) -> bool:
-        """Tell whether a job is worth claiming: after a failed upload not until S3 has taken as much again."""
-        if self._refused:
-            job, size = self._refused
-            try:
-                self._images.try_put(job.id, job.attempt, size)
-            except _STORAGE_ERRORS as error:
-                metrics.server_errors_total.labels("s3").inc()
-                log.warning("no job is claimed while S3 takes no image: %s", told(error))
-                return False
-            self._refused = None
-        return True
+        """Tell whether a job is worth claiming: once an upload was given up not until S3 has taken as much again."""
+        return self._refused is None
+
+    def trouble(self) -> str | None:
+        """Return what keeps images from S3, None while it takes them."""
+        since = self._failing_since
+        failing = since is not None and time.monotonic() - since > BLIP_SECONDS
+        return f"S3 (ZIMAGE_S3_ENDPOINT) takes no images: {self._said}" if failing or self._refused else None
 
     def deliver(self, held: HeldJob, generation: Generation) -> list[ImageRecord]:
         """Upload the job's images and `job.json`; return what the record says of them.
@@ -61,6 +66,7 @@ class Delivery:
         Raises:
             StopJobError: S3 is away, and meanwhile there is no use in going on.
             ClockSkewError: S3 refuses the signature's time.
+            TooLargeError: S3 takes no object of an image's size.
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError: S3 was away for too long.
         """
         job = held.claim.job
@@ -86,19 +92,55 @@ class Delivery:
         return {"id": job.id, "input": job.input.model_dump(), "model": self._model, "drawn_at": drawn_at}
 
     def _upload(self, put: "partial[None]", held: HeldJob, deadline: float, image_bytes: int) -> None:
-        def put_unless_skewed() -> None:
+        def put_or_tell() -> None:
             try:
                 put()
-            except ClientError as error:
-                if error.response["Error"]["Code"] == "RequestTimeTooSkewed":
+            except STORAGE_ERRORS as error:
+                if is_too_large(error):
+                    raise TooLargeError(told(error)) from error
+                self._note_failure(error)
+                if code_of(error) == "RequestTimeTooSkewed":
                     raise ClockSkewError(str(error)) from error
                 raise
+            self._failing_since = None
 
         try:
-            patiently("s3", _STORAGE_ERRORS, deadline - time.monotonic(), held.check)(put_unless_skewed)
-        except (*_STORAGE_ERRORS, ClockSkewError, StopJobError):
-            self._refused = held.claim.job, image_bytes
+            patiently("s3", STORAGE_ERRORS, deadline - time.monotonic(), held.check)(put_or_tell)
+        except (*STORAGE_ERRORS, ClockSkewError, StopJobError):
+            self._refuse(held.claim.job, image_bytes)
             raise
+
+    def _note_failure(self, error: Exception) -> None:
+        self._said = told(error)
+        self._failing_since = self._failing_since or time.monotonic()
+
+    def _refuse(self, job: Job, image_bytes: int) -> None:
+        """Let no job be claimed until S3 takes so much, which is asked on a thread of its own from now on."""
+        with self._lock:
+            asked = self._refused is not None
+            self._refused = job, image_bytes
+        if not asked:
+            threading.Thread(target=self._ask_until_taken, name="s3", daemon=True).start()
+
+    def _ask_until_taken(self) -> None:
+        logged = ""
+        while refused := self._refused:
+            job, size = refused
+            try:
+                self._images.try_put(job.id, job.attempt, size)
+            except STORAGE_ERRORS as error:
+                if not is_too_large(error):
+                    metrics.server_errors_total.labels("s3").inc()
+                    self._note_failure(error)
+                    if self._said != logged:
+                        log.warning("no job is claimed while S3 takes no image: %s", self._said)
+                        logged = self._said
+                    time.sleep(STORAGE_PAUSE)
+                    continue
+            with self._lock:
+                if self._refused is refused:  # else another one was given up meanwhile, a larger one maybe
+                    self._refused = self._failing_since = None
+                    log.info("S3 takes images again")
 
 
 def _record(job: Job, index: int, seed: int, key: str, png: bytes) -> ImageRecord:

@@ -1,7 +1,8 @@
 """What Prometheus and an orchestrator ask a worker, on its metrics port: `/metrics`, `/livez`, `/readyz`.
 
-They tell four states apart. A worker that is starting, draining, or deaf (it hears nothing of Redis) is alive and not
-ready: it takes no job, and a new process would do no better. One whose heartbeat stands still is hung, and not alive.
+They tell five states apart. A worker that is starting, draining, deaf (it hears nothing of Redis) or stuck (S3 takes no
+images) is alive and not ready: it takes no job, and a new process would do no better. One whose heartbeat stands still
+is hung, and not alive.
 A device that hangs ends the process by itself (`worker.executor.watchdog`).
 """
 
@@ -33,6 +34,7 @@ class Health:
         self._lease_seconds = settings.lease_seconds
         self._leases: Leases | None = None
         self._draining = threading.Event()
+        self._trouble: Callable[[], str | None] = lambda: None
         try:
             server, _ = start_http_server(settings.metrics_port, settings.metrics_host)
         except OSError as error:
@@ -42,9 +44,9 @@ class Health:
         server.set_app(self._answer)
         self.port = server.server_port
 
-    def warm(self, leases: Leases, draining: threading.Event) -> None:
-        """Tell of a worker that takes jobs from now on, until `draining` is set."""
-        self._leases, self._draining = leases, draining
+    def warm(self, leases: Leases, draining: threading.Event, trouble: Callable[[], str | None]) -> None:
+        """Tell of a worker that takes jobs from now on, until `draining` is set, and while it has no `trouble`."""
+        self._leases, self._draining, self._trouble = leases, draining, trouble
 
     def _unready(self) -> str | None:
         if self._leases is None:
@@ -54,7 +56,8 @@ class Health:
         silence = self._leases.since_renewed()
         if silence > self._lease_seconds:
             return f"deaf: Redis (ZIMAGE_REDIS_URL) has not answered for {silence:.0f} s"
-        return None
+        trouble = self._trouble()
+        return f"stuck: {trouble}" if trouble else None
 
     def _dead(self) -> str | None:
         still = self._leases.since_tried() if self._leases else 0.0

@@ -83,9 +83,9 @@ def _serve(
     store = WorkerStore(client, settings)
     log_and_spans = LogAndSpans()
     observers = FanOut(Prometheus(), log_and_spans)
-    leases = Leases(store, worker, card, executor.rate, settings.lease_seconds)
-    departure = Departure(leases, store, log_and_spans)  # the process ends: nobody would read its metrics
     delivery = Delivery(images, card.name, settings.hold_seconds)
+    leases = Leases(store, worker, card, executor.rate, delivery.trouble, settings.lease_seconds)
+    departure = Departure(leases, store, log_and_spans)  # the process ends: nobody would read its metrics
     admission = Admission(store, worker, card.abilities, leases, departure, delivery.ready)
     ending = Ending(store, images, departure, observers, settings.hold_seconds)
     runner = JobRunner(admission, executor, ProgressReporter(store), delivery, ending, observers)
@@ -95,7 +95,7 @@ def _serve(
     watch(executor, settings.step_timeout, departure.leave_hung)
     leases.start()
     reaper.start()
-    health.warm(leases, admission.draining)
+    health.warm(leases, admission.draining, delivery.trouble)
     serving = f"{card.name}, {card.precision} on {executor.loaded.device}"
     log.info("worker %s ready after %.1f s: %s", worker, card.load_seconds, serving)
     look_for_work(leases, runner.run)

@@ -3,9 +3,8 @@
 import asyncio
 import math
 from collections.abc import Awaitable
-from typing import Literal
+from typing import Literal, TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -15,6 +14,9 @@ from redis.exceptions import RedisError
 from api import metrics
 from api.deps import CHECK_SECONDS, ServicesDep
 from api.problems import problem_responses, unavailable
+from jobs.objects.refusals import STORAGE_ERRORS, told
+
+T = TypeVar("T")
 
 router = APIRouter(tags=["health"])
 
@@ -23,6 +25,12 @@ class Health(BaseModel):
     """All is well."""
 
     status: Literal["ok"] = Field("ok", examples=["ok"])
+
+
+class Readiness(Health):
+    """Jobs can be taken; whether any is drawn now, `workers` tells."""
+
+    workers: int = Field(description="Workers alive. With none, jobs wait until one comes.", examples=[1])
 
 
 @router.get("/livez")
@@ -36,28 +44,34 @@ NOT_READY = problem_responses((503, "not_ready", "Redis (ZIMAGE_REDIS_URL) does 
 
 @router.get("/health", name="health", responses=NOT_READY)
 @router.get("/readyz", responses=NOT_READY)
-async def readyz(services: ServicesDep) -> Health:
-    """Tell whether jobs can be taken; 503 names what is missing."""
-    settings = services.settings
-    missing = await asyncio.gather(
-        _missing("Redis (ZIMAGE_REDIS_URL)", services.store.overview()),
-        _missing(
-            f"S3 bucket {settings.s3_bucket} (ZIMAGE_S3_ENDPOINT, ZIMAGE_S3_BUCKET)",
-            asyncio.to_thread(services.images.check),
-        ),
+async def readyz(services: ServicesDep) -> Readiness:
+    """Tell whether jobs can be taken and brought to their end; 503 names what is missing.
+
+    That no worker is alive is no lack: workers may be scaled to none. That all of them are kept from their work is one.
+    """
+    bucket = f"S3 bucket {services.settings.s3_bucket} (ZIMAGE_S3_ENDPOINT, ZIMAGE_S3_BUCKET)"
+    missing: list[str] = []
+    overview, _ = await asyncio.gather(
+        _ask("Redis (ZIMAGE_REDIS_URL)", services.store.overview(), missing),
+        _ask(bucket, asyncio.to_thread(services.images.check), missing),
     )
-    if any(missing):
-        raise unavailable("not_ready", "; ".join(filter(None, missing)))
-    return Health()
+    if overview and overview.trouble:
+        missing.append(f"no worker can deliver: {overview.trouble}")
+    if not overview or missing:
+        raise unavailable("not_ready", "; ".join(missing))
+    return Readiness(workers=overview.workers)
 
 
-async def _missing(name: str, check: Awaitable[object]) -> str | None:
+async def _ask(name: str, check: Awaitable[T], missing: list[str]) -> T | None:
+    """Return a server's answer; where there is none, add that to what is missing."""
     try:
-        await asyncio.wait_for(check, CHECK_SECONDS)
+        return await asyncio.wait_for(check, CHECK_SECONDS)
     except TimeoutError:
-        return f"{name} does not answer"
-    except (RedisError, BotoCoreError, ClientError) as error:
-        return f"{name}: {error}"
+        missing.append(f"{name} does not answer")
+    except RedisError as error:
+        missing.append(f"{name}: {error}")
+    except STORAGE_ERRORS as error:
+        missing.append(f"{name}: {told(error)}")
     return None
 
 

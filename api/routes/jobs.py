@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterable, Sequence
 from typing import Annotated
 
-from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -33,7 +32,8 @@ from api.problems import FieldError, ProblemError, invalid_request, problem_resp
 from api.submission import IdempotencyKey, submit
 from api.views import EXAMPLE, URLS_EXAMPLE, JobView, etag, etag_matches, job_view, pending_headers
 from api.waiting import follow, wait_preference
-from jobs.objects.images import StillThereError
+from jobs.objects.refusals import STORAGE_ERRORS
+from jobs.objects.removal import StillThereError
 from jobs.record import JobStatus
 from jobs.spec import MAX_IMAGES, JobRequest
 from jobs.store.answers import BadCursorError, Found, JobGoneError, JobUnknownError
@@ -66,6 +66,10 @@ BY_ID: Sequence[Error] = [
     (410, "job_gone", "the job was deleted or is past its retention"),
     (422, "invalid_request", "job_id: String should have at most 64 characters"),
 ]
+REMOVAL_REFUSED = (
+    "the storage refuses to remove the images, so they and the job were kept: the service's operator has to allow it "
+    "(`zimage doctor` says what is refused); then send the request again"
+)
 
 
 class JobPage(BaseModel):
@@ -216,6 +220,7 @@ async def cancel_job(
         *BY_ID,
         (409, "job_active", "the job is running: cancel it first, then delete it"),
         AWAY,
+        (502, "removal_refused", REMOVAL_REFUSED),
         (503, "storage_unavailable", "the images can't be removed now, so the job was kept: send the request again"),
     ),
 )
@@ -227,9 +232,13 @@ async def delete_job(job_id: JobId, services: ServicesDep, owner: OwnerDep) -> N
     if found.job.status.active:
         detail = f"the job is {found.job.status}: cancel it first, then delete it"
         raise ProblemError(409, "job_active", detail)
+    known = services.images.keys(job_id, found.job.attempt, len(found.job.images)) if found.job.images else []
     try:
-        await asyncio.to_thread(services.images.delete_job, job_id)
-    except (BotoCoreError, ClientError, StillThereError):
+        await asyncio.to_thread(services.images.delete_job, job_id, known)
+    except (*STORAGE_ERRORS, StillThereError) as error:
+        if isinstance(error, StillThereError) and error.lasting:
+            # Not a 503: nothing changes while nobody but the client does anything.
+            raise ProblemError(502, "removal_refused", REMOVAL_REFUSED) from None
         detail = "the images can't be removed now, so the job was kept: send the request again"
         raise unavailable("storage_unavailable", detail) from None
     await services.store.delete(job_id, owner)

@@ -9,8 +9,26 @@ import http.server
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from email.message import Message
 
 REFUSALS = {503: "SlowDown", 403: "AccessDenied"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asks of S3; `path` has the query too."""
+
+    method: str
+    path: str
+    headers: Message
+    body: bytes
+
+
+def error(code: str, **more: str) -> str:
+    """Return the body of an answer that refuses."""
+    elements = {"Code": code, "Message": "by the proxy", **more}
+    return f"<Error>{''.join(f'<{name}>{value}</{name}>' for name, value in elements.items())}</Error>"
 
 
 class S3Proxy:
@@ -31,19 +49,19 @@ class S3Proxy:
 
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                refusal = proxy._refusal
-                if refusal is not None and re.match(proxy._refused, f"{self.command} {self.path}"):
-                    if self.command == "PUT":
-                        proxy.refused_jobs.add(self.path.split("/")[3])  # /bucket/prefix/job/attempt/index
-                    code = REFUSALS[refusal]
-                    answer = f"<Error><Code>{code}</Code><Message>by the proxy</Message></Error>".encode()
-                    self._answer(refusal, {"Content-Type": "application/xml"}, answer)
+                request = Request(self.command, self.path, self.headers, body)
+                if refusal := proxy.refusal(request):
+                    status, answer = refusal
+                    self._answer(status, {"Content-Type": "application/xml"}, answer.encode())
                     return
                 upstream = http.client.HTTPConnection("127.0.0.1", target(), timeout=60)
                 try:
                     upstream.request(self.command, self.path, body, dict(self.headers.items()))
                     response = upstream.getresponse()
-                    self._answer(response.status, dict(response.getheaders()), response.read())
+                    answered = response.read()
+                    if self.command != "HEAD":
+                        answered = proxy.changed(request, answered)
+                    self._answer(response.status, dict(response.getheaders()), answered)
                 except OSError:
                     self.close_connection = True  # as if S3 itself had hung up
                 finally:
@@ -72,7 +90,19 @@ class S3Proxy:
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()  # seconds to stop in
+
+    def refusal(self, request: Request) -> tuple[int, str] | None:
+        """Return the status and the body with which to answer a request in place of S3; None passes it on."""
+        if self._refusal is None or not re.match(self._refused, f"{request.method} {request.path}"):
+            return None
+        if request.method == "PUT":
+            self.refused_jobs.add(request.path.split("/")[3])  # /bucket/prefix/job/attempt/index
+        return self._refusal, error(REFUSALS[self._refusal])
+
+    def changed(self, _request: Request, body: bytes) -> bytes:
+        """Return what to answer in place of the body of S3's answer."""
+        return body
 
     def refuse(self, status: int | None, requests: str = "") -> None:
         """Answer with this status from now on what begins so (a regular expression, "PUT /b"); None: pass all on."""

@@ -4,6 +4,7 @@ import platform
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,7 @@ from network.proxies import ProxyError, through
 if TYPE_CHECKING:
     import httpx
 
+    from jobs.objects.removal import Removal
     from jobs.settings import Settings
 
 GIB = 1024**3
@@ -121,10 +123,10 @@ def _redis(settings: "Settings") -> Iterator[Finding]:
 
 
 def _s3(settings: "Settings") -> Iterator[Finding]:
-    import httpx
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    from jobs.objects.images import ImageStore, StillThereError
+    """Try each operation that the service asks of S3, on an object of its own."""
+    from jobs.addresses import authorities
+    from jobs.objects.images import ImageStore
+    from jobs.objects.refusals import STORAGE_ERRORS, told
     from jobs.objects.s3_client import server
 
     place = f"bucket {settings.s3_bucket} at {settings.s3_endpoint or 'AWS'}"
@@ -132,21 +134,26 @@ def _s3(settings: "Settings") -> Iterator[Finding]:
     images = ImageStore(settings)
     probe = f"doctor-{secrets.token_hex(8)}"
     key, content = images.key(probe, attempt=0, index=0), b"zimage doctor"
-    try:
-        images.check()
-        images.put_png(key, content)
-        url = images.presign(key)
-        yield Finding("s3", "ok", f"{address}: written to")
+    operations: list[tuple[str, Callable[[], object]]] = [
+        ("can't be used", images.check),
+        ("takes no images", lambda: images.put_png(key, content)),
+        ("can't be listed", lambda: images.listed(probe)),
+        ("gives no images back", lambda: images.get_png(key, len(content))),
+    ]
+    faults = []
+    for fault, operation in operations:
+        try:
+            operation()
+        except STORAGE_ERRORS as error:
+            faults.append(fault)
+            yield Finding("s3", "fail", f"{address} {fault}: {told(error)}{authorities.advice(error)}")
+            if fault in ("can't be used", "takes no images"):
+                return  # there is nothing to go on with
+    url = images.presign(key)
+    if not faults:
+        yield Finding("s3", "ok", f"{address}: written to, listed and read")
         yield _presigned(url, content)
-        images.delete_job(probe)
-        gone = _get(url).status_code == httpx.codes.NOT_FOUND
-    except (BotoCoreError, ClientError, StillThereError) as error:
-        advice = "see ZIMAGE_S3_ENDPOINT, ZIMAGE_S3_BUCKET and AWS_ACCESS_KEY_ID"
-        yield Finding("s3", "fail", f"{address}: {error}: {advice}")
-    except httpx.TransportError:
-        pass  # told by _presigned
-    else:
-        yield Finding("s3", "ok", "deleted") if gone else Finding("s3", "warn", "a deleted object can still be read")
+    yield from _removals(images.removal, address, key, url)
 
 
 def _presigned(url: str, content: bytes) -> Finding:
@@ -171,6 +178,33 @@ def _get(url: str) -> "httpx.Response":
 
     with httpx.Client(transport=Transport()) as http:
         return http.get(url)
+
+
+def _removals(removal: "Removal", address: str, key: str, url: str) -> Iterator[Finding]:
+    import httpx
+
+    from jobs.objects.refusals import STORAGE_ERRORS, told
+    from jobs.objects.removal import NotUnderstoodError, StillThereError
+
+    def refusal(remove: "Callable[[list[str]], dict[str, StillThereError]]") -> str | None:
+        try:
+            left = remove([key]).get(key)
+        except STORAGE_ERRORS as error:
+            return told(error)
+        except NotUnderstoodError as error:
+            return str(error)
+        return left.reason if left else None
+
+    many, one = refusal(removal.at_once), refusal(removal.one_by_one)
+    if many and one:
+        yield Finding("s3", "fail", f"{address} takes no removals: {one}")
+        return
+    ways = [way for way, refused in (("many at once", many), ("one by one", one)) if not refused]
+    note = f"; the other way is refused: {many or one}" if many or one else ""
+    yield Finding("s3", "ok", f"{address}: removed from, {' and '.join(ways)}{note}")
+    with suppress(httpx.TransportError):  # told of by _presigned
+        if _get(url).status_code != httpx.codes.NOT_FOUND:
+            yield Finding("s3", "warn", "a deleted object can still be read")
 
 
 def _model(settings: "Settings") -> Iterator[Finding]:

@@ -28,10 +28,10 @@ def prune(
     data: options.Running = None,
 ) -> None:
     """Remove from S3 what no job needs: objects of jobs that Redis doesn't know, and of attempts that lost."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    from jobs.objects.images import ImageStore, StillThereError
+    from jobs.objects.images import ImageStore
     from jobs.objects.pruning import NothingKnownError, Pruner
+    from jobs.objects.refusals import STORAGE_ERRORS, told
+    from jobs.objects.removal import StillThereError
 
     settings = load_settings(data)
     images = ImageStore(settings)
@@ -48,8 +48,10 @@ def prune(
                 "Redis knows none of the jobs that have objects in the bucket, so nothing was removed: see "
                 "ZIMAGE_REDIS_URL, ZIMAGE_REDIS_PREFIX and ZIMAGE_S3_BUCKET, or give --even-all if they are right"
             ) from None
-        except (BotoCoreError, ClientError, StillThereError) as error:
+        except StillThereError as error:
             raise UserError(f"{images.address}: {error}") from error
+        except STORAGE_ERRORS as error:
+            raise UserError(f"{images.address}: {told(error)}") from error
 
 
 def _remove(pruner: "Pruner", orphans: "Sequence[Orphan]", as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Where files and objects are: S3's endpoints, buckets, checkpoints and folders."""
+"""Where files and objects are: S3's endpoints, regions, buckets, checkpoints and folders."""
 
 import os
 import re
@@ -23,6 +23,17 @@ def s3_endpoint(url: str) -> str:
     if "?" in url or "#" in url:
         raise ValueError("must end with its host, port or path, without ? and #: https://s3.example.com")
     return http_url(url).rstrip("/")
+
+
+def region(name: str) -> str:
+    """Check the name of a region that requests are signed for; return it.
+
+    Raises:
+        ValueError: it can't be one.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", name) or name.isdecimal():
+        raise ValueError("must be the name of a region, as us-east-1, auto or garage")
+    return name
 
 
 def bucket(name: str, info: ValidationInfo) -> str:

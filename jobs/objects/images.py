@@ -6,20 +6,20 @@ can never overwrite a finished image.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
 
+from jobs.objects.refusals import STORAGE_ERRORS
+from jobs.objects.removal import Removal
 from jobs.objects.s3_client import ATTEMPTS, connect, server
 from jobs.settings import Settings
 from network.proxies import through
-
-MOST_KEYS = 1000  # that S3 lists or removes in one request
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class ImageStore:
         # A signature covers the host's name, so URLs for clients are signed for the name that clients use.
         public = settings.s3_public_endpoint
         self._presigner = connect(settings, public, only_signs=True) if public else self._client
+        self.removal = Removal(self._client, settings.s3_bucket)
 
     @property
     def address(self) -> str:
@@ -57,6 +58,13 @@ class ImageStore:
     def key(self, job_id: str, attempt: int, index: int) -> str:
         """Return the key of an image."""
         return f"{self._attempt_prefix(job_id, attempt)}{index}.png"
+
+    def keys(self, job_id: str, attempt: int, images: int) -> list[str]:
+        """Return the keys of all that an attempt at so many images uploads."""
+        return [*(self.key(job_id, attempt, index) for index in range(images)), self._parameters_key(job_id, attempt)]
+
+    def _parameters_key(self, job_id: str, attempt: int) -> str:
+        return f"{self._attempt_prefix(job_id, attempt)}job.json"
 
     def _job_prefix(self, job_id: str) -> str:
         return f"{self._settings.s3_prefix}/{job_id}/"
@@ -71,7 +79,7 @@ class ImageStore:
     def put_parameters(self, job_id: str, attempt: int, parameters: dict[str, Any]) -> None:
         """Upload `job.json`, which says what the images were made from."""
         body = json.dumps(parameters, ensure_ascii=False, indent=1).encode()
-        self._put(f"{self._attempt_prefix(job_id, attempt)}job.json", body, "application/json")
+        self._put(self._parameters_key(job_id, attempt), body, "application/json")
 
     def _put(self, key: str, body: bytes, content_type: str) -> None:
         self._client.put_object(Bucket=self._settings.s3_bucket, Key=key, Body=body, ContentType=content_type)
@@ -88,44 +96,50 @@ class ImageStore:
         url: str = self._presigner.generate_presigned_url("get_object", Params=params, ExpiresIn=self._settings.url_ttl)
         return url
 
-    def delete_job(self, job_id: str) -> None:
-        """Remove every object of a job, those of lost attempts included."""
-        self._delete_prefix(self._job_prefix(job_id))
+    def delete_job(self, job_id: str, known: Iterable[str] = ()) -> None:
+        """Remove every object of a job, those of lost attempts included.
 
-    def delete_attempt(self, job_id: str, attempt: int) -> None:
-        """Remove what one attempt uploaded."""
-        self._delete_prefix(self._attempt_prefix(job_id, attempt))
+        Args:
+            job_id: the job's.
+            known: keys that it is known to have: the bucket's list may not have yet what is new.
 
-    def _delete_prefix(self, prefix: str) -> None:
-        for page in self._pages(prefix):
-            keys = [item["Key"] for item in page.get("Contents", [])]
-            if keys and (left := self.remove(keys)):
-                raise StillThereError(min(left))
+        Raises:
+            jobs.objects.removal.StillThereError: S3 did not remove one; all others were asked for.
+        """
+        self._delete_prefix(self._job_prefix(job_id), known)
+
+    def delete_attempt(self, job_id: str, attempt: int, known: Iterable[str] = ()) -> None:
+        """Remove what one attempt uploaded; as `delete_job`."""
+        self._delete_prefix(self._attempt_prefix(job_id, attempt), known)
+
+    def _delete_prefix(self, prefix: str, known: Iterable[str]) -> None:
+        listed = (item["Key"] for page in self._pages(prefix) for item in page.get("Contents", []))
+        left = self.removal.remove(dict.fromkeys([*known, *listed]))
+        if left:
+            raise min(left.values(), key=lambda error: error.lasting)
 
     def _pages(self, prefix: str) -> Iterator[dict[str, Any]]:
-        paginator = self._client.get_paginator("list_objects_v2")
-        yield from paginator.paginate(Bucket=self._settings.s3_bucket, Prefix=prefix)
+        where = {"Bucket": self._settings.s3_bucket, "Prefix": prefix}
+        page: dict[str, Any] = {}
+        for page in self._client.get_paginator("list_objects_v2").paginate(**where):
+            yield page
+        # So says, without a token to go on with, a store that knows the first version alone.
+        if page.get("IsTruncated") and page.get("Contents"):
+            last = page["Contents"][-1]["Key"]
+            yield from self._client.get_paginator("list_objects").paginate(**where, Marker=last)
 
     def uploads(self) -> Iterator[list[StoredObject]]:
-        """Yield everything that attempts uploaded, up to `MOST_KEYS` at a time; other objects are passed over."""
+        """Yield everything that attempts uploaded, page by page; other objects are passed over."""
         start = f"{self._settings.s3_prefix}/"
         uploaded = re.compile(re.escape(start) + r"(job_[^/]+)/([0-9]+)/.+", re.DOTALL)
         for page in self._pages(f"{start}job_"):
-            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])  # in whole seconds
+            now = _time_of(page)
             found = []
             for item in page.get("Contents", []):
                 if match := uploaded.fullmatch(item["Key"]):
                     age = now - item["LastModified"].replace(microsecond=0)
                     found.append(StoredObject(item["Key"], match[1], int(match[2]), item["Size"], age))
             yield found
-
-    def remove(self, keys: Sequence[str]) -> set[str]:
-        """Remove up to `MOST_KEYS` objects; return the keys of those that S3 did not remove."""
-        objects = [{"Key": key} for key in keys]
-        answer = self._client.delete_objects(
-            Bucket=self._settings.s3_bucket, Delete={"Objects": objects, "Quiet": True}
-        )
-        return {error["Key"] for error in answer.get("Errors", [])}
 
     def try_put(self, job_id: str, attempt: int, size: int) -> None:
         """Ask whether the bucket takes an object of `size` bytes: a full or read-only one answers all else.
@@ -134,19 +148,24 @@ class ImageStore:
         """
         key = f"{self._attempt_prefix(job_id, attempt)}probe"
         self._put(key, bytes(size), "application/octet-stream")
-        self.remove([key])
+        with suppress(*STORAGE_ERRORS):  # whatever becomes of it: the bucket takes images
+            self.removal.remove([key])
 
     def check(self) -> None:
         """Ask whether the bucket is there and ours to use."""
-        self._client.head_bucket(Bucket=self._settings.s3_bucket)
+        try:
+            self._client.head_bucket(Bucket=self._settings.s3_bucket)
+        except ClientError:
+            # No body comes with the answer to a HEAD: a GET of the same says why, or works where a HEAD is not allowed.
+            self.listed("")
+
+    def listed(self, job_id: str) -> list[str]:
+        """Return keys of a job's objects, the first ones where there are many."""
+        page = self._client.list_objects_v2(Bucket=self._settings.s3_bucket, Prefix=self._job_prefix(job_id))
+        return [item["Key"] for item in page.get("Contents", [])]
 
 
-def told(error: Exception) -> str:
-    """Return what to tell an operator of an error of S3: a 403 to a HEAD has no body that says why."""
-    if isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] == 403:
-        return f"{error}: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, what they may do, and this machine's clock"
-    return str(error)
-
-
-class StillThereError(OSError):
-    """S3 did not remove an object; the argument is its key."""
+def _time_of(page: dict[str, Any]) -> datetime:
+    """Return S3's time, in whole seconds; this machine's where an answer does not tell it."""
+    date = page["ResponseMetadata"]["HTTPHeaders"].get("date")
+    return parsedate_to_datetime(date) if date else datetime.now(UTC).replace(microsecond=0)

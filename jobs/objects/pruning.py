@@ -13,7 +13,8 @@ from typing import Literal
 
 import redis
 
-from jobs.objects.images import MOST_KEYS, ImageStore, StillThereError, StoredObject
+from jobs.objects.images import ImageStore, StoredObject
+from jobs.objects.removal import MOST_KEYS, StillThereError
 from jobs.record import JobStatus
 from jobs.settings import Settings
 
@@ -99,13 +100,16 @@ class Pruner:
         """Remove orphans; yield those removed, request by request.
 
         Raises:
-            StillThereError: S3 did not remove one; all others were asked for.
+            StillThereError: S3 did not remove one; all others were asked for, unless it refused all of a request.
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError: S3 can't be reached or refuses.
         """
-        left: set[str] = set()
+        left: dict[str, StillThereError] = {}
         for start in range(0, len(orphans), MOST_KEYS):
             asked = orphans[start : start + MOST_KEYS]
-            left |= self._images.remove([orphan.key for orphan in asked])
-            yield [orphan for orphan in asked if orphan.key not in left]
+            left_now = self._images.removal.remove(orphan.key for orphan in asked)
+            left |= left_now
+            yield [orphan for orphan in asked if orphan.key not in left_now]
+            if len(left_now) == len(asked):
+                break
         if left:
-            raise StillThereError(min(left))
+            raise next(iter(left.values()))

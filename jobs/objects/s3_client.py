@@ -1,10 +1,13 @@
 """Connections to S3, set up so that a dead one is noticed within seconds and that stores other than AWS understand."""
 
+import base64
+import hashlib
 import os
 from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 
 from jobs.settings import Settings
@@ -27,7 +30,7 @@ def connect(settings: Settings, endpoint: str | None, attempts: int = ATTEMPTS, 
     Raises:
         network.proxies.ProxyError: the environment names a proxy for it that can't be used.
     """
-    return boto3.client(
+    client = boto3.client(
         "s3",
         endpoint_url=endpoint,
         region_name=settings.s3_region,
@@ -44,6 +47,10 @@ def connect(settings: Settings, endpoint: str | None, attempts: int = ATTEMPTS, 
             response_checksum_validation="when_required",
         ),
     )
+    client.meta.events.register("before-sign.s3.DeleteObjects", _digest_as_every_store_knows_it)
+    if endpoint:
+        client.meta.events.register("before-call.s3", _keep_to_the_region)
+    return client
 
 
 def server(settings: Settings, endpoint: str | None) -> str:
@@ -61,3 +68,23 @@ def _proxies(server: str) -> dict[str, str]:
         advice = f"name an HTTP proxy, or {parts.hostname} in NO_PROXY"
         raise ProxyError(f"{proxy}: S3 can't be reached through SOCKS: {advice}")
     return {parts.scheme: proxy.url}
+
+
+def _digest_as_every_store_knows_it(request: AWSRequest, **_: Any) -> None:
+    """Send `Content-MD5` with a list of objects to remove, which must have a digest.
+
+    botocore's own is a CRC32 since 1.36. AWS takes both, most stores of before 2025 the older one alone.
+    """
+    for name in [name for name in request.headers if name.lower().startswith(("x-amz-checksum", "x-amz-sdk-checksum"))]:
+        del request.headers[name]
+    digest = hashlib.md5(request.data or b"", usedforsecurity=False).digest()
+    request.headers["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _keep_to_the_region(params: dict[str, Any], **_: Any) -> None:
+    """Let a store that wants another region say so.
+
+    botocore would sign once more for the region that the answer names, which works but for presigned URLs: they get no
+    answer to learn from.
+    """
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True

@@ -51,6 +51,7 @@ class Overview:
     """The queue as a whole."""
 
     workers: int
+    trouble: str | None  # what keeps all of them from their work
     dead_letters: int
     oldest_queued_seconds: float
     counts: dict[JobStatus, int]

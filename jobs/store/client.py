@@ -183,10 +183,11 @@ class ClientStore:
 
     async def overview(self) -> Overview:
         """Return counts, of queue and ended jobs, and the age of the oldest queued one."""
-        workers, dead_letters, oldest, counts, ended = await self._run("overview")
+        workers, dead_letters, oldest, counts, ended, trouble = await self._run("overview")
         by_status = {JobStatus(status): count for status, count in pairs(counts)}
         by_outcome = {Outcome(*outcome.split(":")): int(count) for outcome, count in pairs(ended)}
-        return Overview(workers, dead_letters, float(oldest), by_status, dict.fromkeys(OUTCOMES, 0) | by_outcome)
+        by_outcome = dict.fromkeys(OUTCOMES, 0) | by_outcome
+        return Overview(workers, trouble or None, dead_letters, float(oldest), by_status, by_outcome)
 
     async def memory(self) -> Memory | None:
         """Return Redis' memory; None where it does not tell, as some managed ones."""

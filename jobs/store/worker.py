@@ -98,7 +98,15 @@ class WorkerStore:
         spans.waited(job)
         return Claim(job, worker)
 
-    def heartbeat(self, worker: str, card: ModelCard, rate: float | None, claims: Sequence[Claim]) -> list[Verdict]:
+    def heartbeat(
+        self,
+        worker: str,
+        card: ModelCard,
+        rate: float | None,
+        claims: Sequence[Claim],
+        *,
+        trouble: str | None = None,
+    ) -> list[Verdict]:
         """Renew the worker's presence and its leases; return a verdict for each claim.
 
         Args:
@@ -106,10 +114,17 @@ class WorkerStore:
             card: what it serves.
             rate: measured work per second, None when nothing was measured yet.
             claims: the jobs that it holds.
+            trouble: what keeps it from its work, None: nothing.
         """
         held = [part for claim in claims for part in (claim.job.id, claim.job.attempt)]
         verdicts: list[Verdict] = self._run(
-            "heartbeat", worker, self._lease, card.model_dump_json(), "" if rate is None else rate, *held
+            "heartbeat",
+            worker,
+            self._lease,
+            card.model_dump_json(),
+            "" if rate is None else rate,
+            trouble or "",
+            *held,
         )
         return verdicts
 

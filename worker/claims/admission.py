@@ -14,7 +14,7 @@ from worker.held import HeldJob
 
 log = logging.getLogger(__name__)
 
-STORAGE_PAUSE = 2.0  # seconds between two looks whether S3 is back
+STORAGE_PAUSE = 0.5  # seconds between two looks whether S3 is back
 
 
 class Admission:

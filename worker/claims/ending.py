@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from botocore.exceptions import BotoCoreError, ClientError
 from redis.exceptions import RedisError
 
-from jobs.objects.images import ImageStore, StillThereError
+from jobs.objects.images import ImageStore
+from jobs.objects.refusals import STORAGE_ERRORS
+from jobs.objects.removal import StillThereError
 from jobs.record import ImageRecord, JobError
 from jobs.store.worker import Claim, WorkerStore
 from worker.claims.departure import BROKEN, Departure
-from worker.delivery import ClockSkewError
+from worker.delivery import ClockSkewError, TooLargeError
 from worker.executor.device_errors import breaks_device, device_error
 from worker.held import HeldJob, StopJobError
 from worker.observers.observer import Observer
@@ -78,8 +80,9 @@ class Ending:
         job = held.claim.job
         try:
             if not self._store.may_keep(job):
-                self._images.delete_attempt(job.id, job.attempt)
-        except (RedisError, BotoCoreError, ClientError, StillThereError) as error:
+                uploaded = self._images.keys(job.id, job.attempt, job.input.num_images)
+                self._images.delete_attempt(job.id, job.attempt, uploaded)
+        except (RedisError, *STORAGE_ERRORS, StillThereError) as error:
             log.warning("job %s: images of attempt %d stay behind: %s", job.id, job.attempt, error)
 
     def _fail(self, held: HeldJob, exception: Exception) -> str:
@@ -112,4 +115,6 @@ def job_error(exception: Exception) -> JobError:
             code, message, retryable = "invalid_input", str(exception), False
         case BotoCoreError() | ClientError():
             code, message = "storage_unavailable", "S3 did not take the images"
+        case TooLargeError():
+            code, message, retryable = "storage_unavailable", "S3 takes no image of this size", False
     return JobError(code=code, message=message, retryable=retryable)

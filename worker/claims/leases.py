@@ -24,6 +24,7 @@ class Leases:
         worker: this worker's id.
         card: what it serves.
         rate: how fast it draws.
+        trouble: tells what keeps it from its work, None: nothing.
         lease_seconds: length of a lease.
     """
 
@@ -33,12 +34,14 @@ class Leases:
         worker: str,
         card: ModelCard,
         rate: Rate,
+        trouble: Callable[[], str | None],
         lease_seconds: float,
     ) -> None:
         self._store = store
         self._worker = worker
         self._card = card
         self._rate = rate
+        self._trouble = trouble
         self._interval = lease_seconds / 6
         self._held: set[HeldJob] = set()
         self._changed = threading.Condition()
@@ -108,7 +111,10 @@ class Leases:
     def _renew(self) -> None:
         self._tried = time.monotonic()
         jobs = self.held()
-        verdicts = self._store.heartbeat(self._worker, self._card, self._rate.per_second, [job.claim for job in jobs])
+        claims = [job.claim for job in jobs]
+        verdicts = self._store.heartbeat(
+            self._worker, self._card, self._rate.per_second, claims, trouble=self._trouble()
+        )
         self._renewed = time.monotonic()
         for job, verdict in zip(jobs, verdicts, strict=True):
             job.verdict = verdict

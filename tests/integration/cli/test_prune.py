@@ -8,7 +8,7 @@ import boto3
 import pytest
 
 from cli.stack import Stack
-from jobs.objects.images import MOST_KEYS
+from jobs.objects.removal import MOST_KEYS
 from jobs.record import JobError
 from support.operating import Service, service
 
@@ -23,9 +23,7 @@ def own(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
         monkeypatch.setenv(name, value)  # the bucket's key pair
     with service(servers) as running:
         yield running
-        keys = [stored["Key"] for stored in bucket(running)]
-        for start in range(0, len(keys), MOST_KEYS):
-            running.images.remove(keys[start : start + MOST_KEYS])
+        running.images.removal.remove(stored["Key"] for stored in bucket(running))
 
 
 def s3(own: Service) -> Any:

@@ -1,12 +1,16 @@
-"""An S3 that answers and takes no image: its disk is full, a quota is used up, or writing is not allowed."""
+"""An S3 that answers and takes no image: its disk is full, a quota is used up, or writing is not allowed.
+
+The whole service runs on the most awkward store.
+"""
 
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import torch
 from botocore.exceptions import ClientError
@@ -21,6 +25,7 @@ from jobs.record import JobStatus
 from jobs.store.dead_letters import DeadLetters
 from pipeline import Generation
 from support.operating import Service, service
+from support.stores import Google, standing_before
 from worker.delivery import Delivery
 from worker.held import HeldJob
 
@@ -46,7 +51,10 @@ def proxy(servers: Stack) -> Iterator[S3Proxy]:
 
 
 @pytest.mark.parametrize("status", [403, 503])
-def test_nothing_is_claimed_until_s3_takes_images_again(own: Service, proxy: S3Proxy, status: int) -> None:
+def test_nothing_is_claimed_until_s3_takes_images_again(
+    own: Service, proxy: S3Proxy, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.delivery.STORAGE_PAUSE", 0.05)
     images = ImageStore(own.settings.model_copy(update={"s3_endpoint": proxy.url}), attempts=1)
     delivery = Delivery(images, "tiny", seconds=0.1)
     own.submit()
@@ -56,8 +64,10 @@ def test_nothing_is_claimed_until_s3_takes_images_again(own: Service, proxy: S3P
     with pytest.raises(ClientError):
         delivery.deliver(held, DRAWN)
     assert not delivery.ready()
+    assert str(delivery.trouble()).startswith("S3 (ZIMAGE_S3_ENDPOINT) takes no images: ")
     proxy.refuse(None)
-    assert delivery.ready()
+    wait_for(delivery.ready, 30, "S3 takes images")
+    assert delivery.trouble() is None
     assert list(own.images.uploads()) == [[]]  # nothing of the question stays
 
 
@@ -73,19 +83,57 @@ def test_a_dead_letter_whose_removal_has_begun_is_not_retried(own: Service, prox
         assert http.delete(f"/v1/jobs/{job_id}").status_code == 204
 
 
-def test_what_was_uploaded_of_a_job_that_is_canceled_is_removed(own: Service, proxy: S3Proxy, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def running(servers: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """API and worker, on a store that removes one by one and is busy now and then."""
+    port = str(ports.assign(tmp_path_factory.mktemp("worker") / "ports.json", ["worker"])["worker"])
+    with pytest.MonkeyPatch.context() as patch, standing_before(servers, Google) as store:
+        patch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps credentials
+        for name, value in servers.environ().items():
+            patch.setenv(name, value)  # the bucket's key pair
+        with service(servers) as own:
+            environ = {**own.environ, "ZIMAGE_S3_ENDPOINT": store.url, "ZIMAGE_LEASE_SECONDS": "3"}
+            settings = own.settings.model_copy(update={"s3_endpoint": store.url, "lease_seconds": 3.0})
+            command = [sys.executable, "-m", "cli.main", "worker"]
+            with (
+                TestClient(create_app(settings), base_url="http://127.0.0.1") as http,
+                subprocess.Popen(command, env={**os.environ, **environ, "ZIMAGE_METRICS_PORT": port}) as worker,
+            ):
+                try:
+                    yield SimpleNamespace(own=own, store=store, http=http, worker=f"http://127.0.0.1:{port}")
+                finally:
+                    worker.terminate()
+
+
+def test_a_store_that_takes_no_image_is_told_until_it_does(running: SimpleNamespace) -> None:
+    own, store = running.own, running.store
+
     def uploaded() -> list[str]:
         return [thing.key for page in own.images.uploads() for thing in page]
 
-    port = str(ports.assign(tmp_path / "ports.json", ["worker"])["worker"])
-    environ = {**os.environ, **own.environ, "ZIMAGE_S3_ENDPOINT": proxy.url, "ZIMAGE_METRICS_PORT": port}
+    def readiness() -> tuple[int, int]:
+        return httpx.get(f"{running.worker}/readyz").status_code, running.http.get("/readyz").status_code
+
     job_id = own.submit(num_images=2, num_inference_steps=1)
-    proxy.refuse(503, "PUT .*/1.png")
-    with subprocess.Popen([sys.executable, "-m", "cli.main", "worker"], env=environ) as worker:
-        try:
-            wait_for(lambda: uploaded() == [own.images.key(job_id, 1, 0)], 60, "one image, and no other one")
-            own.cancel(job_id)
-            wait_for(lambda: own.job(job_id).status == JobStatus.CANCELED, 60, "the end of the job")
-            wait_for(lambda: uploaded() == [], 60, "the removal of its image")
-        finally:
-            worker.terminate()
+    store.refuse(503, "PUT .*/(1.png|probe)")
+    wait_for(lambda: uploaded() == [own.images.key(job_id, 1, 0)], 60, "one image, and no other one")
+    own.cancel(job_id)
+    wait_for(lambda: own.job(job_id).status == JobStatus.CANCELED, 60, "the end of the job")
+    wait_for(lambda: uploaded() == [], 60, "the removal of its image")
+    wait_for(lambda: readiness() == (503, 503), 60, "a worker that says that it can't deliver")
+    assert httpx.get(f"{running.worker}/readyz").text.startswith("stuck: S3 (ZIMAGE_S3_ENDPOINT) takes no images: ")
+    assert "no worker can deliver: S3 (ZIMAGE_S3_ENDPOINT)" in running.http.get("/readyz").json()["detail"]
+    store.refuse(None)
+    wait_for(lambda: readiness() == (200, 200), 60, "a worker that is ready again, with no job to try it by")
+
+
+def test_pictures_are_drawn_and_removed_on_the_most_awkward_store(running: SimpleNamespace) -> None:
+    wanted = {"prompt": "a red circle", "width": 64, "height": 64, "num_inference_steps": 1}
+    job_id = running.http.post("/v1/jobs", json=wanted).json()["id"]
+    wait_for(lambda: running.own.job(job_id).status == JobStatus.SUCCEEDED, 60, "a picture")
+    url = running.http.get(f"/v1/jobs/{job_id}").json()["images"][0]["url"]
+    assert httpx.get(url).content.startswith(b"\x89PNG")
+    assert running.http.get("/readyz").json() == {"status": "ok", "workers": 1}
+    assert running.http.delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert httpx.get(url).status_code == 404
+    assert running.http.get(f"/v1/jobs/{job_id}").status_code == 410

@@ -113,9 +113,9 @@ def worker(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     with service(servers) as own:
         drawer, points = Drawer(), (Points(), Points())
         observers = FanOut(*points)
-        leases = Leases(own.worker, WORKER, CARD, drawer.rate, lease_seconds=30)
-        departure = Departure(leases, own.worker, observers)
         delivery = Delivery(own.images, "tiny", seconds=30)
+        leases = Leases(own.worker, WORKER, CARD, drawer.rate, delivery.trouble, lease_seconds=30)
+        departure = Departure(leases, own.worker, observers)
         admission = Admission(own.worker, WORKER, frozenset(), leases, departure, delivery.ready)
         ending = Ending(own.worker, own.images, departure, observers, hold_seconds=30)
         runner = JobRunner(admission, drawer, ProgressReporter(own.worker), delivery, ending, observers)

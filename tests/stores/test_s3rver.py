@@ -1,0 +1,63 @@
+"""s3rver, an S3 for tests that is written in JavaScript: what the service asks of any S3, asked of it."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import EndpointConnectionError
+
+from bench.chaos.accounting import wait_for
+from jobs.objects.images import ImageStore
+from jobs.settings import Settings
+from support.receiving import free_port
+from support.root import ROOT
+from support.store_contract import put_list_get_and_remove
+
+pytestmark = pytest.mark.clients
+
+VERSION = "3.7.1"
+FOLDER = ROOT / ".clients" / "s3rver"
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    """The program, which npm installs at first use."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is missing")
+    program = FOLDER / "node_modules" / ".bin" / "s3rver"
+    if not program.exists():
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        options = ("--no-audit", "--no-fund", "--silent", "--prefix", FOLDER)
+        subprocess.run([npm, "install", *options, f"s3rver@{VERSION}"], check=True, timeout=300)
+    return program
+
+
+@pytest.fixture
+def images(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageStore]:
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps credentials
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "S3RVER")  # the one that it knows
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3RVER")
+    port = free_port()
+    command = [program, "--directory", tmp_path, "--port", str(port), "--configure-bucket", "zimage", "--silent"]
+    images = ImageStore(Settings(s3_endpoint=f"http://127.0.0.1:{port}"), attempts=1)
+
+    def answers() -> bool:
+        with suppress(EndpointConnectionError):
+            images.check()
+            return True
+        return False
+
+    with subprocess.Popen(command) as server:
+        try:
+            wait_for(answers, 60, "s3rver's first answer")
+            yield images
+        finally:
+            server.terminate()
+
+
+def test_s3rver_is_spoken(images: ImageStore) -> None:
+    put_list_get_and_remove(images)
