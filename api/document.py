@@ -186,6 +186,7 @@ def openapi(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
             routes=app.routes,
             webhooks=app.webhooks.routes,
         )
+        document["security"] = []  # what names no key of its own needs none
         schemas = document["components"]["schemas"]
         for model in models:
             schema = model.model_json_schema(ref_template=_REFERENCE, mode="serialization")
