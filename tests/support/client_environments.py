@@ -16,8 +16,8 @@ from support.root import ROOT
 
 CLIENTS = ROOT / "tests" / "clients"
 CACHE = ROOT / ".clients"
-# TypeScript's compiler at its strictest, for what Node runs then.
-TSC = "tsc --strict --target es2022 --module commonjs --moduleResolution node10 --outDir built".split()
+# TypeScript's compiler at its strictest; what it makes, Node runs.
+TSC = ("tsc", "--strict", "--target", "es2022", "--module", "commonjs", "--moduleResolution", "node10")
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environ: str) -> str:

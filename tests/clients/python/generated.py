@@ -1,15 +1,10 @@
 """The client of openapi-python-client: submits a job, polls it, lists it, and cancels another one."""
 
 import json
-import os
 
-from zimage_service_client import AuthenticatedClient, Client
+from connection import client
 from zimage_service_client.api.jobs import cancel_job, get_job, list_jobs, submit_job
 from zimage_service_client.models import JobInput, JobPage, JobStatus, JobView
-
-key = os.environ.get("ZIMAGE_API_KEY")
-url = os.environ["ZIMAGE_URL"]
-client = AuthenticatedClient(url, token=key) if key else Client(url)
 
 job = submit_job.sync(client=client, body=JobInput(prompt="a red circle", width=128, height=128))
 assert isinstance(job, JobView), job

@@ -2,6 +2,8 @@
 import { client } from "./hey-api/client.gen";
 import { cancelJob, getJob, listJobs, submitJob } from "./hey-api/sdk.gen";
 
+declare const process: { env: Record<string, string | undefined> };
+
 client.setConfig({ baseUrl: process.env.ZIMAGE_URL, auth: process.env.ZIMAGE_API_KEY, throwOnError: true });
 
 async function main(): Promise<void> {

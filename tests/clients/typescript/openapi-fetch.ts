@@ -2,6 +2,7 @@
 import createClient from "openapi-fetch";
 import type { paths } from "./openapi-typescript";
 
+declare const process: { env: Record<string, string | undefined> };
 const key = process.env.ZIMAGE_API_KEY;
 const client = createClient<paths>({
   baseUrl: process.env.ZIMAGE_URL,
