@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # They draw and train for a minute, and few changes touch them.
 SLOW_UNITS := tests/unit/bench tests/unit/training
 
-.PHONY: install demo check test test-chaos test-compose gallery clean
+.PHONY: install demo check test test-chaos test-compose test-clients gallery clean
 
 install: $(STAMP)
 
@@ -39,6 +39,10 @@ test-chaos: install
 test-compose: install
 	$(BIN)/pytest -m compose tests/compose
 
+# Others' clients, unchanged, and clients that others' tools make of the OpenAPI document, against the running service.
+test-clients: install
+	$(BIN)/pytest -m clients tests/clients --record tests/clients/results.json
+
 # Prometheus' rules as the Prometheus Operator takes them: their file, indented, below the head that is there.
 deploy/kubernetes/monitoring/rules.yaml: deploy/prometheus/rules.yml
 	{ sed '/^spec:/q' $@; sed 's/./  &/' $<; } > $@.new
@@ -49,4 +53,4 @@ gallery: install
 	$(BIN)/python -m bench.gallery
 
 clean:
-	rm -rf .venv .zimage out
+	rm -rf .venv .clients .zimage out

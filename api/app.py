@@ -76,6 +76,8 @@ def create_app(settings: Settings) -> FastAPI:
         title="zimage-service",
         version=__version__,
         description="Self-hosted, queue-backed image service for Z-Image-Turbo.",
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        servers=[{"url": "/"}],  # said, since not every tool knows that it is the default
         lifespan=lifespan,
         webhooks=deliverer.documented,
         # Spans of requests that change something, where jobs.telemetry.trace_export exports any.
@@ -103,15 +105,17 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Head)
     app.add_middleware(BehindProxy, root_path=settings.root_path)
     install_problem_handlers(app)
-    # It only says so in the OpenAPI document: `Authentication` is what looks at the key.
-    bearer = Depends(HTTPBearer(auto_error=False, description="an API key, where the service has any"))
+    # They only say so in the OpenAPI document: `Authentication` is what looks at the key. Without keys the document
+    # names none, or clients that are generated from it would demand one.
+    bearer = HTTPBearer(auto_error=False, description="An API key: `zimage keys create` makes one.")
+    keyed = [Depends(bearer)] if keys else []
     app.include_router(
-        jobs.router, dependencies=[bearer, Depends(known_parameters)], responses=problem_responses(*KEYED)
+        jobs.router, dependencies=[*keyed, Depends(known_parameters)], responses=problem_responses(*KEYED)
     )
     for module in (queue, sglang):
-        app.include_router(module.router, dependencies=[bearer], responses=problem_responses(*KEYED))
+        app.include_router(module.router, dependencies=keyed, responses=problem_responses(*KEYED))
     for module in (generations, models):
-        app.include_router(module.router, dependencies=[bearer], responses=openai_error_responses(*KEYED))
+        app.include_router(module.router, dependencies=keyed, responses=openai_error_responses(*KEYED))
     for module in (health, playground, docs):
         app.include_router(module.router, responses=problem_responses(*UNKEYED))
     app.mount("/docs", docs.assets)

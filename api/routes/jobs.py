@@ -51,6 +51,11 @@ ImageIndex = Annotated[int, Path(ge=0, lt=MAX_IMAGES, description="0 is the firs
 Cursor = Annotated[str, Field(json_schema_extra={"format": "cursor"})]
 
 READ = {**ETAG, **CACHE_CONTROL, **PENDING, **PREFERENCE_APPLIED}
+EVENTS = {
+    "type": "string",
+    "contentMediaType": "text/event-stream",
+    "description": "Each event: `event` is `status` or `progress`, `id` the record's version, `data` a `JobView`.",
+}
 EVENTS_EXAMPLE = """\
 event: status
 id: 3
@@ -280,7 +285,7 @@ async def _has_events(job_id: JobId, services: ServicesDep, owner: OwnerDep, las
     dependencies=[Depends(_has_events)],
     response_class=EventSourceResponse,
     responses={
-        200: {"headers": STREAMED, "content": {"text/event-stream": {"example": EVENTS_EXAMPLE}}},
+        200: {"headers": STREAMED, "content": {"text/event-stream": {"schema": EVENTS, "example": EVENTS_EXAMPLE}}},
         204: {"description": "`Last-Event-ID` was the last of all: don't reconnect"},
         **problem_responses(*BY_ID),
     },
