@@ -1,4 +1,4 @@
-"""agno's tool of DALL·E, as an agent calls it, with the style that it used to send by default; it prints the pictures' URLs as a JSON list."""
+"""agno's tool of DALL·E with the style that older ones always send; it prints the pictures' URLs as a JSON list."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""SGLang's `bench_serving` itself, without what its packages load beside it when they are imported: triton and the like.
+"""SGLang's `bench_serving`, unchanged, without what its packages import beside it: triton and the like.
 
-Called as it is: its options are ours.
+It takes the same options.
 """
 
 import runpy
