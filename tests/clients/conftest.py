@@ -36,7 +36,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    file = session.config.getoption("--record")
+    file = session.config.getoption("--record", default=None)
     if file is not None:
         tests = session.config.stash[OUTCOMES]
         record = {"command": "make test-clients", "python": platform.python_version(), "tests": tests}
