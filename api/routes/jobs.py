@@ -51,21 +51,25 @@ ImageIndex = Annotated[int, Path(ge=0, lt=MAX_IMAGES, description="0 is the firs
 Cursor = Annotated[str, Field(json_schema_extra={"format": "cursor"})]
 
 READ = {**ETAG, **CACHE_CONTROL, **PENDING, **PREFERENCE_APPLIED}
-EVENTS = {
-    "type": "string",
-    "contentMediaType": "text/event-stream",
-    "description": "Each event: `event` is `status` or `progress`, `id` the record's version, `data` a `JobView`.",
+# OpenAPI 3.1 has no word for the events of a stream: tools take the schema of a stream as that of each event.
+EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "enum": ["status", "progress"]},
+        "id": {"type": "string", "description": "The record's version."},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/JobView"},
+        },
+    },
+    "required": ["event", "id", "data"],
 }
-EVENTS_EXAMPLE = """\
-event: status
-id: 3
-data: {"id": "job_3f9c1e8a4b7d42d0a1c5e6f708192a3b", "status": "running", …}
-
-event: progress
-id: 4
-data: {"id": "job_3f9c1e8a4b7d42d0a1c5e6f708192a3b", "status": "running", …}
-
-"""
+EVENT_EXAMPLE = {
+    "event": "progress",
+    "id": "4",
+    "data": '{"id": "job_3f9c1e8a4b7d42d0a1c5e6f708192a3b", "status": "running", …}',
+}
 BY_ID: Sequence[Error] = [
     (404, "job_not_found", "there is no job of this id"),
     (410, "job_gone", "the job was deleted or is past its retention"),
@@ -285,7 +289,7 @@ async def _has_events(job_id: JobId, services: ServicesDep, owner: OwnerDep, las
     dependencies=[Depends(_has_events)],
     response_class=EventSourceResponse,
     responses={
-        200: {"headers": STREAMED, "content": {"text/event-stream": {"schema": EVENTS, "example": EVENTS_EXAMPLE}}},
+        200: {"headers": STREAMED, "content": {"text/event-stream": {"schema": EVENT, "example": EVENT_EXAMPLE}}},
         204: {"description": "`Last-Event-ID` was the last of all: don't reconnect"},
         **problem_responses(*BY_ID),
     },

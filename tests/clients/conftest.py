@@ -30,13 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.when == "call" or not report.passed:
-        name = item.nodeid.rpartition("/")[2]
+        name = item.nodeid.removeprefix("tests/clients/")
         item.config.stash[OUTCOMES][name] = {**dict(report.user_properties), "outcome": report.outcome}
     return report
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    file = session.config.getoption("--record")
+    file = session.config.getoption("--record", default=None)
     if file is not None:
         tests = session.config.stash[OUTCOMES]
         record = {"command": "make test-clients", "python": platform.python_version(), "tests": tests}

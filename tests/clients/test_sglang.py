@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.client_environments import run, venv, version
+from support.client_environments import CLIENTS, run, venv, version
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
@@ -23,8 +23,8 @@ def test_bench_serving(
     (tmp_path / "prompts.txt").write_text("".join(f"{number} red circles on white\n" for number in range(1, 6)))
     load = ("--num-prompts", str(prompts), "--max-concurrency", str(prompts))
     where = ("--base-url", service["ZIMAGE_URL"], "--dataset-path", tmp_path / "prompts.txt")
-    benchmark = ("-m", "sglang.multimodal_gen.benchmarks.bench_serving", *FLAGS, *load, *where)
-    # Torch and the like, which it imports and doesn't need, are large: they are those of the project's own environment.
+    benchmark = (CLIENTS / "python" / "sglang_benchmark.py", *FLAGS, *load, *where)
+    # It imports torch too, which is large: that of the project's own environment.
     environ = {"PYTHONPATH": sysconfig.get_path("purelib"), "HF_HUB_OFFLINE": "1"}
     printed = run(venv("sglang") / "python", *benchmark, cwd=tmp_path, **environ)
     assert re.search(rf"^Successful requests: +{prompts}/{prompts}\b", printed, re.MULTILINE), printed

@@ -6,4 +6,4 @@ import json
 from pydantic_ai import ImageGenerator
 
 result = ImageGenerator("openai:gpt-image-1").generate_sync("a red circle on white")
-print(json.dumps([base64.b64encode(image.data).decode() for image in result.images]))
+print(json.dumps([base64.b64encode(image.content.data).decode() for image in result.images]))
