@@ -41,7 +41,7 @@ test-compose: install
 
 # Others' clients, unchanged, and clients that others' tools make of the OpenAPI document, against the running service.
 test-clients: install
-	$(BIN)/pytest -m clients tests/clients --record tests/clients/results.json
+	$(BIN)/pytest -m clients tests/clients tests/stores --record tests/clients/results.json
 
 # Prometheus' rules as the Prometheus Operator takes them: their file, indented, below the head that is there.
 deploy/kubernetes/monitoring/rules.yaml: deploy/prometheus/rules.yml

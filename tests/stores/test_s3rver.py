@@ -1,6 +1,6 @@
 """s3rver, an S3 for tests that is written in JavaScript: what the service asks of any S3, asked of it."""
 
-import shutil
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,6 +12,7 @@ from botocore.exceptions import EndpointConnectionError
 from bench.chaos.accounting import wait_for
 from jobs.objects.images import ImageStore
 from jobs.settings import Settings
+from support.client_environments import run, with_node
 from support.receiving import free_port
 from support.root import ROOT
 from support.store_contract import put_list_get_and_remove
@@ -25,14 +26,10 @@ FOLDER = ROOT / ".clients" / "s3rver"
 @pytest.fixture(scope="session")
 def program() -> Path:
     """The program, which npm installs at first use."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is missing")
     program = FOLDER / "node_modules" / ".bin" / "s3rver"
     if not program.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
-        options = ("--no-audit", "--no-fund", "--silent", "--prefix", FOLDER)
-        subprocess.run([npm, "install", *options, f"s3rver@{VERSION}"], check=True, timeout=300)
+        run("npm", "install", "--no-audit", "--no-fund", "--prefix", FOLDER, f"s3rver@{VERSION}", PATH=with_node())
     return program
 
 
@@ -51,7 +48,7 @@ def images(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             return True
         return False
 
-    with subprocess.Popen(command) as server:
+    with subprocess.Popen(command, env={**os.environ, "PATH": with_node()}) as server:
         try:
             wait_for(answers, 60, "s3rver's first answer")
             yield images

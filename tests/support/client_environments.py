@@ -57,15 +57,20 @@ def packages() -> Path:
         folder.mkdir(parents=True)
         for file in (pinned, CLIENTS / "package.json"):
             shutil.copy(file, folder)
-        run("npm", "ci", "--no-audit", "--no-fund", cwd=folder, PATH=f"{venv('node')}:{os.environ['PATH']}")
+        run("npm", "ci", "--no-audit", "--no-fund", cwd=folder, PATH=with_node())
         _stamp(folder, pinned)
     return folder
 
 
 def node(*command: str | Path, cwd: Path | None = None, **environ: str) -> str:
     """Run `node`, or a program of the packages, as `run` does."""
-    path = f"{packages() / 'node_modules' / '.bin'}:{venv('node')}:{os.environ['PATH']}"
+    path = f"{packages() / 'node_modules' / '.bin'}:{with_node()}"
     return run(*command, cwd=cwd, **{**environ, "PATH": path})
+
+
+def with_node() -> str:
+    """Return a `PATH` that has `node` and `npm`."""
+    return f"{venv('node')}:{os.environ['PATH']}"
 
 
 def workspace(name: str) -> Path:

@@ -15,7 +15,7 @@ if sys.argv[1] == "worker":
     from pipeline import Drawing, Generation, ZImagePipeline
     from pipeline.timeline import Stages
 
-    def draw(_pipeline: ZImagePipeline, drawing: Drawing, _stages: Stages) -> Generation:
+    def draw(_pipeline: ZImagePipeline, drawing: Drawing, _stages: Stages | None = None) -> Generation:
         for step in range(1, drawing.num_inference_steps + 1):
             if drawing.on_step:
                 drawing.on_step(step, drawing.num_inference_steps)

@@ -63,9 +63,7 @@ def test_the_bucket_is_not_there(servers: Stack) -> None:
 @pytest.mark.parametrize("program", ["api", "worker"])
 def test_s3_refuses_the_key(program: str, servers: Stack) -> None:
     line = last_line(start(program, {**servers.environ(), "AWS_SECRET_ACCESS_KEY": "wrong"}))
-    assert "403" in line
     assert "AWS_SECRET_ACCESS_KEY" in line
-    assert "clock" in line
 
 
 def test_the_api_does_not_serve_everybody_by_accident(servers: Stack) -> None:

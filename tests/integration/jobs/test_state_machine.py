@@ -73,7 +73,7 @@ TRANSITIONS = {
     *((status, "gone") for status in ENDED),
 }
 # Written by the scripts as they see fit; every other field of a record changes only as a rule predicts.
-FREE = {"version", "queued_at", "started_at", "finished_at", "stages", "peak_vram_bytes", "warnings"}
+FREE = {"version", "queued_at", "started_at", "waited", "finished_at", "stages", "peak_vram_bytes", "warnings"}
 # What a run must have come to besides every transition; one that has not is void.
 ANSWERS = {
     "submit": "created replayed mismatch full",
@@ -821,7 +821,10 @@ class Jobs(RuleBasedStateMachine):
             assert new["schema"] == ("3" if asked.needs else "2" if asked.webhook_url else "1")
         else:
             assert int(new["version"]) > int(old["version"])
-            assert int(new["attempt"]) - int(old["attempt"]) == ((was, now) == ("queued", "running"))
+            claimed = (was, now) == ("queued", "running")
+            assert int(new["attempt"]) - int(old["attempt"]) == claimed
+            waited = int(new["started_at"]) - int(old["queued_at"]) if claimed else 0
+            assert int(new.get("waited", 0)) - int(old.get("waited", 0)) == waited
 
     def check_record(self, job_id: str, record: Record) -> None:
         status, losses = record["status"], int(record["losses"])

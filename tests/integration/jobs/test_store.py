@@ -784,7 +784,7 @@ async def test_a_full_redis_still_lets_go_of_what_is_old(
 ) -> None:
     for name, value in servers.environ().items():
         monkeypatch.setenv(name, value)
-    settings = Settings(**queue.settings.model_dump() | {"s3_endpoint": servers.s3_url, "s3_bucket": "zimage"})
+    settings = queue.settings.model_copy(update={"s3_endpoint": servers.s3_url, "s3_bucket": "zimage"})
     await queue.submit("job_1")
     queue.commit(queue.claim())
     await asyncio.sleep(1.1)
@@ -862,7 +862,7 @@ async def test_all_that_is_old_goes_without_waiting_for_a_next_round(
 ) -> None:
     for name, value in servers.environ().items():
         monkeypatch.setenv(name, value)
-    settings = Settings(**queue.settings.model_dump() | {"s3_endpoint": servers.s3_url, "s3_bucket": "zimage"})
+    settings = queue.settings.model_copy(update={"s3_endpoint": servers.s3_url, "s3_bucket": "zimage"})
     images = ImageStore(settings)
     jobs = {f"job_{secrets.token_hex(8)}" for _ in range(150)}
     for job_id in jobs:
@@ -889,7 +889,7 @@ async def test_an_s3_that_hangs_keeps_no_lease_waiting(queue: Queue, monkeypatch
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections, and says nothing
         endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        settings = Settings(**queue.settings.model_dump() | {"s3_endpoint": endpoint})
+        settings = queue.settings.model_copy(update={"s3_endpoint": endpoint})
         reaper = Reaper(queue.redis, ImageStore(settings), celery_app(settings), settings)
         await queue.submit("job_1")
         queue.commit(queue.claim())

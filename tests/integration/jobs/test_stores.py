@@ -20,7 +20,7 @@ from jobs.objects.pruning import Pruner
 from jobs.objects.refusals import told
 from jobs.objects.removal import StillThereError
 from jobs.objects.retention import Retention
-from jobs.settings import Settings, get_settings
+from jobs.settings import Settings
 from pipeline import Generation
 from support import stores
 from support.operating import Service, service
@@ -91,10 +91,8 @@ def retire(own: Service, images: ImageStore, job_id: str) -> None:
 def doctor(settings: Settings) -> list[tuple[str, str]]:
     """Return the levels and messages of what `zimage doctor` finds of S3."""
     names = {"s3_endpoint", "s3_region", "s3_prefix", "redis_url"}
-    environ = {f"ZIMAGE_{name.upper()}": value for name, value in settings.model_dump(include=names).items()}
-    get_settings.cache_clear()
+    environ = {f"ZIMAGE_{name.upper()}": str(getattr(settings, name)) for name in names}
     findings = json.loads(CliRunner(env=environ).invoke(app, ["doctor", "--json"]).stdout)
-    get_settings.cache_clear()
     return [(finding["level"], finding["message"]) for finding in findings if finding["check"] == "s3"]
 
 

@@ -194,7 +194,7 @@ def test_a_job_stops_when_its_time_is_over(http: httpx.Client) -> None:
 
 
 def test_more_work_than_the_service_takes_is_refused(http: httpx.Client) -> None:
-    response = http.post("/v1/jobs", json={"prompt": "x", "num_images": 2})
+    response = http.post("/v1/jobs", json={"prompt": "x", "width": 1024, "height": 1024, "num_images": 2})
     assert response.status_code == 422
     assert response.json()["errors"][0]["pointer"] == ""
     assert "8,388,608" in response.json()["detail"]
