@@ -225,7 +225,7 @@ def main() -> None:
         try:
             pictures = draw_with_model(arguments.model, prompts, width, height)
         except CheckpointError as error:
-            sys.exit(f"--model: {error}")
+            sys.exit(str(error))
     readings = [read(picture) for picture in pictures]
     result["scores"] = summarise(prompts, readings)
     print_table(result["scores"])

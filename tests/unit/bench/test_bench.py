@@ -62,10 +62,8 @@ def ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., obje
 
 def test_a_model_that_is_not_there_is_told_in_a_line(ended: Callable[..., object]) -> None:
     message = ended(adherence.main, "--model", "/nope", "--prompts", "10")
-    assert (
-        message
-        == "--model: /nope: no such directory, expected a checkpoint directory, a hub id org/name or s3://bucket/prefix"
-    )
+    expected = "no such directory, expected a checkpoint directory, a hub id org/name or s3://bucket/prefix"
+    assert message == f"ZIMAGE_MODEL: /nope: {expected}"
 
 
 @pytest.mark.parametrize(
