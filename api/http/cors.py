@@ -7,7 +7,7 @@ METHODS = ("GET", "HEAD", "POST", "DELETE")
 # What scripts may read of an answer besides its body and what browsers show them anyway.
 EXPOSED = (
     *("ETag", "Idempotent-Replayed", "Location", "Preference-Applied", "RateLimit", "RateLimit-Policy"),
-    *("Retry-After", "WWW-Authenticate", "X-Request-ID", "X-Should-Retry"),
+    *("Retry-After", "WWW-Authenticate", "X-Request-ID", "X-Should-Retry", "X-Warnings"),
 )
 
 
