@@ -56,8 +56,8 @@ def follow(client: ZImageClient, job_id: str) -> Job:
 
 
 def state(job: Job) -> str:
-    """Return a job's status; `canceling` once its client has canceled what is running."""
-    return "canceling" if job["status"] == "running" and job["cancel_requested"] else job["status"]
+    """Return a job's status; `canceling` once its client has canceled what is running (services of 0.2 don't tell)."""
+    return "canceling" if job["status"] == "running" and job.get("cancel_requested") else job["status"]
 
 
 def _place(job: Job) -> str:

@@ -68,7 +68,8 @@ def _wait(
             return check()
         except errors as error:
             left = deadline - time.monotonic()
-            reason = f"{told(error)}{authorities.advice(error)}"
+            said = str(error) if isinstance(error, RedisError) else told(error)
+            reason = f"{said}{authorities.advice(error)}"
             if left <= 0:
                 raise UnreachableError(f"{server} could not be used within {timeout:.0f} s: {reason}") from error
             if not warned:

@@ -203,7 +203,7 @@ def _removals(removal: "Removal", address: str, key: str, url: str) -> Iterator[
     note = f"; the other way is refused: {many or one}" if many or one else ""
     yield Finding("s3", "ok", f"{address}: removed from, {' and '.join(ways)}{note}")
     with suppress(httpx.TransportError):  # told of by _presigned
-        if _get(url).status_code != httpx.codes.NOT_FOUND:
+        if _get(url).is_success:
             yield Finding("s3", "warn", "a deleted object can still be read")
 
 

@@ -33,5 +33,5 @@ def origins(names: str) -> str:
         if origin == "*" and len(listed) > 1:
             raise ValueError("* means all origins: name it alone, or leave it out")
         if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"{origin} is no origin: write it as browsers do, https://app.example, without a path")
+            raise ValueError("names what is no origin: write each as browsers do, https://app.example, without a path")
     return ",".join(listed)

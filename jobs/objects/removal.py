@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 MOST_KEYS = 1000  # that S3 lists or removes in one request
 
-_GONE = ("NoSuchKey", "404")  # what some stores answer of an object that is not there; AWS says that it was removed
+_GONE = ("NoSuchKey",)  # what some stores answer of an object that is not there; AWS says that it was removed
 
 
 class StillThereError(OSError):

@@ -76,7 +76,12 @@ def _read_index(path: Path) -> dict[str, Path]:
     weight_map = Config(path)["weight_map"]
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: weight_map is empty or no object, expected a file name for each tensor")
-    return {key: path.with_name(str(name)) for key, name in weight_map.items()}
+    for key, name in weight_map.items():
+        if name != Path(str(name)).name:
+            raise CheckpointError(
+                f"{path}: weight_map[{key!r}] is {json.dumps(name)}, expected the name of a file beside it"
+            )
+    return {key: path.with_name(name) for key, name in weight_map.items()}
 
 
 def _is_there(file: Path) -> bool:

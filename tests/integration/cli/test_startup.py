@@ -46,6 +46,7 @@ def test_redis_is_not_there(program: str, servers: Stack, closed_port: int) -> N
     assert "ZIMAGE_REDIS_URL" in line
     assert "within 1 s" in line
     assert "secret" not in line
+    assert "S3" not in line
 
 
 @pytest.mark.parametrize("program", ["api", "worker"])

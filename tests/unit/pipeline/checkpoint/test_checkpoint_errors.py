@@ -376,6 +376,11 @@ CASES: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
     ),
     "index without a map": ("wide", edit(TEXT_INDEX, weight_map=...), [TEXT_INDEX, "missing field 'weight_map'"]),
     "index with an empty map": ("wide", edit(TEXT_INDEX, weight_map={}), [TEXT_INDEX, "weight_map is empty"]),
+    "index that names a file elsewhere": (
+        "wide",
+        edit(TEXT_INDEX, weight_map={"norm.weight": "../other/model.safetensors"}),
+        [TEXT_INDEX, "'norm.weight'", 'is "../other/model.safetensors", expected the name of a file beside it'],
+    ),
     "no tokenizer": ("small", remove_folder("tokenizer"), ["tokenizer/tokenizer.json: missing file"]),
     "broken tokenizer": ("small", write("tokenizer/tokenizer.json", "{}"), ["tokenizer: no tokenizer"]),
     "no chat template": (
