@@ -80,7 +80,7 @@ class JobRunner:
                 self._begin(held)
             held.drawing = True
             if step >= last_step:
-                end_turn()  # so that the next job is there when the device is free, and waits in the queue until then
+                end_turn()  # so that the next job is there when the device is free; it waited in the queue until now
             report(step)
 
         try:

@@ -75,6 +75,7 @@ def told(error: Exception) -> str:
     else:
         advice = "see ZIMAGE_S3_ENDPOINT"
     said = re.sub(r"\s+", " ", str(error)).rstrip(" .")  # some say it in several lines
+    said = re.sub(r"://[^\"]*@", "://***@", said)  # boto3's own variables for the endpoint may hold a password
     return f"{said}: {advice}" if advice else said
 
 

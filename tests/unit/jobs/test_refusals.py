@@ -57,3 +57,8 @@ def test_an_error_that_nobody_foresaw_is_told_in_s3_s_own_words() -> None:
 )
 def test_no_is_told_from_not_now(error: ClientError, lasting: bool) -> None:
     assert is_lasting(error) == lasting
+
+
+def test_a_password_in_the_endpoint_is_not_repeated() -> None:
+    error = EndpointConnectionError(endpoint_url="https://me:p/a@ss@s3.example/zimage")
+    assert "https://***@s3.example/zimage" in told(error)
