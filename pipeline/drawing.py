@@ -35,6 +35,8 @@ class Drawing:
         output_type: "uint8" for pixels or "latent".
         on_step: called with (step, total) when a step is done, counted from 1; raising from it stops the run, on
             CUDA one step later.
+        on_decode: called with (image, total) when the decoding of an image begins, counted from 1; raising from it
+            stops the run, on CUDA one image later.
         cfg_normalization: limits the norm of the guided prediction to this factor of the unguided one's; True is 1.
         cfg_truncation: guides only while the progress from noise (0) to image (1) is at most this.
     """
@@ -50,6 +52,7 @@ class Drawing:
     latents: Tensor | None = None
     output_type: str = "uint8"
     on_step: Callable[[int, int], None] | None = None
+    on_decode: Callable[[int, int], None] | None = None
     cfg_normalization: bool | float = False
     cfg_truncation: float = 1.0
 

@@ -97,7 +97,7 @@ class ZImagePipeline:
                 x = self._denoise(drawing, noise.to(self.device), [text.features for text in texts])
             if drawing.output_type == "uint8":
                 with self._stage("vae", "decode", stages):
-                    x = self._decode(x)
+                    x = self._decode(drawing, x)
             return Generation(
                 images=x.cpu(),
                 timings=stages.seconds(),
@@ -123,9 +123,14 @@ class ZImagePipeline:
         denoise(self.transformer, images, steps, Progress(self.device, len(steps), drawing.on_step))
         return torch.cat([image.latents for image in images])
 
-    def _decode(self, latents: Tensor) -> Tensor:
+    def _decode(self, drawing: Drawing, latents: Tensor) -> Tensor:
         """From latents to pixels, one at a time: the decoder's activations, not its weights, fill the memory."""
-        return torch.cat([to_uint8(self.autoencoder.decode(latent[None])) for latent in latents]).cpu()
+        begun = Progress(self.device, len(latents), drawing.on_decode)
+        pixels = []
+        for latent in latents:
+            begun.queued()
+            pixels.append(to_uint8(self.autoencoder.decode(latent[None])))
+        return torch.cat(pixels).cpu()
 
     @contextmanager
     def _stage(self, part: str, name: str, stages: Stages) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What the device has done, told without making it wait: the seconds of stages, the end of each step, the peak memory.
+"""What the device has done, told without making it wait: the seconds of stages, how far it is, the peak memory.
 
 Work on CUDA is queued: a host that waits for the end of one part before it queues the next leaves the GPU idle between.
 """
@@ -30,21 +30,21 @@ class Stages:
 
 
 class Progress:
-    """Calls `on_step(step, total)` when the device has done a step, counted from 1.
+    """Calls `tell(n, total)` when the device gets to the n-th of the points in its work, counted from 1.
 
-    On CUDA step n is waited for after step n + 1 was queued, so what `on_step` raises stops the run one step later.
+    On CUDA point n is waited for after point n + 1 was queued, so what `tell` raises stops the run one point later.
     """
 
-    def __init__(self, device: torch.device, total: int, on_step: Callable[[int, int], None] | None) -> None:
+    def __init__(self, device: torch.device, total: int, tell: Callable[[int, int], None] | None) -> None:
         self._device = device
         self._total = total
-        self._on_step = on_step
+        self._tell = tell
         self._done = 0
         self._queued: deque[Mark] = deque()
 
     def queued(self) -> None:
-        """Call it when a step has been queued: tells of those that are to be waited for."""
-        if self._on_step is None:
+        """Call it when what lies before a point has been queued: tells of those that are to be waited for."""
+        if self._tell is None:
             return
         self._queued.append(_mark(self._device))
         last = self._done + len(self._queued) == self._total
@@ -52,7 +52,7 @@ class Progress:
         while len(self._queued) > ahead:
             self._queued.popleft().synchronize()
             self._done += 1
-            self._on_step(self._done, self._total)
+            self._tell(self._done, self._total)
 
 
 class Mark(Protocol):

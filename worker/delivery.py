@@ -64,16 +64,17 @@ class Delivery:
         """Upload the job's images and `job.json`; return what the record says of them.
 
         Raises:
-            StopJobError: S3 is away, and meanwhile there is no use in going on.
+            StopJobError: there is no use in going on.
             ClockSkewError: S3 refuses the signature's time.
             TooLargeError: S3 takes no object of an image's size.
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError: S3 was away for too long.
         """
         job = held.claim.job
-        held.uploading = True
         deadline = time.monotonic() + self._seconds
         records: list[ImageRecord] = []
         for index, pixels in enumerate(generation.images):
+            held.check()
+            held.uploading = True
             parameters = image_parameters(job.input, self._model, index)
             with held.timed("png"):
                 png = encode_png(pixels.numpy(), parameters)

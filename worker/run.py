@@ -1,6 +1,6 @@
 """One ring of the doorbell: claim a job, have it drawn and delivered, commit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 from jobs.model_card import size_warnings
@@ -68,31 +68,12 @@ class JobRunner:
             return self._ending.give_up(held, exception)
 
     def _draw(self, held: HeldJob, end_turn: Callable[[], None]) -> Generation:
-        job = held.claim.job
-        last_step = job.input.num_inference_steps - 1
-
-        def report(step: int) -> None:
-            self._progress.report(held, step)
-            held.check()
-
-        def on_step(step: int) -> None:
-            if not held.stages:
-                self._begin(held)
-            held.drawing = True
-            if step >= last_step:
-                end_turn()  # so that the next job is there when the device is free; it waited in the queue until now
-            report(step)
-
         try:
-            return self._executor.draw(job, waiting=lambda: report(0), on_step=on_step, on_stages=held.spent)
+            return self._executor.draw(held.claim.job, _Listener(held, self._progress, self._observers, end_turn))
         finally:
             held.drawing = False
             if not held.stages:  # stopped before the device began
                 held.spent({"device_wait": held.since_claimed()})
-
-    def _begin(self, held: HeldJob) -> None:
-        held.spent({"device_wait": held.since_claimed()})
-        self._observers.begun(held)
 
     def _deliver(self, held: HeldJob, generation: Generation) -> str:
         """Upload the images and commit; return the job's status, or `refused` when another attempt has it."""
@@ -105,3 +86,38 @@ class JobRunner:
         if outcome == "succeeded":
             self._observers.committed(held, images)
         return outcome
+
+
+class _Listener:
+    """Tells of a job that is drawn, has it given up where there is no use in going on, and ends the turn."""
+
+    def __init__(
+        self, held: HeldJob, progress: ProgressReporter, observers: Observer, end_turn: Callable[[], None]
+    ) -> None:
+        self._held = held
+        self._input = held.claim.job.input
+        self._progress = progress
+        self._observers = observers
+        self._end_turn = end_turn
+
+    def waiting(self) -> None:
+        self._go_on(0)
+
+    def on_step(self, step: int) -> None:
+        if not self._held.stages:
+            self._held.spent({"device_wait": self._held.since_claimed()})
+            self._observers.begun(self._held)
+        self._held.drawing = True
+        self._go_on(step)
+
+    def on_decode(self, image: int) -> None:
+        if image == self._input.num_images:
+            self._end_turn()  # so that the next job is there when the device is free; until now it waited in the queue
+        self._go_on(self._input.num_inference_steps)
+
+    def on_stages(self, seconds: Mapping[str, float]) -> None:
+        self._held.spent(seconds)
+
+    def _go_on(self, step: int) -> None:
+        self._progress.report(self._held, step)
+        self._held.check()

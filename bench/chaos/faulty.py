@@ -86,15 +86,15 @@ def spoil_drawing() -> None:
             time.sleep(3600)
         report(self, held, step)
 
-    def generate_or_fail(self: Any, job: Job, seed: int, num_images: int, *told: Any) -> Any:
+    def generate_or_fail(self: Any, job: Job, images: range, *told: Any) -> Any:
         fault = asked(job)
-        if fault == "always-oom" or (fault == "oom" and num_images > 1):
+        if fault == "always-oom" or (fault == "oom" and len(images) > 1):
             hit(fault, job)
             raise torch.OutOfMemoryError("CUDA out of memory (by bench.chaos.faulty)")
         if fault == "device-error":
             hit(fault, job)
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered (by bench.chaos.faulty)")
-        return generate(self, job, seed, num_images, *told)
+        return generate(self, job, images, *told)
 
     ProgressReporter.report = report_or_fail  # type: ignore[method-assign]
     DeviceThread._generate = generate_or_fail  # type: ignore[method-assign, assignment]

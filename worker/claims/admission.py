@@ -53,8 +53,8 @@ class Admission:
     def turn(self) -> Iterator[None]:
         """Wait for the turn: within it the caller may claim a job and have it drawn.
 
-        It ends when the last step begins, so that the device need not wait for the next job. Until then jobs wait in
-        the queue, where others may take them; while the images are decoded the one that was claimed waits here.
+        It ends when the decoding of the last image begins, so that the device need not wait for the next job. Until
+        then jobs wait in the queue, where others may take them; for that moment the one that was claimed waits here.
         """
         with self._turn:
             yield

@@ -1,6 +1,6 @@
 """What the worker knows of whatever draws its jobs: one device's thread, or a group of ranks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,33 +20,35 @@ class Loaded:
     vram_bytes: int  # of the device; 0 on a CPU
 
 
+class Listener(Protocol):
+    """Who has a job drawn, and is told of it; what it raises gives the job up."""
+
+    def waiting(self) -> None:
+        """The device is not free yet; told again and again, on the caller's thread, until the job is on it."""
+
+    def on_step(self, step: int) -> None:
+        """So many steps are done: 0 once the job is on the device, and again where it begins anew."""
+
+    def on_decode(self, image: int) -> None:
+        """The device begins to decode this one of the job's images, counted from 1."""
+
+    def on_stages(self, seconds: Mapping[str, float]) -> None:
+        """A stage, maybe one that was stopped in its midst, took so long; again where the job begins anew."""
+
+
 class Executor(Protocol):
     """Draws jobs one after the other; called from several task threads at once."""
 
     loaded: Loaded
     rate: Rate  # at which it draws
 
-    def draw(
-        self,
-        job: Job,
-        waiting: Callable[[], None],
-        on_step: Callable[[int], None],
-        on_stages: Callable[[Mapping[str, float]], None],
-    ) -> Generation:
-        """Wait for the device and draw the job's images.
-
-        Args:
-            job: claimed.
-            waiting: called again and again, on the caller's thread, until the job is on the device.
-            on_step: called with the steps done: 0 once the job is on the device, and again where it begins anew.
-                Raising from either of them gives the job up.
-            on_stages: called with the seconds of each stage, also of one that was stopped in its midst; again where the
-                job begins anew.
+    def draw(self, job: Job, listener: Listener) -> Generation:
+        """Wait for the device and draw the images of a claimed job.
 
         Raises:
             torch.OutOfMemoryError: not even one image at a time fits into the device's memory.
             ValueError: the pipeline refuses the request.
-            Exception: whatever else is raised by the pipeline, or by `waiting` and `on_step`.
+            Exception: whatever else is raised by the pipeline, or by the listener.
         """
 
     def sign_of_life(self) -> int | None:

@@ -6,7 +6,7 @@ is compressed and uploaded.
 
 import contextvars
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 
@@ -17,13 +17,11 @@ from jobs.record import Job
 from pipeline import Drawing, Generation, ZImagePipeline
 from pipeline.timeline import Stages
 from worker.executor.busy import BusySeconds
-from worker.executor.executor import Loaded
+from worker.executor.executor import Listener, Loaded
 from worker.executor.rate import Rate
 
 LOOK_SECONDS = 0.25  # how often a waiting job is looked after
 WARM_UP_STEPS = 2
-
-OnStages = Callable[[Mapping[str, float]], None]
 
 
 class DeviceThread:
@@ -45,22 +43,20 @@ class DeviceThread:
         self.loaded = _loaded(self._pipeline, model)
         self._thread.submit(self._warm_up).result()
 
-    def draw(
-        self, job: Job, waiting: Callable[[], None], on_step: Callable[[int], None], on_stages: OnStages
-    ) -> Generation:
+    def draw(self, job: Job, listener: Listener) -> Generation:
         """Wait for the device and draw the job's images, as `Executor` says; one at a time where memory is short."""
         asked = time.monotonic()
 
         def on_device() -> Generation:
             with self.rate.measured(job.input.cost, asked):
-                return self._draw(job, on_step, on_stages)
+                return self._draw(job, listener)
 
         # In the caller's context, so that what is logged there is told to be about this job.
         drawing = self._thread.submit(contextvars.copy_context().run, on_device)
         while not wait([drawing], LOOK_SECONDS).done:
             if not drawing.running():
                 try:
-                    waiting()
+                    listener.waiting()
                 except BaseException:
                     if drawing.cancel():
                         raise
@@ -85,48 +81,48 @@ class DeviceThread:
         with self.rate.measured(side * side * WARM_UP_STEPS, time.monotonic()):
             draw()
 
-    def _draw(self, job: Job, on_step: Callable[[int], None], on_stages: OnStages) -> Generation:
-        busy = BusySeconds(job.owner)
-
-        def alive(step: int) -> None:
-            self._signs_of_life += 1
-            busy.count()
-            on_step(step)
-
+    def _draw(self, job: Job, listener: Listener) -> Generation:
         self._drawing = True
+        busy = BusySeconds(job.owner)
         try:
-            return self._draw_within_memory(job, alive, on_stages)
+            return self._draw_within_memory(job, busy, listener)
         finally:
             self._drawing = False
             busy.count()
 
-    def _draw_within_memory(self, job: Job, on_step: Callable[[int], None], on_stages: OnStages) -> Generation:
-        first_seed, num_images = job.input.seed or 0, job.input.num_images
-
-        def generate(seed: int, count: int) -> Generation:
-            return self._generate(job, seed, count, on_step, on_stages)
-
+    def _draw_within_memory(self, job: Job, busy: BusySeconds, listener: Listener) -> Generation:
+        every = range(job.input.num_images)
         try:
-            return generate(first_seed, num_images)
+            return self._generate(job, every, busy, listener)
         except torch.OutOfMemoryError:
             pass  # and on outside of this block: the exception keeps the failed call's tensors alive
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return _together([generate(first_seed + index, 1) for index in range(num_images)])
+        return _together([self._generate(job, every[image : image + 1], busy, listener) for image in every])
 
-    def _generate(
-        self, job: Job, seed: int, num_images: int, on_step: Callable[[int], None], on_stages: OnStages
-    ) -> Generation:
+    def _generate(self, job: Job, images: range, busy: BusySeconds, listener: Listener) -> Generation:
+        """Draw some of the job's images, counted from 0."""
+
+        def on_step(step: int, _total: int = 0) -> None:
+            self._signs_of_life += 1
+            busy.count()
+            listener.on_step(step)
+
+        def on_decode(image: int, _total: int) -> None:
+            self._signs_of_life += 1
+            busy.count()
+            listener.on_decode(images.start + image)
+
         on_step(0)
-        drawing = Drawing(
-            **job.input.picture(), seed=seed, num_images=num_images, on_step=lambda step, _total: on_step(step)
-        )
+        first_seed, num_images = (job.input.seed or 0) + images.start, len(images)
+        fields = job.input.picture()
+        drawing = Drawing(**fields, seed=first_seed, num_images=num_images, on_step=on_step, on_decode=on_decode)
         stages = Stages(self._pipeline.device)
         try:
             return self._pipeline.generate(drawing, stages)
         finally:
             with suppress(RuntimeError):  # of a device that is broken: what broke it tells more
-                on_stages(stages.seconds())
+                listener.on_stages(stages.seconds())
 
 
 def _loaded(pipeline: ZImagePipeline, model: str) -> Loaded:

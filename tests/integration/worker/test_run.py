@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +21,7 @@ from worker.claims.ending import Ending
 from worker.claims.leases import Leases
 from worker.claims.progress import ProgressReporter
 from worker.delivery import Delivery
-from worker.executor.executor import Loaded
+from worker.executor.executor import Listener, Loaded
 from worker.executor.rate import Rate
 from worker.held import HeldJob
 from worker.observers.fan_out import FanOut
@@ -29,11 +29,11 @@ from worker.observers.observer import Observer
 from worker.run import JobRunner
 
 CARD = ModelCard(**size_limits("tiny").model_dump(), name="tiny", precision="float32", load_seconds=1.0)
-STAGES = {"text_encode": 0.0, "denoise": 0.0, "decode": 0.0}
+STAGES = ("text_encode", "denoise", "decode")
 
 
 class Drawer:
-    """An executor that draws black; a test says when it is free, and what it does in each step."""
+    """An executor that draws black; a test says when it is free, and what it does in each step and for each image."""
 
     loaded = Loaded("tiny", device="cpu", precision="float32", quantization=None, vram_bytes=0)
 
@@ -41,24 +41,24 @@ class Drawer:
         self.rate = Rate()
         self.free: Callable[[Job], bool] = lambda _job: True
         self.step: Callable[[Job], None] = lambda _job: None
+        self.decode: Callable[[Job], None] = lambda _job: None
 
-    def draw(
-        self,
-        job: Job,
-        waiting: Callable[[], None],
-        on_step: Callable[[int], None],
-        on_stages: Callable[[Mapping[str, float]], None],
-    ) -> Generation:
+    def draw(self, job: Job, listener: Listener) -> Generation:
         while not self.free(job):
-            waiting()
+            listener.waiting()
+        began, timings = time.monotonic(), dict.fromkeys(STAGES, 0.0)
         try:
             for step in range(job.input.num_inference_steps + 1):
-                on_step(step)
+                listener.on_step(step)
                 self.step(job)
+            for image in range(job.input.num_images):
+                listener.on_decode(image + 1)
+                self.decode(job)
         finally:
-            on_stages(STAGES)
+            timings["denoise"] = time.monotonic() - began
+            listener.on_stages(timings)
         images = torch.zeros(job.input.num_images, job.input.height, job.input.width, 3, dtype=torch.uint8)
-        return Generation(images, STAGES, peak_vram_bytes=0, warnings=[], prompts=1, prompts_reused=0)
+        return Generation(images, timings, peak_vram_bytes=0, warnings=[], prompts=1, prompts_reused=0)
 
     def sign_of_life(self) -> int | None:
         return None
@@ -186,26 +186,50 @@ def test_a_job_that_is_canceled_before_the_device_begins_has_only_waited(worker:
     assert list(worker.service.job(job_id).timings) == ["queue", "device_wait", "other", "total"]
 
 
-def test_the_next_job_is_claimed_when_the_last_step_begins(worker: Worker) -> None:
-    first, second = (worker.service.submit(num_inference_steps=3) for _ in range(2))
+def test_a_job_that_is_canceled_while_it_is_decoded_brings_no_image_to_s3(worker: Worker) -> None:
+    worker.drawer.decode = lambda job: worker.service.cancel(job.id)
+    job_id = worker.service.submit(num_images=8)
+    assert worker.run()
+    assert told(worker) == ["claimed", "begun ['device_wait']", "ended canceled"]
+    assert list(worker.service.job(job_id).stages) == ["device_wait", *STAGES]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_next_job_is_claimed_when_the_last_image_is_decoded(worker: Worker, steps: int) -> None:
+    first = worker.service.submit(num_inference_steps=steps, num_images=2)
+    second = worker.service.submit()
     neighbour = threading.Thread(target=worker.run)
     seen: list[JobStatus] = []
 
     def look(job: Job) -> None:
-        if job.id == second:
-            return
-        if not seen:
-            neighbour.start()
-        seen.append(worker.service.job(second).status)
-        if len(seen) == 3:  # steps: 2 are done, the last one begins
+        if job.id == first:
+            if not seen:
+                neighbour.start()
+            time.sleep(0.05)  # in which it would be claimed
+            seen.append(worker.service.job(second).status)
+
+    def decode(job: Job) -> None:
+        if job.id == first and len(seen) == steps + 2:  # the first image is done
             while worker.service.job(second).status == JobStatus.QUEUED:
                 time.sleep(0.01)
+        else:
+            look(job)
 
-    worker.drawer.step = look
+    worker.drawer.step, worker.drawer.decode = look, decode
     assert worker.run()
     neighbour.join()
-    assert seen[:3] == [JobStatus.QUEUED] * 3
+    assert seen == [JobStatus.QUEUED] * (steps + 2)
     assert {worker.service.job(job_id).status for job_id in (first, second)} == {JobStatus.SUCCEEDED}
+
+
+def test_the_wait_for_the_device_is_a_stage_and_not_lost_in_the_rest(worker: Worker) -> None:
+    free_at = time.monotonic() + 1
+    worker.drawer.free = lambda _job: time.monotonic() > free_at
+    job_id = worker.service.submit()
+    assert worker.run()
+    timings = worker.service.job(job_id).timings
+    assert timings["device_wait"] > 0.5 > timings["other"]
+    assert sum(timings.values()) == pytest.approx(2 * timings["total"])
 
 
 def test_a_job_that_breaks_the_device_is_told_by_whoever_hands_it_back(

@@ -95,29 +95,39 @@ def test_a_seed_is_the_noise_of_torch_s_cpu_generator(small: ZImagePipeline) -> 
     assert torch.equal(drawn, draw(small, start, prompt="a cat"))
 
 
-def test_on_step_is_called_after_each_step(small: ZImagePipeline) -> None:
-    steps: list[tuple[int, int]] = []
+def test_each_step_and_each_image_s_decoding_is_told(small: ZImagePipeline) -> None:
+    told: list[tuple[str, int, int]] = []
 
-    small("a cat", height=64, width=64, num_inference_steps=3, on_step=lambda step, total: steps.append((step, total)))
+    drawing = Drawing(
+        "a cat",
+        height=64,
+        width=64,
+        num_inference_steps=3,
+        num_images=2,
+        on_step=lambda step, total: told.append(("step", step, total)),
+        on_decode=lambda image, total: told.append(("image", image, total)),
+    )
+    small.generate(drawing)
 
-    assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert told == [("step", 1, 3), ("step", 2, 3), ("step", 3, 3), ("image", 1, 2), ("image", 2, 2)]
 
 
-def test_raising_from_on_step_stops_the_run(small: ZImagePipeline) -> None:
+@pytest.mark.parametrize("told", ["on_step", "on_decode"])
+def test_raising_when_told_stops_the_run(small: ZImagePipeline, told: str) -> None:
     class CanceledError(Exception):
         pass
 
-    steps = []
+    numbers = []
 
-    def cancel(step: int, total: int) -> None:
-        steps.append(step)
-        if step == 2:
+    def cancel(number: int, _total: int) -> None:
+        numbers.append(number)
+        if number == 2:
             raise CanceledError
 
     with pytest.raises(CanceledError):
-        small("a cat", height=64, width=64, on_step=cancel)
+        small("a cat", height=64, width=64, num_images=3, **{told: cancel})
 
-    assert steps == [1, 2]
+    assert numbers == [1, 2]
     assert small("a cat", height=64, width=64).shape == (1, 64, 64, 3)
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,8 +39,35 @@ def job(owner: str = "someone", **fields: Any) -> Job:
     return Job(id="job_1", owner=owner, status=JobStatus.RUNNING, version=1, created_at=now, deadline=now, input=asked)
 
 
-def ignore(*_: object) -> None:
-    pass
+class Asked:
+    """Has a job drawn, and remembers what it was told; a test says what it does."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.decoded: list[int] = []
+        self.stages: dict[str, float] = {}
+        self.when_waiting: Callable[[], None] = lambda: None
+        self.at_step: Callable[[int], None] = lambda _step: None
+        self.at_decode: Callable[[int], None] = lambda _image: None
+
+    def waiting(self) -> None:
+        self.when_waiting()
+
+    def on_step(self, step: int) -> None:
+        self.steps.append(step)
+        self.at_step(step)
+
+    def on_decode(self, image: int) -> None:
+        self.decoded.append(image)
+        self.at_decode(image)
+
+    def on_stages(self, seconds: Mapping[str, float]) -> None:
+        self.stages |= seconds
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
 
 
 def test_it_tells_what_it_has_loaded_and_has_measured_it(executor: Executor) -> None:
@@ -49,13 +76,16 @@ def test_it_tells_what_it_has_loaded_and_has_measured_it(executor: Executor) -> 
     assert executor.sign_of_life() is None
 
 
-def test_it_draws_what_the_pipeline_draws_and_tells_each_step(executor: Executor, pipeline: ZImagePipeline) -> None:
-    told: list[tuple[int, int | None]] = []
-    drawn = executor.draw(job(num_images=2), ignore, lambda step: told.append((step, executor.sign_of_life())), ignore)
+def test_it_draws_what_the_pipeline_draws_and_tells_each_step_and_image(
+    executor: Executor, pipeline: ZImagePipeline, asked: Asked
+) -> None:
+    signs: list[int | None] = []
+    asked.at_step = asked.at_decode = lambda _: signs.append(executor.sign_of_life())
+    drawn = executor.draw(job(num_images=2), asked)
     alone = pipeline("a cat", height=64, width=64, num_inference_steps=STEPS, seed=7, num_images=2)
     assert torch.equal(drawn.images, alone)
-    assert [step for step, _ in told] == [0, 1, 2]
-    signs = [sign for _, sign in told]
+    assert (asked.steps, asked.decoded) == ([0, 1, 2], [1, 2])
+    assert list(asked.stages) == ["text_encode", "denoise", "decode"]
     assert None not in signs
     assert len(set(signs)) == len(signs)
     assert executor.sign_of_life() is None
@@ -63,79 +93,87 @@ def test_it_draws_what_the_pipeline_draws_and_tells_each_step(executor: Executor
 
 def blocked(executor: Executor) -> tuple[threading.Thread, Callable[[], None]]:
     """Have a job on the device, which goes on there until it is told to."""
-    there, go_on = threading.Event(), threading.Event()
+    there, go_on, asked = threading.Event(), threading.Event(), Asked()
 
     def hold(step: int) -> None:
         if step == 0:
             there.set()
             assert go_on.wait(60)
 
-    drawing = threading.Thread(target=executor.draw, args=(job(), ignore, hold, ignore))
+    asked.at_step = hold
+    drawing = threading.Thread(target=executor.draw, args=(job(), asked))
     drawing.start()
     assert there.wait(60)
     return drawing, go_on.set
 
 
-def test_a_job_that_is_given_up_while_it_waits_is_not_drawn(executor: Executor) -> None:
+def test_a_job_that_is_given_up_while_it_waits_is_not_drawn(executor: Executor, asked: Asked) -> None:
     drawing, go_on = blocked(executor)
-    steps: list[int] = []
 
     def give_up() -> None:
         raise InterruptedError("canceled")
 
+    asked.when_waiting = give_up
     with pytest.raises(InterruptedError):
-        executor.draw(job(), give_up, steps.append, ignore)
+        executor.draw(job(), asked)
     go_on()
     drawing.join()
-    assert executor.draw(job(), ignore, ignore, ignore).images.shape == (1, 64, 64, 3)  # behind it, were it there
-    assert steps == []
+    assert executor.draw(job(), Asked()).images.shape == (1, 64, 64, 3)  # behind it, were it there
+    assert asked.steps == []
 
 
-def test_a_job_is_stopped_at_a_step_and_the_next_one_drawn(executor: Executor) -> None:
-    def give_up(step: int) -> None:
-        if step == 1:
+@pytest.mark.parametrize("stage", ["denoise", "decode"])
+def test_a_job_is_stopped_in_its_midst_and_the_next_one_drawn(executor: Executor, asked: Asked, stage: str) -> None:
+    def give_up(number: int) -> None:
+        if number == 1:
             raise InterruptedError("canceled")
 
-    before, done = executor.rate.per_second, dict[str, float]()
+    if stage == "denoise":
+        asked.at_step = give_up
+    else:
+        asked.at_decode = give_up
+    before = executor.rate.per_second
     with pytest.raises(InterruptedError):
-        executor.draw(job(), ignore, give_up, done.update)
-    assert list(done) == ["text_encode", "denoise"]
-    assert done["denoise"] > 0
+        executor.draw(job(num_images=2), asked)
+    assert list(asked.stages)[-1] == stage
+    assert asked.stages["denoise"] > 0
     assert executor.rate.per_second == before  # what is given up says nothing of how fast jobs are done
     assert executor.sign_of_life() is None
-    assert executor.draw(job(), ignore, ignore, ignore).images.shape == (1, 64, 64, 3)
+    assert executor.draw(job(), Asked()).images.shape == (1, 64, 64, 3)
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_busy_seconds_are_counted_for_the_owner_however_the_job_ends(executor: Executor, ends: bool) -> None:
-    def on_step(_: int) -> None:
+def test_busy_seconds_are_counted_for_the_owner_however_the_job_ends(
+    executor: Executor, asked: Asked, ends: bool
+) -> None:
+    def at_step(_: int) -> None:
         if not ends:
             raise InterruptedError("canceled")
 
+    asked.at_step = at_step
     owner = f"ends-{ends}"
     with contextlib.nullcontext() if ends else pytest.raises(InterruptedError):
-        executor.draw(job(owner), ignore, on_step, ignore)
+        executor.draw(job(owner), asked)
     assert (REGISTRY.get_sample_value("zimage_key_gpu_seconds_total", {"key": owner}) or 0) > 0
 
 
 def test_images_that_don_t_fit_together_are_drawn_one_at_a_time(
-    executor: Executor, monkeypatch: pytest.MonkeyPatch
+    executor: Executor, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = executor.draw(job(num_images=3), ignore, ignore, ignore)
+    together = executor.draw(job(num_images=3), Asked())
     generate = DeviceThread._generate
 
-    def generate_one(self: DeviceThread, job: Job, seed: int, num_images: int, *told: Any) -> Generation:
-        if num_images > 1:
+    def generate_one(self: DeviceThread, job: Job, images: range, *told: Any) -> Generation:
+        if len(images) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return generate(self, job, seed, num_images, *told)
+        return generate(self, job, images, *told)
 
     monkeypatch.setattr(DeviceThread, "_generate", generate_one)
-    told: list[int] = []
-    alone = executor.draw(job(num_images=3), ignore, told.append, ignore)
+    alone = executor.draw(job(num_images=3), asked)
     assert torch.equal(alone.images, together.images)
     [warning] = alone.warnings[len(together.warnings) :]
     assert warning == "there was too little memory for all images at once: drawn one at a time"
-    assert told == [0, 1, 2] * 3
+    assert (asked.steps, asked.decoded) == ([0, 1, 2] * 3, [1, 2, 3])
 
 
 def test_too_little_memory_for_one_image_is_told(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +182,7 @@ def test_too_little_memory_for_one_image_is_told(executor: Executor, monkeypatch
 
     monkeypatch.setattr(DeviceThread, "_generate", generate)
     with pytest.raises(torch.OutOfMemoryError):
-        executor.draw(job(num_images=2), ignore, ignore, ignore)
+        executor.draw(job(num_images=2), Asked())
 
 
 def test_what_can_t_be_loaded_is_told_by_whoever_starts_it() -> None:
