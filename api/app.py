@@ -124,7 +124,9 @@ def create_app(settings: Settings) -> FastAPI:
     own = {first_part(context.path or "/") for context in iter_route_contexts(app.routes)}
     if settings.root_path and first_part(settings.root_path) in own:
         paths = ", ".join(f"/{part}" for part in sorted(own) if part)
-        raise SettingError(f"ZIMAGE_ROOT_PATH begins as a path of the service's own does ({paths}): name another one")
+        raise SettingError(
+            f"ZIMAGE_ROOT_PATH begins as a path of the service's own does ({paths}): name another one, such as /zimage"
+        )
     app.add_middleware(BehindProxy, root_path=settings.root_path, own=own)
     app.openapi = lambda: openapi(app, [Problem, OpenAIErrorBody, JobPage, JobEvent])  # type: ignore[method-assign]
     return app

@@ -113,7 +113,7 @@ def _redis(settings: "Settings") -> Iterator[Finding]:
             findings = examine(client)
     except redis.RedisError as error:
         advice = authorities.advice(error) or "start it, or set ZIMAGE_REDIS_URL"
-        yield Finding("redis", "fail", f"{address.place}: {error}: {advice}")
+        yield Finding("redis", "fail", f"{address.place}: {str(error).rstrip('.')}: {advice}")
         return
     version = server.get("valkey_version") or server["redis_version"]
     yield Finding("redis", "ok", f"{server.get('server_name', 'redis')} {version} at {address.place}")

@@ -5,7 +5,7 @@ import os
 import re
 from urllib.parse import urlsplit
 
-_AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<name>[^\[\]:/?#@,;\s]+))(?::(?P<port>[0-9]{1,5}))?")
+_AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<name>[\w.-]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
 def authority(text: str, example: str) -> tuple[str, int | None]:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -67,24 +68,31 @@ def usable_configuration() -> Iterator[None]:
     try:
         yield
     except BotoCoreError as error:  # no such profile, a file that can't be read
-        said = " ".join(str(error).split()).rstrip(".")
+        said = re.sub(r"\S*@", "***@", " ".join(str(error).split())).rstrip(" .:")
         raise SettingError(f"boto3's AWS_… variables or files can't be used: {said}") from None
+    except ValueError:  # whose text may repeat a password
+        fault = "one holds an address or a number that can't be read, such as an endpoint_url without a host"
+        raise SettingError(f"boto3's AWS_… variables or files can't be used: {fault}") from None
 
 
 def _endpoint_of_boto3(settings: Settings) -> str:
     """Return the endpoint that boto3's own variables and files name, AWS' where they name none."""
-    try:
+    named = endpoint_variable()
+    if named is None:
         with usable_configuration():
-            return s3_endpoint(boto3.client("s3", region_name=settings.s3_region).meta.endpoint_url)
-    except SettingError:
-        raise
-    except ValueError:  # whose text may repeat it, a password included
-        named = endpoint_variable() or "endpoint_url in boto3's configuration file"
-        raise SettingError(f"{named} names no endpoint of S3: expected https://host:port, without password") from None
+            url: str = boto3.client("s3", region_name=settings.s3_region).meta.endpoint_url
+    else:
+        url = os.environ[named]
+    try:
+        return s3_endpoint(url)
+    except ValueError as error:
+        raise SettingError(f"{named or 'endpoint_url in a file of boto3'}: {error}") from None
 
 
 def endpoint_variable() -> str | None:
-    """Return the variable of boto3's own that names an endpoint; None: there is none."""
+    """Return the variable of boto3's own that names an endpoint; None: there is none, or it is not to be read."""
+    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return None
     return next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
 
 

@@ -105,6 +105,7 @@ RAW = r"user or password has a character .* percent-encoding"
         ("rediss://127.0.0.1?ssl_keyfile=/no/where.pem", "ssl_certfile and ssl_keyfile must name PEM files"),
         ("rediss://127.0.0.1?ssl_ca_certs=", "an option after the \\? is empty"),
         ("rediss://127.0.0.1?ssl_certfile&db=1", "an option after the \\? is empty"),
+        *((f"redis://{host}", "host and port can't be read") for host in ("*", "h%41", '"h"', "h\\x", "%00", "h'")),
         ("redis://h:/0", "as in redis://host:6379/0"),
         ("redis://h:99999/0", "as in redis://host:6379/0"),
         ("unix://run/valkey.sock", "whole path: unix:///run/valkey.sock"),

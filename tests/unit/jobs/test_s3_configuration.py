@@ -72,13 +72,16 @@ def refusal() -> str:
 )
 def test_an_endpoint_of_boto3_s_own_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", value)
-    assert refusal().startswith("AWS_ENDPOINT_URL names no endpoint of S3: expected https://host:port")
+    assert re.match(r"AWS_ENDPOINT_URL: (must|names|host and port|the port)", refusal())
 
 
-@pytest.mark.parametrize("value", ["https://gEh3:Imx@s3.example", "https://gEh3[Imx"])
-def test_one_of_a_profile_too(config: Path, value: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("https://gEh3:Imx@s3.example", "must hold no user and password"), ("https://gEh3[Imx", "can't be used")],
+)
+def test_one_of_a_profile_too(config: Path, value: str, told: str) -> None:
     config.write_text(f"[default]\nendpoint_url = {value}\n")
-    assert refusal().startswith("endpoint_url in boto3's configuration file names no endpoint of S3")
+    assert re.search(rf"endpoint_url .*{told}|{told}.* endpoint_url", refusal())
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,8 @@ def test_one_of_a_profile_too(config: Path, value: str) -> None:
         ({"AWS_PROFILE": "nope"}, "", r"The config profile \(nope\) could not be found"),
         ({}, "no section", "Unable to parse config file"),
         ({}, "[default]\nservices = none\n", "services configuration does not exist"),
-        ({"AWS_DEFAULTS_MODE": "gEh3"}, "", "defaults mode"),
+        ({"AWS_MAX_ATTEMPTS": "gEh3Imx"}, "", "a number that can't be read"),
+        ({"AWS_EC2_METADATA_SERVICE_ENDPOINT": "gEh3:Imx@h"}, "", "Metadata endpoint: \\*\\*\\*@h"),
     ],
 )
 def test_what_boto3_stumbles_over_is_a_line(config: Path, environ: dict[str, str], content: str, told: str) -> None:
@@ -95,3 +99,4 @@ def test_what_boto3_stumbles_over_is_a_line(config: Path, environ: dict[str, str
     refused = CliRunner().invoke(app, ["prune"], env=environ)
     assert refused.exit_code == 2
     assert re.fullmatch(f"zimage: boto3's AWS_… variables or files can't be used: .*{told}.*\n", refused.output)
+    assert not re.search("gEh|Eh3|Imx", refused.output)

@@ -6,9 +6,12 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from jobs.settings import Settings
 from pipeline import CheckpointError
 from pipeline.checkpoint.sources import locate
+from support.private_tls import Authority
 from support.proxying import proxy, set_proxies
+from worker.loading import find_checkpoint
 
 NAME = "no-such/checkpoint"
 
@@ -74,3 +77,14 @@ def test_a_proxy_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         set_proxies(monkeypatch, HTTP_PROXY=refusing.url)
         assert f"HTTP_PROXY={refusing.url}" in refusal()
     assert refusing.asked
+
+
+def test_a_certificate_that_nobody_known_has_signed_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_proxies(monkeypatch)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with Authority(tmp_path).before(9) as secured:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"https://localhost:{secured.port}")
+        with pytest.raises(CheckpointError, match=r"name the authority that signed .* in ZIMAGE_CA_BUNDLE$"):
+            find_checkpoint(Settings(), NAME)
