@@ -83,7 +83,7 @@ KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
                 ("https://s3.example.com?region=gEh3Imx", "without ? and #"),
                 ("https://s3.example.com/#gEh3Imx", "without ? and #"),
                 *(
-                    (f"https://{host}:9000", "as in https://s3.example.com:9000")
+                    (f"https://{host}:9000", "as in http")
                     for host in ("my_minio", "-h", "h-", "*.h", "h%41", '"h"', "bücher.example", "h\u0663")
                 ),
                 ("https://s3.example.com/a b", "as in https://s3.example.com:9000"),
@@ -176,6 +176,7 @@ def test_a_right_one_is_taken(name: str, value: str, monkeypatch: pytest.MonkeyP
         ("up --host 127.0.0.1:8000", "ZIMAGE_HOST: must be an address"),
         ("up --model s3://", "ZIMAGE_MODEL: names no bucket"),
         ("generate x --model https://hub/a/b", "ZIMAGE_MODEL: must not be a URL"),
+        ("checkpoint quantize https://hub/m?token=secret out", "ZIMAGE_MODEL: must not be a URL"),
     ],
 )
 def test_options_are_looked_at_as_settings_are(command: str, told: str) -> None:
