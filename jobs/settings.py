@@ -13,12 +13,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from jobs.addresses import authorities, servers, storage, web
+from jobs.addresses import servers, storage, web
 from jobs.addresses.redis_url import RedisAddress, read
+from network import certificates
 
 Checkpoint = Annotated[str, AfterValidator(storage.checkpoint)]
 Endpoint = Annotated[str, AfterValidator(storage.s3_endpoint)]
-File = Annotated[Path, BeforeValidator(storage.path)]
+File = Annotated[Path, BeforeValidator(storage.not_empty)]
 Host = Annotated[str, AfterValidator(servers.listening_host)]
 
 
@@ -88,7 +89,7 @@ class Settings(BaseSettings):
     )
     url_ttl: int = Field(3600, ge=60, le=604800, description="seconds that a presigned URL is valid")
 
-    ca_bundle: Annotated[File, AfterValidator(authorities.bundle)] | None = Field(
+    ca_bundle: Annotated[File, AfterValidator(certificates.bundle)] | None = Field(
         None,
         description="PEM file of authorities trusted besides the usual ones: for Redis, S3, webhooks and the hub",
     )

@@ -19,7 +19,7 @@ from zimage.transports import AUTHORITIES, AuthoritiesError
 ANSWER_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 LONGEST_WAIT = 60  # seconds that the service holds an answer at most
-PORTS = range(1, 65536)
+LAST_PORT = 65535
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ def base_url(url: str) -> httpx.URL:
         address = httpx.URL(f"{url.rstrip('/').removesuffix('/v1').rstrip('/')}/v1")
     except httpx.InvalidURL:  # whose text may repeat a part of a password
         address = None
-    if address is None or address.query or address.fragment or address.port not in (None, *PORTS):
+    if address is None or address.query or address.fragment or address.port == 0 or (address.port or 0) > LAST_PORT:
         detail = "the service's address can't be read: name it as http://HOST:PORT with --url or ZIMAGE_URL"
         raise ServiceError(None, "invalid_url", detail)
     return address

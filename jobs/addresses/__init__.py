@@ -6,4 +6,4 @@ any part of it may be a secret in the wrong place.
 
 
 class SettingError(ValueError):
-    """Something that can't be used of what only its user can judge; one line that names the setting."""
+    """A setting, ours or a library's, that can't be used; one line that names it."""

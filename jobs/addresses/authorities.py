@@ -10,7 +10,6 @@ from typing import IO
 import certifi
 
 from network import certificates
-from network.certificates import bundle
 
 # What Redis (OpenSSL), webhooks and the hub (httpx) read, what traces (requests) and S3 (botocore) do, and S3's own.
 VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
@@ -37,7 +36,7 @@ def trust(extra: Path | None) -> None:
             usual[name] = Path(named)
     for name, path in usual.items():
         try:
-            bundle(path)
+            certificates.bundle(path)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     if extra is not None:

@@ -75,7 +75,7 @@ def checkpoint(source: str) -> str:
     return source
 
 
-def path(name: object) -> object:
+def not_empty(name: object) -> object:
     """Refuse an empty path, which would be the working directory's; return others.
 
     Raises:
