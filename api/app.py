@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import Depends, FastAPI
+from fastapi.routing import iter_route_contexts
 from fastapi.security import HTTPBearer
 
 from api.background import end
@@ -16,7 +17,7 @@ from api.http.cors import CrossOrigin
 from api.http.head import Head
 from api.http.hosts import HostGuard
 from api.http.middleware import BodyGuard, RequestId, SingleHeaders
-from api.http.prefix import BehindProxy
+from api.http.prefix import BehindProxy, first_part
 from api.http.query import known_parameters
 from api.openai.refusals import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
@@ -26,6 +27,7 @@ from api.webhooks import deliverer
 from api.webhooks.addresses import Addresses, PinnedTransport
 from api.webhooks.deliverer import Deliverer, JobEvent
 from jobs import __version__
+from jobs.addresses import SettingError
 from jobs.doorbell import celery_app
 from jobs.events import EventHub
 from jobs.keys import KeyRing
@@ -41,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the API.
 
     Raises:
+        jobs.addresses.SettingError: the service's own paths are below `ZIMAGE_ROOT_PATH`.
         jobs.keys.KeysFileError: the file of API keys is missing or broken.
     """
     keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
@@ -103,7 +106,6 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.cors_origins:
         app.add_middleware(CrossOrigin, origins=settings.cors_origins)
     app.add_middleware(Head)
-    app.add_middleware(BehindProxy, root_path=settings.root_path)
     install_problem_handlers(app)
     # They only say so in the OpenAPI document: `Authentication` is what looks at the key. Without keys the document
     # names none, or clients that are generated from it would demand one.
@@ -119,5 +121,12 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (health, playground, docs):
         app.include_router(module.router, responses=problem_responses(*UNKEYED))
     app.mount("/docs", docs.assets)
+    own = {first_part(context.path or "/") for context in iter_route_contexts(app.routes)}
+    if settings.root_path and first_part(settings.root_path) in own:
+        paths = ", ".join(f"/{part}" for part in sorted(own) if part)
+        raise SettingError(
+            f"ZIMAGE_ROOT_PATH begins as a path of the service's own does ({paths}): name another one, such as /zimage"
+        )
+    app.add_middleware(BehindProxy, root_path=settings.root_path, own=own)
     app.openapi = lambda: openapi(app, [Problem, OpenAIErrorBody, JobPage, JobEvent])  # type: ignore[method-assign]
     return app

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from cli.errors import ExitCode, UserError
 from cli.extras import missing_extra
 from cli.streams import any_output
+from jobs.addresses import SettingError
 from network.proxies import ProxyError
 from zimage import ServiceError
 
@@ -50,7 +51,7 @@ class ZImageGroup(TyperGroup):
             message, code = str(error), error.exit_code
         except ServiceError as error:
             message, code = str(error), ExitCode.REFUSED
-        except ProxyError as error:
+        except (ProxyError, SettingError) as error:
             message, code = str(error), ExitCode.USAGE
         except ModuleNotFoundError as error:
             extra = missing_extra(error)

@@ -29,10 +29,7 @@ def redis_client(settings: "Settings") -> "Iterator[redis.Redis]":
             yield client
         except RedisError as error:
             chosen = "redis_url" in settings.model_fields_set
-            advice = (
-                authorities.advice(error)
-                if chosen
-                else "; set it, or name the directory of a running `zimage up` with --data"
-            )
-            place = settings.redis_url.place
-            raise UserError(f"Redis at {place} (ZIMAGE_REDIS_URL): {error}{advice}") from error
+            unset = "set it, or name the directory of a running `zimage up` with --data"
+            advice = authorities.advice(error) if chosen else unset
+            told = ": ".join(filter(None, (str(error).rstrip("."), advice)))
+            raise UserError(f"Redis at {settings.redis_url.place} (ZIMAGE_REDIS_URL): {told}") from error

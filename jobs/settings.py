@@ -6,19 +6,20 @@ come from boto3's usual chain (`AWS_ACCESS_KEY_ID`, profiles, instance roles).
 
 import base64
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from jobs.addresses import authorities, servers, storage, web
+from jobs.addresses import servers, storage, web
 from jobs.addresses.redis_url import RedisAddress, read
-
-CONFIDENTIAL = frozenset({"redis_url", "s3_endpoint", "s3_public_endpoint", "webhook_secret"})  # or wrongly so
+from network import certificates
 
 Checkpoint = Annotated[str, AfterValidator(storage.checkpoint)]
 Endpoint = Annotated[str, AfterValidator(storage.s3_endpoint)]
+File = Annotated[Path, BeforeValidator(storage.not_empty)]
 Host = Annotated[str, AfterValidator(servers.listening_host)]
 
 
@@ -53,7 +54,7 @@ class Settings(BaseSettings):
         description="`fp8`: matrices in 8 bits, for NVIDIA GPUs of Ada, Hopper or newer; quicker and half the memory; "
         "`none`: as the checkpoint is stored",
     )
-    cache_dir: Annotated[Path, AfterValidator(storage.folder)] = Field(
+    cache_dir: Annotated[File, AfterValidator(storage.folder)] = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "zimage"),
         description="checkpoints from S3 and compiled kernels; unset: `zimage` in `XDG_CACHE_HOME`, or in `~/.cache`",
     )
@@ -73,7 +74,9 @@ class Settings(BaseSettings):
     redis_prefix: str = Field("zimage:", description="prefix of every key, so that services can share a Redis")
 
     # S3
-    s3_endpoint: Endpoint | None = Field(None, description="S3 endpoint as this process reaches it; unset: AWS")
+    s3_endpoint: Endpoint | None = Field(
+        None, description="S3 endpoint as this process reaches it; unset: boto3's, or AWS"
+    )
     s3_public_endpoint: Endpoint | None = Field(
         None, description="S3 endpoint as clients reach it, named in presigned URLs; unset: the same"
     )
@@ -86,7 +89,7 @@ class Settings(BaseSettings):
     )
     url_ttl: int = Field(3600, ge=60, le=604800, description="seconds that a presigned URL is valid")
 
-    ca_bundle: Annotated[Path, AfterValidator(authorities.bundle)] | None = Field(
+    ca_bundle: Annotated[File, AfterValidator(certificates.bundle)] | None = Field(
         None,
         description="PEM file of authorities trusted besides the usual ones: for Redis, S3, webhooks and the hub",
     )
@@ -94,7 +97,7 @@ class Settings(BaseSettings):
     # API
     host: Host = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="port that the API listens on")
-    api_keys_file: Path | None = Field(
+    api_keys_file: File | None = Field(
         None, description="file of API keys (`zimage keys create`): every request needs one then; unset: no keys"
     )
     allow_anonymous: bool = Field(False, description="serve without keys on an address that is not loopback")
@@ -153,6 +156,13 @@ class Settings(BaseSettings):
         9100, ge=0, le=65535, description="port of the worker's /metrics, /livez and /readyz; 0: any free port"
     )
     metrics_host: Host = Field("127.0.0.1", description="address of the same")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _in_one_line(cls, value: object) -> object:
+        if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f]", value):
+            raise ValueError("holds a line end, or another control character: leave it out")
+        return value
 
 
 def markdown_table() -> str:

@@ -68,11 +68,16 @@ def _wait(
             return check()
         except errors as error:
             left = deadline - time.monotonic()
-            said = str(error) if isinstance(error, RedisError) else told(error)
-            reason = f"{said}{authorities.advice(error)}"
+            reason = _told(error)
             if left <= 0:
                 raise UnreachableError(f"{server} could not be used within {timeout:.0f} s: {reason}") from error
             if not warned:
                 log.warning("waiting up to %.0f s for %s: %s", left, server, reason)
                 warned = True
             time.sleep(min(0.5, left))
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, RedisError):
+        return ": ".join(filter(None, (str(error).rstrip("."), authorities.advice(error))))
+    return told(error)

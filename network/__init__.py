@@ -1,1 +1,1 @@
-"""How a process reaches others. Needs the standard library alone, so that client, service and model can share it."""
+"""How a process reaches others: by which proxy, and whom it trusts. Needs the standard library alone."""

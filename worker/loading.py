@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from jobs.addresses import authorities
 from jobs.model_card import TINY
 from jobs.objects.s3_client import connect
 from jobs.settings import Settings
@@ -23,6 +24,10 @@ def find_checkpoint(settings: Settings, name: str) -> Path:
         return TINY_CHECKPOINT
     try:
         return locate(name, cache_dir=settings.cache_dir, connect_s3=lambda: connect(settings, settings.s3_endpoint))
+    except CheckpointError as error:
+        if advice := authorities.advice(error):
+            raise CheckpointError(f"{error}: {advice}") from error
+        raise
     except OSError as error:
         place = f"{settings.cache_dir} (ZIMAGE_CACHE_DIR)"
         raise CheckpointError(f"{name}: can't be kept in {place}: {error.strerror}") from error

@@ -11,12 +11,15 @@ from urllib.parse import quote
 
 import httpx
 
+from network import certificates
 from network.proxies import ProxyError, through
 from zimage.contract import Image, Job, JobPage, JobRequest, ServiceError
+from zimage.transports import AUTHORITIES, AuthoritiesError
 
 ANSWER_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 LONGEST_WAIT = 60  # seconds that the service holds an answer at most
+LAST_PORT = 65535
 
 T = TypeVar("T")
 
@@ -105,10 +108,13 @@ def base_url(url: str) -> httpx.URL:
         ServiceError: `url` can't be one.
     """
     try:
-        return httpx.URL(f"{url.rstrip('/').removesuffix('/v1').rstrip('/')}/v1")
-    except httpx.InvalidURL as error:
-        detail = f"the service's address is none ({error}): name it as http://HOST:PORT with --url or ZIMAGE_URL"
-        raise ServiceError(None, "invalid_url", detail) from None
+        address = httpx.URL(f"{url.rstrip('/').removesuffix('/v1').rstrip('/')}/v1")
+    except httpx.InvalidURL:  # whose text may repeat a part of a password
+        address = None
+    if address is None or address.query or address.fragment or address.port == 0 or (address.port or 0) > LAST_PORT:
+        detail = "the service's address can't be read: name it as http://HOST:PORT with --url or ZIMAGE_URL"
+        raise ServiceError(None, "invalid_url", detail)
+    return address
 
 
 def header_value(name: str, value: str) -> str:
@@ -134,9 +140,12 @@ def unreachable_told(request: httpx.Request) -> Iterator[None]:
     try:
         yield
     except httpx.UnsupportedProtocol:
-        raise ServiceError(None, "unreachable", f"{request.url}: not an http:// or https:// address") from None
+        detail = "not an http:// or https:// address: name the service as http://HOST:PORT with --url or ZIMAGE_URL"
+        raise ServiceError(None, "unreachable", detail) from None
     except ProxyError as error:
         raise ServiceError(None, "invalid_proxy", str(error)) from None
+    except AuthoritiesError as error:
+        raise ServiceError(None, "invalid_authorities", str(error)) from None
     except httpx.LocalProtocolError:  # its text repeats headers, and with them the key
         raise ServiceError(None, "invalid_request", "the request can't be written as HTTP") from None
     except UnicodeError:  # of the name's look-up
@@ -144,7 +153,9 @@ def unreachable_told(request: httpx.Request) -> Iterator[None]:
     except httpx.TransportError as error:
         url = request.url
         told = f"{url.scheme}://{url.netloc.decode()} can't be reached"
-        if way := through(str(url)):
+        if unknown := certificates.advice(error, AUTHORITIES):
+            told, advice = f"{told}{through(str(url))}", unknown
+        elif way := through(str(url)):
             told, advice = f"{told}{way}", f"set another one, or name {url.host} in NO_PROXY"
         else:
             advice = "start a service with `zimage up`, or name one with --url or ZIMAGE_URL"

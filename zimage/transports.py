@@ -1,26 +1,43 @@
 """How the clients reach an address: by the proxy that the environment names for it, or directly."""
 
+import os
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 
+from network.certificates import bundle
 from network.proxies import ProxyError, Variable, proxy_for
+
+AUTHORITIES = "SSL_CERT_FILE"  # httpx' own
+
+
+class AuthoritiesError(ValueError):
+    """The file that names whom to trust can't be used; the message names the variable and the file."""
+
+
+Way = tuple[str | None, bool]  # the proxy's address, and whether the server shows a certificate
 
 
 class Transport(httpx.BaseTransport):
-    """Sends each request on its way; raises `network.proxies.ProxyError` where a proxy is named that can't be used."""
+    """Sends each request on its way.
+
+    Raises `network.proxies.ProxyError` where a proxy is named that can't be used, and `AuthoritiesError`.
+    """
 
     def __init__(self) -> None:
-        self._ways: dict[str | None, httpx.HTTPTransport] = {}
+        self._ways: dict[Way, httpx.HTTPTransport] = {}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request (httpx)."""
         proxy = proxy_for(str(request.url))
-        url = proxy.url if proxy else None
+        way = (proxy.url if proxy else None, request.url.scheme == "https")
         with _socks_errors_told(proxy):
-            way = self._ways.get(url) or self._ways.setdefault(url, httpx.HTTPTransport(proxy=url))
-            return way.handle_request(request)
+            if way not in self._ways:
+                self._ways[way] = httpx.HTTPTransport(proxy=way[0], verify=_trusted(way))
+            return self._ways[way].handle_request(request)
 
     def close(self) -> None:
         """Close the connections (httpx)."""
@@ -32,20 +49,33 @@ class AsyncTransport(httpx.AsyncBaseTransport):
     """`Transport` for asyncio."""
 
     def __init__(self) -> None:
-        self._ways: dict[str | None, httpx.AsyncHTTPTransport] = {}
+        self._ways: dict[Way, httpx.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request (httpx)."""
         proxy = proxy_for(str(request.url))
-        url = proxy.url if proxy else None
+        way = (proxy.url if proxy else None, request.url.scheme == "https")
         with _socks_errors_told(proxy):
-            way = self._ways.get(url) or self._ways.setdefault(url, httpx.AsyncHTTPTransport(proxy=url))
-            return await way.handle_async_request(request)
+            if way not in self._ways:
+                self._ways[way] = httpx.AsyncHTTPTransport(proxy=way[0], verify=_trusted(way))
+            return await self._ways[way].handle_async_request(request)
 
     async def aclose(self) -> None:
         """Close the connections (httpx)."""
         for way in self._ways.values():
             await way.aclose()
+
+
+def _trusted(way: Way) -> ssl.SSLContext:
+    """Return whom to trust on a way: nobody where nobody shows a certificate, so that no file of them is read."""
+    if not way[1]:
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if named := os.environ.get(AUTHORITIES):
+        try:
+            bundle(Path(named))
+        except ValueError as error:
+            raise AuthoritiesError(f"{AUTHORITIES}: {error}") from None
+    return httpx.create_ssl_context()
 
 
 @contextmanager

@@ -32,13 +32,13 @@ def quantize(
     target: Annotated[Path, typer.Argument(help="Where to write it; must be new or empty.")],
 ) -> None:
     """Write a checkpoint with its large matrices in fp8: half the size, and quicker to load. Needs no GPU."""
-    settings = load_settings()
+    settings = load_settings(model=source)
     from pipeline import CheckpointError
     from pipeline.checkpoint.quantized import write_quantized_checkpoint
     from worker.loading import find_checkpoint
 
     try:
-        write_quantized_checkpoint(find_checkpoint(settings, source), target)
+        write_quantized_checkpoint(find_checkpoint(settings, settings.model), target)
     except CheckpointError as error:
         raise UserError(str(error)) from error
     except FileExistsError as error:

@@ -16,6 +16,7 @@ from cli import options
 from cli.checked_settings import load_settings
 from cli.errors import ExitCode, UserError
 from cli.results import print_json
+from jobs.addresses import SettingError
 from network.proxies import ProxyError, through
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ def _examine(data: Path | None) -> Iterator[Finding]:
         yield Finding("settings", "fail", str(error))
         return
     yield Finding("settings", "ok", "valid")
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [_device, _redis, _s3, _model, _keys, _traces]
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [_device, _redis, _s3, _model, _keys, _api, _traces]
     for check in checks:
         try:
             yield from check(settings)
-        except ProxyError as error:
-            yield Finding("proxies", "fail", str(error))
+        except (ProxyError, SettingError) as error:
+            yield Finding("settings", "fail", str(error))
 
 
 def _torch() -> Iterator[Finding]:
@@ -111,8 +112,8 @@ def _redis(settings: "Settings") -> Iterator[Finding]:
             server = client.info("server")
             findings = examine(client)
     except redis.RedisError as error:
-        advice = authorities.advice(error) or ": start it, or set ZIMAGE_REDIS_URL"
-        yield Finding("redis", "fail", f"{address.place}: {error}{advice}")
+        advice = authorities.advice(error) or "start it, or set ZIMAGE_REDIS_URL"
+        yield Finding("redis", "fail", f"{address.place}: {str(error).rstrip('.')}: {advice}")
         return
     version = server.get("valkey_version") or server["redis_version"]
     yield Finding("redis", "ok", f"{server.get('server_name', 'redis')} {version} at {address.place}")
@@ -124,14 +125,11 @@ def _redis(settings: "Settings") -> Iterator[Finding]:
 
 def _s3(settings: "Settings") -> Iterator[Finding]:
     """Try each operation that the service asks of S3, on an object of its own."""
-    from jobs.addresses import authorities
     from jobs.objects.images import ImageStore
     from jobs.objects.refusals import STORAGE_ERRORS, told
-    from jobs.objects.s3_client import server
 
-    place = f"bucket {settings.s3_bucket} at {settings.s3_endpoint or 'AWS'}"
-    address = place + through(server(settings, settings.s3_endpoint))
     images = ImageStore(settings)
+    address = f"bucket {settings.s3_bucket} at {images.endpoint}{through(images.endpoint)}"
     probe = f"doctor-{secrets.token_hex(8)}"
     key, content = images.key(probe, attempt=0, index=0), b"zimage doctor"
     operations: list[tuple[str, Callable[[], object]]] = [
@@ -146,7 +144,7 @@ def _s3(settings: "Settings") -> Iterator[Finding]:
             operation()
         except STORAGE_ERRORS as error:
             faults.append(fault)
-            yield Finding("s3", "fail", f"{address} {fault}: {told(error)}{authorities.advice(error)}")
+            yield Finding("s3", "fail", f"{address} {fault}: {told(error)}")
             if fault in ("can't be used", "takes no images"):
                 return  # there is nothing to go on with
     url = images.presign(key)
@@ -256,6 +254,16 @@ def _keys(settings: "Settings") -> Iterator[Finding]:
         yield Finding("keys", "fail", f"ZIMAGE_API_KEYS_FILE: {error}")
     else:
         yield Finding("keys", "ok", f"{count} in {settings.api_keys_file}")
+
+
+def _api(settings: "Settings") -> Iterator[Finding]:
+    """Make the API as it is made at its start, which raises what is wrong with its settings."""
+    from api.app import create_app
+    from jobs.keys import KeysFileError
+
+    with suppress(KeysFileError):  # told of by _keys
+        create_app(settings)
+    yield from ()
 
 
 def _traces(_settings: "Settings") -> Iterator[Finding]:

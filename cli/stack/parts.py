@@ -20,7 +20,8 @@ BUCKET = "zimage"
 WEED_PORTS = ("master", "volume", "filer", "s3", "admin")  # weed opens each and, for gRPC, each + ports.GRPC_OFFSET
 
 
-OTHER_KEYS = ("AWS_SESSION_TOKEN", "AWS_PROFILE")  # boto3's variables that belong to another key pair than a stack's
+# boto3's variables that belong to another key pair than a stack's
+OTHER_KEYS = ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 
 
 def servers_environ(redis_url: str, s3_url: str, credentials: Mapping[str, str]) -> dict[str, str]:
@@ -132,14 +133,17 @@ def bucket_ready(site: Site) -> bool:
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    client = boto3.client(
-        "s3",
-        endpoint_url=site.s3_url,
-        region_name="us-east-1",
-        aws_access_key_id=site.credentials["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=site.credentials["AWS_SECRET_ACCESS_KEY"],
-        config=Config(retries={"total_max_attempts": 1}, proxies={}),  # here, whatever proxies the environment names
-    )
+    from jobs.objects.s3_client import usable_configuration
+
+    with usable_configuration():
+        client = boto3.client(
+            "s3",
+            endpoint_url=site.s3_url,
+            region_name="us-east-1",
+            aws_access_key_id=site.credentials["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=site.credentials["AWS_SECRET_ACCESS_KEY"],
+            config=Config(retries={"total_max_attempts": 1}, proxies={}),  # here, whatever proxies are named
+        )
     try:
         client.create_bucket(Bucket=BUCKET)
     except ClientError as error:

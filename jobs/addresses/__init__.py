@@ -3,3 +3,7 @@
 What is refused is told in one line that says what is wrong and what is right. It repeats nothing of the address, since
 any part of it may be a secret in the wrong place.
 """
+
+
+class SettingError(ValueError):
+    """A setting, ours or a library's, that can't be used; one line that names it."""

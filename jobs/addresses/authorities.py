@@ -2,7 +2,6 @@
 
 import functools
 import os
-import re
 import ssl
 import tempfile
 from pathlib import Path
@@ -10,24 +9,11 @@ from typing import IO
 
 import certifi
 
+from network import certificates
+
 # What Redis (OpenSSL), webhooks and the hub (httpx) read, what traces (requests) and S3 (botocore) do, and S3's own.
 VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
-
-
-def bundle(path: Path) -> Path:
-    """Check a file of authorities; return its path.
-
-    Raises:
-        ValueError: it is missing, or holds no certificates that can be read.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        raise ValueError("holds no certificates: expected a PEM file, with -----BEGIN CERTIFICATE-----") from None
-    except OSError as error:
-        raise ValueError(f"{error.strerror}: expected a PEM file of certificates") from None
-    return path
+MAY_BE_A_FOLDER = "REQUESTS_CA_BUNDLE"
 
 
 def trust(extra: Path | None) -> None:
@@ -36,7 +22,7 @@ def trust(extra: Path | None) -> None:
     Libraries read these from files that variables name, each from its own: all of them get one file of all.
 
     Args:
-        extra: a file that `bundle` has checked; None: there are none.
+        extra: a file that has been checked; None: there are none.
 
     Raises:
         ValueError: a variable names a file that holds no certificates; the message says which.
@@ -46,13 +32,13 @@ def trust(extra: Path | None) -> None:
         named = os.environ.get(name, "").strip()
         if not named:
             os.environ.pop(name, None)  # botocore stumbles over an empty one
-        elif not (path := Path(named)).is_dir():
-            usual[name] = path
+        elif not (name == MAY_BE_A_FOLDER and os.path.isdir(named)):
+            usual[name] = Path(named)
     for name, path in usual.items():
         try:
-            bundle(path)
+            certificates.bundle(path)
         except ValueError as error:
-            raise ValueError(f"{name}={path}: {error}") from None
+            raise ValueError(f"{name}: {error}") from None
     if extra is not None:
         together = _with_usual(extra, *sorted(set(usual.values())))
         os.environ.update(dict.fromkeys(VARIABLES, together.name))
@@ -71,5 +57,4 @@ def _with_usual(extra: Path, *usual: Path) -> IO[bytes]:
 
 def advice(error: Exception) -> str:
     """Return what to do about a certificate that nobody is known to have signed; "" for other errors."""
-    unknown = re.search(r"CERTIFICATE_VERIFY_FAILED.*(self[- ]signed|issuer certificate)", str(error))
-    return ": name the authority that signed its certificate in ZIMAGE_CA_BUNDLE" if unknown else ""
+    return certificates.advice(error, "ZIMAGE_CA_BUNDLE")

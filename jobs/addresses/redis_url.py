@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
-from jobs.addresses import authorities
 from jobs.addresses.servers import authority
+from network.certificates import bundle
 
 PORT = 6379
+EXAMPLE = "redis://host:6379/0"
 # What redis-py and Celery both know. The files are of the client: whom it trusts, and who it is.
 OPTIONS = ("db", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
@@ -87,14 +88,14 @@ def read(url: str | RedisAddress) -> RedisAddress:
     tls = _tls(scheme, options)
     if scheme == "unix":
         socket = unquote(place)
-        if not socket.startswith("/"):
+        if not re.fullmatch("/.*[^/]", socket) or not socket.isprintable():
             raise ValueError("must name a socket by its whole path: unix:///run/valkey.sock?db=0")
         database = _database(options.get("db", ""))
         return RedisAddress(socket=socket, database=database, username=username, password=password)
     if re.search(r"[,;]", place):
         raise ValueError("names several servers: name the one that is the primary: redis://host:6379/0")
     server, _, path = place.partition("/")
-    host, port = authority(server)
+    host, port = authority(server, EXAMPLE)
     named = {text for text in (path.rstrip("/"), options.get("db")) if text}
     if len(named) > 1:
         raise ValueError("names two databases, one after the / and one as db: name one: redis://host:6379/0")
@@ -128,6 +129,8 @@ def _options(query: str) -> dict[str, str]:
         )
     if options.keys() - set(OPTIONS) or len(options) < len(pairs):
         raise ValueError(f"after the ? stands something else than one each of {', '.join(OPTIONS)}: leave it out")
+    if not all(options.values()):
+        raise ValueError("an option after the ? is empty: give it a value, or leave it out")
     return options
 
 
@@ -157,9 +160,9 @@ def _tls(scheme: str, options: Mapping[str, str]) -> dict[str, Any] | None:
 def _check_files(ssl_ca_certs: str = "", ssl_certfile: str = "", ssl_keyfile: str = "") -> None:
     if ssl_ca_certs:
         try:
-            authorities.bundle(Path(ssl_ca_certs))
-        except ValueError as error:
-            raise ValueError(f"ssl_ca_certs: {error}") from None
+            bundle(Path(ssl_ca_certs))
+        except ValueError:
+            raise ValueError("ssl_ca_certs must name a PEM file of certificates") from None
     if ssl_certfile or ssl_keyfile:
         try:
             # Without a password, or the terminal would be asked for one.

@@ -1,23 +1,29 @@
 """Hosts, ports and URLs over HTTP."""
 
 import ipaddress
+import os
 import re
+from urllib.parse import urlsplit
 
-_AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<name>[^\[\]:/?#@,;\s]+))(?::(?P<port>[0-9]{1,5}))?")
+_AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<name>[\w.-]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
-def authority(text: str) -> tuple[str, int | None]:
+def authority(text: str, example: str) -> tuple[str, int | None]:
     """Read `host`, `host:port`, `[ipv6]` or `[ipv6]:port`; return the host without brackets, and the port.
+
+    Args:
+        text: what is read.
+        example: a right URL, for who wrote a wrong one.
 
     Raises:
         ValueError: it is none of these.
     """
     match = _AUTHORITY.fullmatch(text)
     if match is None or not _is_host(match):
-        raise ValueError("host and port can't be read: write host, host:port or, for IPv6, [::1]:port")
+        raise ValueError(f"host and port can't be read: write host, host:port or [IPv6]:port, as in {example}")
     port = int(match["port"]) if match["port"] else None
     if port is not None and not 1 <= port <= 65535:
-        raise ValueError("the port must be 1 to 65535")
+        raise ValueError(f"the port must be 1 to 65535, as in {example}")
     return match["ipv6"] or match["name"], port
 
 
@@ -40,9 +46,26 @@ def http_url(url: str) -> str:
     """
     scheme, _, rest = url.partition("://")
     if not rest or scheme.lower() not in ("http", "https"):
-        raise ValueError("must start with http:// or https://, and name a host: http://host:port")
-    authority(re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2])
+        raise ValueError("must start with http:// or https://, and name a host, as in http://host:port")
+    authority(re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2], "http://host:port")
+    try:
+        urlsplit(url)
+    except ValueError:  # a bracket among user and password
+        raise ValueError("can't be read: write [ and ] in percent-encoding, as %5B and %5D") from None
     return url
+
+
+def http_variable(name: str) -> None:
+    """Check a variable from which a library reads such a URL by itself.
+
+    Raises:
+        ValueError: it is set to something else; the message says which variable.
+    """
+    if url := os.environ.get(name):
+        try:
+            http_url(url)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def listening_host(host: str) -> str:

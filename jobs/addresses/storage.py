@@ -22,7 +22,15 @@ def s3_endpoint(url: str) -> str:
         raise ValueError("must hold no user and password: S3's keys are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if "?" in url or "#" in url:
         raise ValueError("must end with its host, port or path, without ? and #: https://s3.example.com")
-    return http_url(url).rstrip("/")
+    http_url(url)
+    from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url  # which takes a while to import
+
+    if re.search("[^!-~]", url) or not (is_valid_endpoint_url(url) or is_valid_ipv6_endpoint_url(url)):
+        raise ValueError(
+            "names a host that boto3 refuses: it may have letters, digits, dots and, within, hyphens, as in "
+            "https://s3.example.com:9000; write others as an address, or in Punycode (xn--…)"
+        )
+    return url.rstrip("/")
 
 
 def region(name: str) -> str:
@@ -62,9 +70,20 @@ def checkpoint(source: str) -> str:
     if source.startswith("s3://"):
         if not _BUCKET.fullmatch(source.removeprefix("s3://").partition("/")[0]):
             raise ValueError("names no bucket, expected s3://bucket/prefix; keys are AWS_ACCESS_KEY_ID and so on")
-    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", source):
+    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", source) or (re.search("[?@]", source) and not os.path.exists(source)):
         raise ValueError(f"must not be a URL: name {expected}")
     return source
+
+
+def not_empty(name: object) -> object:
+    """Refuse an empty path, which would be the working directory's; return others.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if isinstance(name, str) and not name.strip():
+        raise ValueError("is empty: name a path, or unset it")
+    return name
 
 
 def folder(path: Path) -> Path:
@@ -76,6 +95,6 @@ def folder(path: Path) -> Path:
     for place in (path, *path.parents):
         if os.path.exists(place):  # False where it can't be looked at, unlike Path's
             if not os.path.isdir(place):
-                raise ValueError("is, or lies below, a file: name a folder, such as /var/cache/zimage")
+                raise ValueError(f"{place} is a file: name a folder, such as /var/cache/zimage")
             break
     return path

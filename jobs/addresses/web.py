@@ -1,23 +1,24 @@
 """Where the service is shown to browsers: the path below a proxy, and the origins whose pages may call it."""
 
+import ipaddress
 import re
 
-# Below which a proxy shows the service. None of the service's own paths begins so: whether a proxy took it away can be
-# seen.
-ROOT_PATH = re.compile(r"(?!/(?:v1|docs)(?:/|$))(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+")
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
+from jobs.addresses.servers import authority
 
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}  # which browsers leave out
+ROOT_PATH = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+")  # below which a proxy shows the service
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<server>[a-z0-9._:\[\]-]+)")
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}  # which browsers leave out
 
 
 def root_path(path: str) -> str:
-    """Return a path below which a proxy shows the service, or the empty one.
+    """Return a path below which a proxy shows the service, or the empty one. The API refuses those of its own.
 
     Raises:
         ValueError: it can't be one.
     """
     if path and not ROOT_PATH.fullmatch(path):
-        raise ValueError("must be a path such as /zimage, without a slash at its end, and not below /v1 or /docs")
+        raise ValueError("must be a path such as /zimage, without a slash at its end")
     return path
 
 
@@ -27,11 +28,18 @@ def origins(names: str) -> str:
     Raises:
         ValueError: one of them is none.
     """
-    listed = [origin for name in names.split(",") if (origin := name.strip().lower())]
-    listed = [origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], "")) for origin in listed]
-    for origin in listed:
-        if origin == "*" and len(listed) > 1:
+    listed = [name.strip().lower() for name in names.split(",") if name.strip()]
+    if "*" in listed:
+        if len(listed) > 1:
             raise ValueError("* means all origins: name it alone, or leave it out")
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise ValueError("names what is no origin: write each as browsers do, https://app.example, without a path")
-    return ",".join(listed)
+        return "*"
+    return ",".join(map(_origin, listed))
+
+
+def _origin(text: str) -> str:
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
+        raise ValueError("names what is no origin: write each as browsers do, https://app.example, without a path")
+    host, port = authority(match["server"], "https://app.example")
+    host = f"[{ipaddress.IPv6Address(host)}]" if ":" in host else host
+    return f"{match['scheme']}://{host}{f':{port}' if port not in (None, _DEFAULT_PORTS.get(match['scheme'])) else ''}"

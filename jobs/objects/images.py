@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from jobs.objects.refusals import STORAGE_ERRORS
 from jobs.objects.removal import Removal
-from jobs.objects.s3_client import ATTEMPTS, connect, server
+from jobs.objects.s3_client import ATTEMPTS, connect, endpoint_variable
 from jobs.settings import Settings
 from network.proxies import through
 
@@ -51,9 +51,15 @@ class ImageStore:
     @property
     def address(self) -> str:
         """Where the bucket is, the settings that say so, and the proxy before it."""
-        endpoint = self._settings.s3_endpoint
-        place = f"S3 at {endpoint or 'AWS'} (ZIMAGE_S3_ENDPOINT), bucket {self._settings.s3_bucket} (ZIMAGE_S3_BUCKET)"
-        return place + through(server(self._settings, endpoint))
+        named = "ZIMAGE_S3_ENDPOINT" if self._settings.s3_endpoint else endpoint_variable() or "no ZIMAGE_S3_ENDPOINT"
+        bucket = f"bucket {self._settings.s3_bucket} (ZIMAGE_S3_BUCKET)"
+        return f"S3 at {self.endpoint} ({named}), {bucket}{through(self.endpoint)}"
+
+    @property
+    def endpoint(self) -> str:
+        """The URL that this process asks."""
+        url: str = self._client.meta.endpoint_url
+        return url
 
     def key(self, job_id: str, attempt: int, index: int) -> str:
         """Return the key of an image."""

@@ -7,12 +7,22 @@ from typing import Any
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    LoginError,
+    MetadataRetrievalError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
 )
+from botocore.exceptions import ConnectionError as UnreachableError
+
+from jobs.addresses import authorities
 
 STORAGE_ERRORS = (BotoCoreError, ClientError)  # all that a request to S3 raises
+_NO_KEYS = (CredentialRetrievalError, LoginError, MetadataRetrievalError, SSOError, TokenRetrievalError)
 
 # The permission of AWS' policies without which an operation is refused.
 _PERMISSIONS = {
@@ -72,10 +82,14 @@ def told(error: Exception) -> str:
         advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     elif isinstance(error, ParamValidationError):  # of what we pass, the bucket's name alone comes from outside
         advice = "see ZIMAGE_S3_BUCKET"
+    elif isinstance(error, _NO_KEYS):
+        advice = "see boto3's AWS_… variables and files"
+    elif isinstance(error, UnreachableError | HTTPClientError):
+        advice = authorities.advice(error) or "see ZIMAGE_S3_ENDPOINT"
     else:
-        advice = "see ZIMAGE_S3_ENDPOINT"
-    said = re.sub(r"\s+", " ", str(error)).rstrip(" .")  # some say it in several lines
-    said = re.sub(r"://[^\"]*@", "://***@", said)  # boto3's own variables for the endpoint may hold a password
+        advice = ""
+    said = re.sub(r"\s+", " ", str(error)).rstrip(" .:")  # some say it in several lines, some nothing after a colon
+    said = re.sub(r"://[^\"]*@", "://***@", said)  # a proxy's address may hold a password
     return f"{said}: {advice}" if advice else said
 
 

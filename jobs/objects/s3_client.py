@@ -3,13 +3,19 @@
 import base64
 import hashlib
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 
+from jobs.addresses import SettingError
+from jobs.addresses.storage import s3_endpoint
 from jobs.settings import Settings
 from network.proxies import ProxyError, proxy_for
 
@@ -17,46 +23,77 @@ ATTEMPTS = 5  # at a request, unless the caller tries again by itself
 
 
 def connect(settings: Settings, endpoint: str | None, attempts: int = ATTEMPTS, *, only_signs: bool = False) -> Any:
-    """Return a client for the S3 at `endpoint`, None for AWS; it connects at its first request.
+    """Return a client for the S3 at `endpoint`; it connects at its first request.
 
     Its type is Any, since the typed client comes from stubs that only the checks install.
 
     Args:
         settings: the region.
-        endpoint: of S3, or None.
+        endpoint: of S3; None: what boto3's own variables and files name, or AWS.
         attempts: at a request.
         only_signs: it is never to connect, so that it doesn't matter by which proxy it would.
 
     Raises:
+        jobs.addresses.SettingError: boto3's own variables or files say what can't be used.
         network.proxies.ProxyError: the environment names a proxy for it that can't be used.
     """
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=settings.s3_region,
-        config=Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "path" if endpoint else "auto"},
-            connect_timeout=3,
-            read_timeout=10,
-            max_pool_connections=32,
-            proxies={} if only_signs else _proxies(server(settings, endpoint)),
-            retries={"mode": "standard", "total_max_attempts": attempts},
-            # Stores other than AWS don't all know the newer default checksums.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        ),
-    )
+    proxies = {} if only_signs else _proxies(endpoint or _endpoint_of_boto3(settings))
+    with usable_configuration():
+        client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=settings.s3_region,
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path"} if endpoint else None,
+                connect_timeout=3,
+                read_timeout=10,
+                max_pool_connections=32,
+                proxies=proxies,
+                retries={"mode": "standard", "total_max_attempts": attempts},
+                # Stores other than AWS don't all know the newer default checksums.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
     client.meta.events.register("before-sign.s3.DeleteObjects", _digest_as_every_store_knows_it)
     if endpoint:
         client.meta.events.register("before-call.s3", _keep_to_the_region)
     return client
 
 
-def server(settings: Settings, endpoint: str | None) -> str:
-    """Return the address that a client for the S3 at `endpoint` connects to; None: what boto3 takes."""
-    named = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return named or f"https://s3.{settings.s3_region}.amazonaws.com"
+@contextmanager
+def usable_configuration() -> Iterator[None]:
+    """Turn what boto3 stumbles over in its own variables and files, when it makes a client, into a `SettingError`."""
+    try:
+        yield
+    except BotoCoreError as error:  # no such profile, a file that can't be read
+        said = re.sub(r"\S*@", "***@", " ".join(str(error).split())).rstrip(" .:")
+        raise SettingError(f"boto3's AWS_… variables or files can't be used: {said}") from None
+    except ValueError:  # whose text may repeat a password
+        fault = "one holds an address or a number that can't be read, such as an endpoint_url without a host"
+        raise SettingError(f"boto3's AWS_… variables or files can't be used: {fault}") from None
+
+
+def _endpoint_of_boto3(settings: Settings) -> str:
+    """Return the endpoint that boto3's own variables and files name, AWS' where they name none."""
+    named = endpoint_variable()
+    if named is None:
+        with usable_configuration():
+            url: str = boto3.client("s3", region_name=settings.s3_region).meta.endpoint_url
+    else:
+        url = os.environ[named]
+    try:
+        return s3_endpoint(url)
+    except ValueError as error:
+        raise SettingError(f"{named or 'endpoint_url in a file of boto3'}: {error}") from None
+
+
+def endpoint_variable() -> str | None:
+    """Return the variable of boto3's own that names an endpoint; None: there is none, or it is not to be read."""
+    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return None
+    return next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
 
 
 def _proxies(server: str) -> dict[str, str]:

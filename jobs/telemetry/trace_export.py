@@ -10,7 +10,7 @@ import threading
 from opentelemetry import propagate, trace
 
 from jobs import __version__
-from jobs.addresses.servers import http_url
+from jobs.addresses.servers import http_variable
 from jobs.telemetry.trace_context import OneTraceParent
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,7 @@ def receiver() -> str | None:
     disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if named is None or disabled or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
-    try:
-        http_url(os.environ[named])
-    except ValueError as error:
-        raise ValueError(f"{named}: {error}") from None
+    http_variable(named)
     return named
 
 

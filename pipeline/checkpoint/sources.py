@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from network.proxies import ProxyError, all_variables, masked
+from network.proxies import ProxyError, all_variables, place
 from pipeline.checkpoint.config import CheckpointError, one_line
 from pipeline.checkpoint.files import CHECKPOINT_FILES
 
@@ -43,17 +43,22 @@ def locate(
 
 
 def _from_hub(name: str) -> Path:
+    endpoint = os.environ.get("HF_ENDPOINT")
+    server = place(endpoint) if endpoint else None
+    if endpoint and not (server and server.startswith(("http://", "https://"))):
+        raise CheckpointError(f"{name}: the hub can't be asked: HF_ENDPOINT names no server: expected https://HOST")
     from huggingface_hub import snapshot_download
 
-    settings = [f"HF_ENDPOINT={masked(endpoint)}"] if (endpoint := os.environ.get("HF_ENDPOINT")) else []
+    settings = [f"HF_ENDPOINT={server}"] if server else []
     try:
-        settings += map(str, all_variables())  # the hub's library reads them by itself
+        settings += all_variables()  # the hub's library reads them by itself
         return Path(snapshot_download(name, allow_patterns=list(CHECKPOINT_FILES)))
     except ProxyError as error:
         raise CheckpointError(f"{name}: the hub can't be asked: {error}") from None
     except Exception as error:  # its library lets through what httpx, httpx2 and SOCKS raise
         told = f" (with {', '.join(settings)})" if settings else ""
-        raise CheckpointError(f"{name}: no such directory, and no such hub id: {one_line(error)}{told}") from error
+        said = re.sub(r"://\S*@", "://***@", one_line(error))  # HF_ENDPOINT may hold a password
+        raise CheckpointError(f"{name}: no such directory, and no such hub id: {said}{told}") from error
 
 
 def _user_cache() -> Path:

@@ -86,6 +86,7 @@ def test_the_prefix_alone_leads_to_the_playground(told: TestClient) -> None:
             "/%2f",
         ),
         *("/a, /b", "/a?b", "/a#b", "/a@b", "/é", "/", "", "/v1", "/v1/more", "/docs", "/:80", '/"><script>'),
+        *("/health", "/readyz/x", "/metrics", "/openapi.json", "/server_info"),
     ],
 )
 def test_what_can_be_no_prefix_does_nothing(told: TestClient, prefix: str) -> None:

@@ -167,6 +167,6 @@ def test_the_doctor_tells_what_a_power_cut_may_lose(own: Stack, server: redis.Re
 def test_an_address_of_another_kind_is_refused_with_advice(own: Stack, url: str, advice: str) -> None:
     refused = run(own, "api", ZIMAGE_REDIS_URL=url)
     assert refused.returncode == 2
-    assert refused.stderr.startswith("zimage: wrong setting: ZIMAGE_REDIS_URL=")
+    assert refused.stderr.startswith("zimage: wrong setting: ZIMAGE_REDIS_URL: ")
     assert advice in refused.stderr
     assert "hidden" not in refused.stderr

@@ -61,7 +61,7 @@ def test_a_proxy_that_is_none_is_one_line_that_names_its_variable(command: str, 
         *command.split(), http_proxy="http://me:secret@proxy:port", ZIMAGE_S3_ENDPOINT="http://s3.example", no_proxy="["
     )
     assert told.returncode == code
-    assert told.stderr.startswith("zimage: http_proxy=http://***@proxy:port: names no proxy")
+    assert told.stderr.startswith("zimage: http_proxy=…: names no proxy")
     assert len(told.stderr.splitlines()) == 1
 
 

@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_command_refuses_a_password_that_is_not_encoded(command: str) -> None:
     told = CliRunner().invoke(app, command.split(), env={"ZIMAGE_REDIS_URL": "redis://:gEh3[Imx@127.0.0.1:6379/0"})
     assert told.exit_code == 2
-    assert told.output.startswith("zimage: wrong setting: ZIMAGE_REDIS_URL=…: user or password has a character ")
+    assert told.output.startswith("zimage: wrong setting: ZIMAGE_REDIS_URL: user or password has a character ")
     assert len(told.output.splitlines()) == 1
     assert not re.search("gEh|Eh3|Imx", told.output)
 
@@ -50,7 +50,7 @@ def test_the_doctor_refuses_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # not installed, and not waited for
     told = CliRunner().invoke(app, ["doctor"], env={"ZIMAGE_REDIS_URL": "redis://:gEh3/Imx@127.0.0.1:6379/0"})
     assert told.exit_code == 1
-    assert re.search(r"^fail  settings  wrong setting: ZIMAGE_REDIS_URL=…: user or password", told.output, re.MULTILINE)
+    assert re.search(r"^fail  settings  wrong setting: ZIMAGE_REDIS_URL: user or password", told.output, re.MULTILINE)
     assert not re.search("gEh|Eh3|Imx", told.output)
 
 
@@ -82,6 +82,12 @@ KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
                 ("gEh3Imx:gEh3Imx@s3.example.com", KEYS),
                 ("https://s3.example.com?region=gEh3Imx", "without ? and #"),
                 ("https://s3.example.com/#gEh3Imx", "without ? and #"),
+                *(
+                    (f"https://{host}:9000", "as in http")
+                    for host in ("my_minio", "-h", "h-", "*.h", "h%41", '"h"', "bücher.example", "h\u0663")
+                ),
+                ("https://s3.example.com/a b", "as in https://s3.example.com:9000"),
+                ("https://s3.example.com\n", "holds a line end"),
             ]
         ),
         ("S3_ENDPOINT", "https://account.r2.example.com/zimage", "ZIMAGE_S3_ENDPOINT ends with the bucket"),
@@ -110,11 +116,22 @@ KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
                 ("s3://", "names no bucket, expected s3://bucket/prefix"),
                 ("s3:///Z-Image-Turbo", "names no bucket, expected s3://bucket/prefix"),
                 ("s3://gEh3Imx:gEh3Imx@models/Z-Image-Turbo", "names no bucket, expected s3://bucket/prefix"),
+                ("https://example.com/model?token=gEh3Imx", "must not be a URL"),
+                ("example.com/model?token=gEh3Imx", "must not be a URL"),
+                ("me:gEh3Imx@example.com/model", "must not be a URL"),
+                ("tiny\n", "holds a line end"),
             ]
         ),
-        ("CACHE_DIR", __file__, "name a folder"),
-        ("CACHE_DIR", f"{__file__}/below", "name a folder"),
-        ("CA_BUNDLE", "/no/where.pem", "No such file or directory"),
+        ("CORS_ORIGINS", "https://app.example?k=gEh3Imx", "is no origin"),
+        ("CORS_ORIGINS", "gEh3Imx", "is no origin"),
+        ("ROOT_PATH", "/zimage?k=gEh3Imx", "must be a path"),
+        ("DEVICE", "cpu\r", "holds a line end"),
+        ("API_KEYS_FILE", "", "is empty: name a path, or unset it"),
+        ("CACHE_DIR", " ", "is empty: name a path, or unset it"),
+        ("CA_BUNDLE", "", "is empty: name a path, or unset it"),
+        ("CACHE_DIR", __file__, f"{__file__} is a file: name a folder"),
+        ("CACHE_DIR", f"{__file__}/below", f"{__file__} is a file: name a folder"),
+        ("CA_BUNDLE", "/no/where.pem", "/no/where.pem: No such file or directory"),
         ("CA_BUNDLE", "/", "expected a PEM file"),
         ("CA_BUNDLE", __file__, "holds no certificates: expected a PEM file"),
     ],
@@ -141,7 +158,9 @@ def test_a_wrong_address_is_one_line(name: str, value: str, told: str, monkeypat
         ("S3_BUCKET", "arn:aws:s3:us-east-1:123456789012:accesspoint/images"),
         ("ALLOWED_HOSTS", "images.lan, fd00::5,10.0.0.7,"),
         ("HOST", "::"),
-        ("MODEL", "models/with: odd @ name"),
+        ("MODEL", "models/with: odd name"),
+        ("S3_ENDPOINT", "HTTPS://S3.example.com.:9000"),
+        ("S3_ENDPOINT", "https://xn--bcher-kva.example"),
         ("MODEL", "s3://models"),
     ],
 )
@@ -153,10 +172,11 @@ def test_a_right_one_is_taken(name: str, value: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("api --host http://127.0.0.1", "ZIMAGE_HOST=http://127.0.0.1: must be an address"),
-        ("up --host 127.0.0.1:8000", "ZIMAGE_HOST=127.0.0.1:8000: must be an address"),
-        ("up --model s3://", "ZIMAGE_MODEL=s3://: names no bucket"),
-        ("generate x --model https://hub/a/b", "ZIMAGE_MODEL=https://hub/a/b: must not be a URL"),
+        ("api --host http://127.0.0.1", "ZIMAGE_HOST: must be an address"),
+        ("up --host 127.0.0.1:8000", "ZIMAGE_HOST: must be an address"),
+        ("up --model s3://", "ZIMAGE_MODEL: names no bucket"),
+        ("generate x --model https://hub/a/b", "ZIMAGE_MODEL: must not be a URL"),
+        ("checkpoint quantize https://hub/m?token=secret out", "ZIMAGE_MODEL: must not be a URL"),
     ],
 )
 def test_options_are_looked_at_as_settings_are(command: str, told: str) -> None:
@@ -165,11 +185,28 @@ def test_options_are_looked_at_as_settings_are(command: str, told: str) -> None:
     assert refused.output.startswith(f"zimage: wrong setting: {told}")
 
 
+@pytest.mark.parametrize(("name", "value"), [("URL_TTL", "soon"), ("ALLOW_ANONYMOUS", "maybe"), ("LOG_FORMAT", "xml")])
+def test_a_number_or_a_choice_is_repeated(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ZIMAGE_{name}", value)
+    with pytest.raises(UserError, match=f"^wrong setting: ZIMAGE_{name}={value}: Input should be"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "value", ["http://gEh3:Imx@h[:abc", "gEh3:Imx", "http://gEh3Imx[@h", "ftp://hub", "http://hub:99999", "https://"]
+)
+def test_an_address_of_the_hub_that_is_none_is_told(value: str) -> None:
+    refused = CliRunner().invoke(app, ["worker"], env={"HF_ENDPOINT": value})
+    assert refused.exit_code == 2
+    assert re.fullmatch(r"zimage: wrong setting: HF_ENDPOINT: .*(http://host:port|%5B and %5D)\n", refused.output)
+    assert not re.search("gEh|Eh3|Imx", refused.output)
+
+
 @pytest.mark.parametrize("name", authorities.VARIABLES)
 def test_a_variable_of_the_libraries_that_names_no_certificates_is_told(name: str) -> None:
     refused = CliRunner().invoke(app, ["prune"], env={name: "/no/where.pem"})
     assert refused.exit_code == 2
-    assert refused.output.startswith(f"zimage: wrong setting: {name}=/no/where.pem: No such file or directory")
+    assert refused.output.startswith(f"zimage: wrong setting: {name}: /no/where.pem: No such file or directory")
 
 
 def test_an_empty_one_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,10 +100,19 @@ RAW = r"user or password has a character .* percent-encoding"
         ("redis://127.0.0.1?ssl_cert_reqs=none", "need rediss://"),
         ("rediss://127.0.0.1?ssl_cert_reqs=maybe", "required .* or none"),
         ("rediss://127.0.0.1?ssl_check_hostname=maybe", "true .* or false"),
-        ("rediss://127.0.0.1?ssl_ca_certs=/no/where.pem", "ssl_ca_certs: No such file"),
+        ("rediss://127.0.0.1?ssl_ca_certs=/no/where.pem", "ssl_ca_certs must name a PEM file"),
         ("rediss://127.0.0.1?ssl_certfile=/no/where.pem", "ssl_certfile and ssl_keyfile must name PEM files"),
         ("rediss://127.0.0.1?ssl_keyfile=/no/where.pem", "ssl_certfile and ssl_keyfile must name PEM files"),
+        ("rediss://127.0.0.1?ssl_ca_certs=", "an option after the \\? is empty"),
+        ("rediss://127.0.0.1?ssl_certfile&db=1", "an option after the \\? is empty"),
+        *((f"redis://{host}", "host and port can't be read") for host in ("*", "h%41", '"h"', "h\\x", "%00", "h'")),
+        ("redis://h:/0", "as in redis://host:6379/0"),
+        ("redis://h:99999/0", "as in redis://host:6379/0"),
         ("unix://run/valkey.sock", "whole path: unix:///run/valkey.sock"),
+        ("unix:///", "whole path: unix:///run/valkey.sock"),
+        ("unix:///run/", "whole path: unix:///run/valkey.sock"),
+        ("unix:///run/%00", "whole path: unix:///run/valkey.sock"),
+        ("redis://127.0.0.1/0\n", "a line end"),
         ("unix:///run/valkey.sock?ssl_cert_reqs=none", "need rediss://"),
         ("sentinel://:gEh3Imx@one:26379/mymaster", "Sentinel is not spoken: name one address"),
         ("redis+sentinel://:gEh3/Imx@one:26379,two:26379/mymaster", "Sentinel is not spoken: name one address"),
@@ -132,5 +141,5 @@ def test_a_secret_is_in_no_representation() -> None:
 def test_files_of_the_client_are_read_at_start(tmp_path: Path) -> None:
     broken = tmp_path / "broken.pem"
     broken.write_text("nonsense")
-    with pytest.raises(ValueError, match="ssl_ca_certs: holds no certificates"):
+    with pytest.raises(ValueError, match="ssl_ca_certs must name a PEM file"):
         read(f"rediss://127.0.0.1?ssl_ca_certs={broken}")

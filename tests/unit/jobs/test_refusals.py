@@ -1,9 +1,17 @@
 """What an operator is told of S3's errors, and whether it is of use to ask again."""
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.exceptions import (
+    ClientError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    SSLError,
+)
 
 from jobs.objects.refusals import is_lasting, told
+
+SIGNED_BY_NOBODY = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get local issuer certificate"
 
 
 def refusal(code: str, status: int = 400, operation: str = "PutObject", **more: str) -> ClientError:
@@ -26,11 +34,16 @@ def refusal(code: str, status: int = 400, operation: str = "PutObject", **more: 
         (refusal("XMinioStorageFull", 507), "make room, or raise the quota"),
         (NoCredentialsError(), "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
         (EndpointConnectionError(endpoint_url="http://s3"), "see ZIMAGE_S3_ENDPOINT"),
+        (CredentialRetrievalError(provider="sso", error_msg="ended"), "see boto3's AWS_… variables and files"),
+        (SSLError(endpoint_url="https://s3", error=SIGNED_BY_NOBODY), "certificate in ZIMAGE_CA_BUNDLE"),
     ],
 )
 def test_an_error_of_s3_is_one_line_that_ends_with_what_to_do(error: Exception, advice: str) -> None:
     line = told(error)
-    assert line.endswith(f": {advice}")
+    assert line.endswith(advice)
+    assert ": " in line
+    assert "::" not in line.replace(": ", ":")
+    assert line.count("see ZIMAGE") <= 1
     assert "\n" not in line
 
 
@@ -62,3 +75,8 @@ def test_no_is_told_from_not_now(error: ClientError, lasting: bool) -> None:
 def test_a_password_in_the_endpoint_is_not_repeated() -> None:
     error = EndpointConnectionError(endpoint_url="https://me:p/a@ss@s3.example/zimage")
     assert "https://***@s3.example/zimage" in told(error)
+
+
+def test_an_answer_without_words_leaves_no_colon_behind() -> None:
+    error = ClientError({"Error": {"Code": "403", "Message": ""}}, "HeadBucket")
+    assert told(error).endswith("HeadBucket operation: allow s3:ListBucket for the key in AWS_ACCESS_KEY_ID")

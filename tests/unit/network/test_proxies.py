@@ -47,10 +47,22 @@ def test_which_variable_counts(
             "https://[::1]:1",
         ),
         *("http://0.0.0.0:8000", "http://[::]:8000", "http://[::ffff:127.0.0.1]"),
+        *("http://127.1:8000", "http://0x7f000001", "http://2130706433", "http://0"),  # as the system reads addresses
+        *("http://app.localhost:3000", "http://localhost.localdomain", "http://ip6-localhost"),
     ],
 )
 def test_loopback_is_reached_directly(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     assert proxies(monkeypatch, url, HTTP_PROXY=PROXY, ALL_PROXY="nonsense://") is None
+
+
+@pytest.mark.parametrize("host", ["localhost.example", "mylocalhost", "126.1", "1.127", "ip6-local"])
+def test_what_only_looks_like_loopback_is_not(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    assert proxies(monkeypatch, f"http://{host}", ALL_PROXY=PROXY) == "ALL_PROXY"
+
+
+@pytest.mark.parametrize("url", ["http://h:99999", "http://h:port", "http://[::1", "http://[h]"])
+def test_what_is_no_address_has_no_proxy(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    assert proxies(monkeypatch, url, ALL_PROXY=PROXY) is None
 
 
 NAME, V4, V6 = "http://s3.example.com:9000", "http://10.1.2.3:9000", "http://[fd00::7]:9000"
@@ -110,7 +122,7 @@ def test_a_proxy_is_read(monkeypatch: pytest.MonkeyPatch, value: str, url: str) 
     found = proxy_for("https://hub.example")
     assert found
     assert found.url == url
-    assert "se%40cret" not in str(found)
+    assert str(found) == f"HTTPS_PROXY={value.strip().replace('me:se%40cret', '***').lower().strip('/')}"
 
 
 @pytest.mark.parametrize(
@@ -127,6 +139,8 @@ def test_a_proxy_is_read(monkeypatch: pytest.MonkeyPatch, value: str, url: str) 
         ),
         *("http://me:secret@x@proxy:1", "http://me:secret/x@proxy:1", "me:secret#x@proxy:1", "http://me:secret?@p:1"),
         *("me:secret://x@proxy:1", "http://me:1/secret@proxy:1", "http://prox\x00y:1", "http://ü:1", "://", ":"),
+        *("me:secret", "http://me:secret", "//me:secret", "http://proxy:1/secret", "http://proxy:1?key=secret"),
+        *("http://proxy:1#secret", "socks5://me:secret", "secret://proxy:1", "http://me:secret\n@proxy:1"),
     ],
 )
 def test_a_proxy_that_is_none_is_told_in_a_line_without_its_password(
@@ -134,7 +148,7 @@ def test_a_proxy_that_is_none_is_told_in_a_line_without_its_password(
 ) -> None:
     monkeypatch.setattr("os.environ", {"Http_Proxy": value})  # an environment takes no NUL
     for read in (lambda: proxy_for("http://s3.example"), all_variables):
-        with pytest.raises(ProxyError, match=r"^Http_Proxy=") as caught:
+        with pytest.raises(ProxyError, match=r"^Http_Proxy=…: names no proxy") as caught:
             read()
         assert "socks5://HOST:PORT" in str(caught.value)
         assert "secret" not in str(caught.value)

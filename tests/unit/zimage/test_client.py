@@ -277,16 +277,24 @@ def test_an_unreachable_service_is_named_with_what_to_do(connect: Connect) -> No
     assert caught.value.status is None
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", ""])
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://me:secret@localhost", "me:secret@localhost", ""])
 def test_an_address_that_is_none_is_refused(connect: Connect, url: str) -> None:
-    with connect(url) as client, pytest.raises(ServiceError, match="not an http:// or https:// address"):
+    with connect(url) as client, pytest.raises(ServiceError, match="not an http:// or https:// address") as caught:
         client.get("job_1")
+    assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://localhost:port", "http://::1:8000", "http://local\nhost"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://localhost:port", "http://::1:8000", "http://local\nhost", "http://localhost:0", "http://h:99999"),
+        *("http://me:secret", "http://me:secret/x@localhost", "http://h?key=secret", "http://h/v1#secret"),
+    ],
+)
 def test_an_address_that_can_not_be_read_is_told(connect: Connect, url: str) -> None:
-    with pytest.raises(ServiceError, match="http://HOST:PORT with --url or ZIMAGE_URL"):
+    with pytest.raises(ServiceError, match="http://HOST:PORT with --url or ZIMAGE_URL") as caught:
         connect(url)
+    assert "secret" not in str(caught.value)
 
 
 def test_get_waits_as_long_as_the_service_allows(script: Script, client: Client) -> None:

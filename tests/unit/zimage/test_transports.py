@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from support.loopback import serving
+from support.private_tls import Authority
 from support.proxying import proxy, set_proxies
 from zimage import AsyncZImageClient, ServiceError, ZImageClient, retries
 
@@ -133,7 +134,7 @@ def test_a_proxy_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch, get: Ask
 
 def test_a_proxy_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, get: Ask) -> None:
     set_proxies(monkeypatch, HTTP_PROXY="http://me:secret@proxy:port")
-    with pytest.raises(ServiceError, match=r"^HTTP_PROXY=http://\*\*\*@proxy:port: names no proxy") as caught:
+    with pytest.raises(ServiceError, match=r"^HTTP_PROXY=…: names no proxy") as caught:
         get(ELSEWHERE)
     assert caught.value.code == "invalid_proxy"
 
@@ -150,3 +151,34 @@ def test_a_name_that_can_be_none_is_told(monkeypatch: pytest.MonkeyPatch, get: A
     set_proxies(monkeypatch)
     with pytest.raises(ServiceError, match=r"can be no host's name|can't be reached"):
         get(url)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def test_who_may_be_trusted_is_told_and_then_is(
+    monkeypatch: pytest.MonkeyPatch, get: Ask, service: str, authority: Authority
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with authority.before(int(service.rpartition(":")[2])) as secured:
+        url = f"https://localhost:{secured.port}"
+        with pytest.raises(ServiceError, match=r"can't be reached .+ name the authority .+ in SSL_CERT_FILE$"):
+            get(url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.bundle))
+        assert get(url) == JOB
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("/no/where.pem", "No such file"), (__file__, "holds no certificates"), ("/", "expected a PEM file")],
+)
+def test_a_file_of_authorities_that_is_none_is_named_where_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch, get: Ask, service: str, name: str, told: str
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", name)
+    assert get(service) == JOB
+    with pytest.raises(ServiceError, match=f"^SSL_CERT_FILE: {name}: .*{told}") as caught:
+        get("https://localhost:9")
+    assert caught.value.code == "invalid_authorities"

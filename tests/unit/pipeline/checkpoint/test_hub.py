@@ -6,9 +6,12 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from jobs.settings import Settings
 from pipeline import CheckpointError
 from pipeline.checkpoint.sources import locate
+from support.private_tls import Authority
 from support.proxying import proxy, set_proxies
+from worker.loading import find_checkpoint
 
 NAME = "no-such/checkpoint"
 
@@ -52,15 +55,21 @@ def test_it_is_told_with_what_the_environment_says(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("value", ["http://me:secret@proxy:port", "socks://127.0.0.1:9", "proxy:0"])
 def test_a_proxy_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     set_proxies(monkeypatch, HTTPS_PROXY=value)
-    assert f"HTTPS_PROXY={value.replace('me:secret', '***')}: names no proxy" in refusal()
+    assert "HTTPS_PROXY=…: names no proxy" in refusal()
 
 
-@pytest.mark.parametrize("endpoint", ["http://[::1", "huggingface.example", "http://hub:port", "ftp://hub"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("http://[::1", "huggingface.example", "http://hub:port", "ftp://hub", "http://me:secret", "me:secret@hub"),
+        *("http://me:secret/x@hub", "http://hub\n"),
+    ],
+)
 def test_an_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     set_proxies(monkeypatch)
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    assert f"(with HF_ENDPOINT={endpoint})" in refusal()
+    assert "HF_ENDPOINT names no server: expected" in refusal()
 
 
 def test_a_proxy_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,3 +77,14 @@ def test_a_proxy_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         set_proxies(monkeypatch, HTTP_PROXY=refusing.url)
         assert f"HTTP_PROXY={refusing.url}" in refusal()
     assert refusing.asked
+
+
+def test_a_certificate_that_nobody_known_has_signed_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_proxies(monkeypatch)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with Authority(tmp_path).before(9) as secured:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"https://localhost:{secured.port}")
+        with pytest.raises(CheckpointError, match=r"name the authority that signed .* in ZIMAGE_CA_BUNDLE$"):
+            find_checkpoint(Settings(), NAME)
