@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 
 from fastapi import Depends, FastAPI
@@ -47,41 +48,13 @@ def create_app(settings: Settings) -> FastAPI:
         jobs.keys.KeysFileError: the file of API keys is missing or broken.
     """
     keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        client = connect_async(settings)
-        images = ImageStore(settings)
-        events = EventHub(client, settings)
-        reaper = Reaper(connect(settings), images, celery_app(settings), settings)
-        bell = Bell(settings)
-        outbox = Outbox(client, settings)
-        # For submits alone, so that receivers' dead name servers don't hold them up.
-        addresses = Addresses(allow_private=settings.webhook_allow_private)
-        app.state.services = Services(
-            settings, ClientStore(client, settings), images, events, bell, outbox, addresses, keys
-        )
-        tasks = [asyncio.create_task(events.run())]
-        if settings.webhook_secret:
-            secret = settings.webhook_secret.get_secret_value()
-            transport = PinnedTransport(Addresses(allow_private=settings.webhook_allow_private))
-            deliverer = Deliverer(outbox, images, secret, transport)
-            tasks.append(asyncio.create_task(deliverer.run()))
-        reaper.start()
-        yield
-        reaper.stop()
-        await end(tasks)
-        addresses.close()
-        await asyncio.to_thread(bell.close)
-        await client.aclose()
-
     app = FastAPI(
         title="zimage-service",
         version=__version__,
         description="Self-hosted, queue-backed image service for Z-Image-Turbo.",
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         servers=[{"url": "/"}],  # said, since not every tool knows that it is the default
-        lifespan=lifespan,
+        lifespan=functools.partial(_running, settings=settings, keys=keys),
         webhooks=deliverer.documented,
         # Spans of requests that change something, where jobs.telemetry.trace_export exports any.
         telemetry={
@@ -95,7 +68,44 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
-    # The last one added is the outermost.
+    _add_routes(app, keyed=keys is not None)
+    _add_layers(app, settings, keys)
+    install_problem_handlers(app)
+    app.openapi = lambda: openapi(app, [Problem, OpenAIErrorBody, JobPage, JobEvent])  # type: ignore[method-assign]
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> AsyncIterator[None]:
+    """Give the routes their parts, and run beside them what the API does by itself."""
+    client = connect_async(settings)
+    images = ImageStore(settings)
+    events = EventHub(client, settings)
+    reaper = Reaper(connect(settings), images, celery_app(settings), settings)
+    bell = Bell(settings)
+    outbox = Outbox(client, settings)
+    # For submits alone, so that receivers' dead name servers don't hold them up.
+    addresses = Addresses(allow_private=settings.webhook_allow_private)
+    app.state.services = Services(
+        settings, ClientStore(client, settings), images, events, bell, outbox, addresses, keys
+    )
+    tasks = [asyncio.create_task(events.run())]
+    if settings.webhook_secret:
+        secret = settings.webhook_secret.get_secret_value()
+        transport = PinnedTransport(Addresses(allow_private=settings.webhook_allow_private))
+        deliverer = Deliverer(outbox, images, secret, transport)
+        tasks.append(asyncio.create_task(deliverer.run()))
+    reaper.start()
+    yield
+    reaper.stop()
+    await end(tasks)
+    addresses.close()
+    await asyncio.to_thread(bell.close)
+    await client.aclose()
+
+
+def _add_layers(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
+    """Add the middleware, once the routes are there; the last one added is the outermost."""
     app.add_middleware(BodyGuard)
     if keys:
         app.add_middleware(Authentication, keys=keys)
@@ -106,27 +116,33 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.cors_origins:
         app.add_middleware(CrossOrigin, origins=settings.cors_origins)
     app.add_middleware(Head)
-    install_problem_handlers(app)
-    # They only say so in the OpenAPI document: `Authentication` is what looks at the key. Without keys the document
-    # names none, or clients that are generated from it would demand one.
-    bearer = HTTPBearer(auto_error=False, description="An API key: `zimage keys create` makes one.")
-    keyed = [Depends(bearer)] if keys else []
-    app.include_router(
-        jobs.router, dependencies=[*keyed, Depends(known_parameters)], responses=problem_responses(*KEYED)
-    )
-    for module in (queue, sglang):
-        app.include_router(module.router, dependencies=keyed, responses=problem_responses(*KEYED))
-    for module in (generations, models):
-        app.include_router(module.router, dependencies=keyed, responses=openai_error_responses(*KEYED))
-    for module in (health, playground, docs):
-        app.include_router(module.router, responses=problem_responses(*UNKEYED))
-    app.mount("/docs", docs.assets)
+    app.add_middleware(BehindProxy, root_path=settings.root_path, own=_own_parts(app, settings.root_path))
+
+
+def _own_parts(app: FastAPI, root_path: str | None) -> set[str]:
+    """Return the first parts of the app's own paths; raise where the prefix has one of them."""
     own = {first_part(context.path or "/") for context in iter_route_contexts(app.routes)}
-    if settings.root_path and first_part(settings.root_path) in own:
+    if root_path and first_part(root_path) in own:
         paths = ", ".join(f"/{part}" for part in sorted(own) if part)
         raise SettingError(
             f"ZIMAGE_ROOT_PATH begins as a path of the service's own does ({paths}): name another one, such as /zimage"
         )
-    app.add_middleware(BehindProxy, root_path=settings.root_path, own=own)
-    app.openapi = lambda: openapi(app, [Problem, OpenAIErrorBody, JobPage, JobEvent])  # type: ignore[method-assign]
-    return app
+    return own
+
+
+def _add_routes(app: FastAPI, *, keyed: bool) -> None:
+    """Add the routes, each with the errors of its group."""
+    # They only say so in the OpenAPI document: `Authentication` is what looks at the key. Without keys the document
+    # names none, or clients that are generated from it would demand one.
+    bearer = HTTPBearer(auto_error=False, description="An API key: `zimage keys create` makes one.")
+    needs = [Depends(bearer)] if keyed else []
+    app.include_router(
+        jobs.router, dependencies=[*needs, Depends(known_parameters)], responses=problem_responses(*KEYED)
+    )
+    for module in (queue, sglang):
+        app.include_router(module.router, dependencies=needs, responses=problem_responses(*KEYED))
+    for module in (generations, models):
+        app.include_router(module.router, dependencies=needs, responses=openai_error_responses(*KEYED))
+    for module in (health, playground, docs):
+        app.include_router(module.router, responses=problem_responses(*UNKEYED))
+    app.mount("/docs", docs.assets)

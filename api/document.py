@@ -7,6 +7,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from jobs.spec import IDLE_NEGATIVE_PROMPT
+
 Headers = dict[str, dict[str, Any]]
 Responses = dict[int | str, dict[str, Any]]
 Error = tuple[int, str, str]  # status, code, and a detail as an example
@@ -71,7 +73,7 @@ SHOULD_RETRY: Headers = {
 WARNINGS: Headers = {
     "X-Warnings": _header(
         "Where there are `warnings`: the same, as JSON strings separated by commas.",
-        '"the negative prompt has no effect: that takes a guidance_scale above 0"',
+        f'"{IDLE_NEGATIVE_PROMPT}"',
         always=False,
     )
 }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from api.deps import Services
 from api.problems import FieldError, ProblemError
-from jobs.model_card import SizeLimits, size_limits
+from jobs.model_card import SizeLimits, served_name, size_limits
 
 HUB_ID = "Tongyi-MAI/Z-Image-Turbo"  # what the guides' examples ask for, whatever is served
 DEFAULT = "default"  # what clients ask for that were told no model, such as SGLang's benchmark
@@ -21,7 +21,7 @@ class ServedModel:
     def check_name(self, name: str) -> None:
         """Raise the 404 that OpenAI's clients know when it is not one of the model's names."""
         if name not in (*self.names, DEFAULT, self.path):
-            told = f"there is no model {name}: /v1/models lists what is served, ZIMAGE_MODEL_ALIASES adds names"
+            told = f"there is no model {name}: what is served is called {', '.join(self.names)}"
             error = FieldError(pointer="/model", detail=told)
             raise ProblemError(404, "model_not_found", error.detail, errors=[error])
 
@@ -30,7 +30,7 @@ async def served_model(services: Services) -> ServedModel:
     """Return what the worker heard last serves; before there was one, what this process's settings name."""
     settings = services.settings
     card = await services.store.last_card()
-    name = card.name if card else settings.model
+    name = card.name if card else served_name(settings.model)
     aliases = (alias.strip() for alias in (settings.model_aliases or "").split(","))
     names = dict.fromkeys([name, HUB_ID, *filter(None, aliases)])
     return ServedModel(tuple(names), card or size_limits(name), card.path if card else None)

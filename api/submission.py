@@ -1,7 +1,6 @@
 """Submitting a job, whichever API it comes by: the model's and the service's limits, the queue, the doorbell."""
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,10 +14,10 @@ from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_reques
 from api.served_model import served_model
 from api.webhooks.addresses import AddressError, ResolverError
 from jobs.keys import ApiKey
-from jobs.model_card import SizeLimits, size_warnings
+from jobs.model_card import DEFAULT_SIZES, SizeLimits, size_warnings
 from jobs.settings import Settings
 from jobs.spec import JobInput, JobRequest, random_seed
-from jobs.store.answers import Found, JobGoneError, Submitted
+from jobs.store.answers import Found, Submitted
 
 LONGEST_RETRY_SECONDS = 600.0
 
@@ -44,12 +43,7 @@ class Submission:
 
 
 async def submit(
-    services: Services,
-    owner: str,
-    key: ApiKey | None,
-    request: JobRequest,
-    idempotency_key: str | None,
-    warnings: Sequence[str] = (),
+    services: Services, owner: str, key: ApiKey | None, request: JobRequest, idempotency_key: str | None
 ) -> Submission:
     """Put a job into the queue.
 
@@ -59,7 +53,6 @@ async def submit(
         key: with what limits; None: without any.
         request: what to draw; where it names no side the served model's is filled in, where no seed a random one.
         idempotency_key: the client's, or None.
-        warnings: what the client is to be told of its request besides.
 
     Raises:
         ProblemError: it is beyond a limit, its webhook can't be told, the queue is full, or the idempotency key came
@@ -75,57 +68,43 @@ async def submit(
     ):
         # Before the key's limits: with them first, and no submit spent on a refusal, as many names could be looked up.
         await _check_webhook(services, request.webhook_url)
-
-    async def send(job_input: JobInput) -> Submitted:
-        size = size_warnings(served.names[0], job_input.width, job_input.height)
-        seed = random_seed() if job_input.seed is None else job_input.seed
-        return await services.store.submit(
-            f"job_{secrets.token_hex(16)}",
-            owner,
-            job_input.model_copy(update={"seed": seed}),
-            idempotency_key=idempotency_key,
-            digest=job_input.digest(),
-            rate=key.rate if key else None,
-            in_flight=key.in_flight if key else None,
-            warnings=[*warnings, *job_input.warnings, *size],
-        )
-
-    submitted = await send(job_input)
-    if submitted.outcome == "mismatch" and (before := await _as_before(services, owner, request, submitted)):
-        submitted = await send(before)
+    submitted = await services.store.submit(
+        f"job_{secrets.token_hex(16)}",
+        owner,
+        job_input.model_copy(update={"seed": random_seed()}) if job_input.seed is None else job_input,
+        idempotency_key=idempotency_key,
+        digest=job_input.digest(),
+        # When the key came first another model may have been the served one, or an earlier release have filled it in.
+        other_digests=[request.complete(side, side).digest() for side in DEFAULT_SIZES],
+        rate=key.rate if key else None,
+        in_flight=key.in_flight if key else None,
+        warnings=[*job_input.warnings, *size_warnings(served.names[0], job_input.width, job_input.height)],
+    )
     metrics.jobs_submitted_total.labels(submitted.outcome).inc()
-    if key and submitted.outcome in ("too_fast", "too_many"):
-        raise limit_exceeded(key, submitted)
     headers = limit_headers(key, submitted)
-    if submitted.job_id is None:
-        known = submitted.retry_seconds
-        seconds = min(known or RETRY_SECONDS, LONGEST_RETRY_SECONDS)
-        when = f"in {whole(seconds)} s" if known else "later"
-        detail = f"{services.settings.queue_limit} jobs are waiting already: send it again {when}"
-        raise unavailable("queue_full", detail, seconds, headers)
-    if submitted.outcome == "mismatch":
-        detail = "this Idempotency-Key came with another body before: take a new key for a new job"
-        raise ProblemError(422, "idempotency_key_reused", detail, headers=headers)
+    job_id = _accepted(services.settings, key, submitted, headers)
     replayed = submitted.outcome == "replayed"
     if replayed:
         headers["Idempotent-Replayed"] = "true"
     else:
         services.bell.ring_soon()
-    return Submission(await services.store.get(submitted.job_id, owner), replayed, headers)
+    return Submission(await services.store.get(job_id, owner), replayed, headers)
 
 
-async def _as_before(services: Services, owner: str, request: JobRequest, mismatch: Submitted) -> JobInput | None:
-    """Return the request with the sides of its idempotency key's job, None where it has its own or the job is gone.
-
-    When it came first another model may have been the served one, or an earlier release have filled in its own sides.
-    """
-    if mismatch.job_id is None or (request.width and request.height):
-        return None
-    try:
-        before = (await services.store.get(mismatch.job_id, owner)).job.input
-    except JobGoneError:
-        return None
-    return request.complete(before.width, before.height)
+def _accepted(settings: Settings, key: ApiKey | None, submitted: Submitted, headers: dict[str, str]) -> str:
+    """Return the id of the job, or raise why there is none, with these headers."""
+    if key and submitted.outcome in ("too_fast", "too_many"):
+        raise limit_exceeded(key, submitted)
+    if submitted.outcome == "mismatch":
+        detail = "this Idempotency-Key came with another body before: take a new key for a new job"
+        raise ProblemError(422, "idempotency_key_reused", detail, headers=headers)
+    if submitted.job_id is None:
+        known = submitted.retry_seconds
+        seconds = min(known or RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+        when = f"in {whole(seconds)} s" if known else "later"
+        detail = f"{settings.queue_limit} jobs are waiting already: send it again {when}"
+        raise unavailable("queue_full", detail, seconds, headers)
+    return submitted.job_id
 
 
 def _check_limits(settings: Settings, sizes: SizeLimits, job_input: JobInput) -> None:
@@ -143,9 +122,7 @@ def _check_limits(settings: Settings, sizes: SizeLimits, job_input: JobInput) ->
 
 async def _check_webhook(services: Services, url: str) -> None:
     if services.settings.webhook_secret is None:
-        raise _refused_webhook(
-            "this service sends no webhooks: leave it null and poll the job (or set ZIMAGE_WEBHOOK_SECRET)"
-        )
+        raise _refused_webhook("this service sends no webhooks: leave it out, and poll the job")
     try:
         await services.addresses.resolve(httpx.URL(url))
     except AddressError as error:

@@ -1,9 +1,17 @@
-"""What a worker serves, as it tells the others."""
+"""What a worker serves, as it tells the others: the model's name, and which sizes it draws."""
+
+import os
+import re
+from pathlib import Path
 
 from pydantic import BaseModel
 
 TINY = "tiny"  # the bundled model's name
+TINY_FOLDER = Path(__file__).parents[1] / "pipeline" / "models" / TINY
 TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # width, height; what it draws at others, training/README.md says
+DEFAULT_SIZES = TINY_SIDE, USUAL_SIDE = 128, 1024  # pixels on a side, for whom names none
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 class SizeLimits(BaseModel):
@@ -11,7 +19,7 @@ class SizeLimits(BaseModel):
 
     min_size: int
     max_size: int
-    default_size: int = 1024  # cards of workers from before it was told have none
+    default_size: int = USUAL_SIDE  # cards of workers from before it was told have none
 
     def refusals(self, width: int, height: int) -> dict[str, str]:
         """Return what is wrong with `width` and `height`, each where it is."""
@@ -31,10 +39,21 @@ class ModelCard(SizeLimits):
     abilities: frozenset[str] = frozenset()  # what it can do that not every release's workers can; see `Trait.needs`
 
 
+def served_name(model: str) -> str:
+    """Return the name under which `ZIMAGE_MODEL` is served: a hub id as it is, a path's last part."""
+    if model == TINY or os.path.realpath(model) == str(TINY_FOLDER.resolve()):
+        return TINY
+    if _HUB_ID.fullmatch(model) and not os.path.isdir(model):
+        return model
+    path = Path(os.path.abspath(model.removeprefix("s3://")))
+    # The bundled model's name alone would tell clients that model's sizes.
+    return path.name if path.name != TINY else f"{path.parent.name}/{TINY}"
+
+
 def size_limits(model: str) -> SizeLimits:
-    """Return the image sizes that a model is made for."""
+    """Return the image sizes that the model of this name is made for."""
     if model == TINY:
-        return SizeLimits(min_size=64, max_size=1024, default_size=128)
+        return SizeLimits(min_size=64, max_size=1024, default_size=TINY_SIDE)
     return SizeLimits(min_size=256, max_size=2048)
 
 

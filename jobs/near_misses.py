@@ -1,43 +1,71 @@
-"""Names that other services have for a request's fields, so that who uses one of them is told ours."""
+"""Names that others have for a request's fields, so that who uses one of them is told ours."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
-# What to use, where a request has it, in place of which names. The first that fits is told.
-_ELSEWHERE = tuple(
-    (fields.split(), names.split())
-    for fields, names in (
-        ("prompt", "text text_prompt positive positive_prompt input inputs caption description"),
-        ("negative_prompt", "negative negative_text neg_prompt uncond exclude"),
-        ("num_inference_steps", "steps step_count num_steps n_steps inference_steps sampling_steps sample_steps nfe"),
-        (
-            "guidance_scale",
-            "cfg cfg_scale cfg_guidance guidance guidance_strength true_cfg_scale classifier_free_guidance",
-        ),
-        ("seed", "seeds random_seed manual_seed noise_seed generator"),
-        ("size", "resolution image_size dimensions w h image_width image_height aspect_ratio"),
-        ("width height", "size resolution image_size dimensions aspect_ratio"),
-        ("width", "w image_width"),
-        ("height", "h image_height"),
-        ("n", "batch batch_size count image_count n_images n_iter n_samples num_outputs num_samples number_of_images"),
-        ("n", "num_images_per_prompt num_outputs_per_prompt number_results samples"),
-        ("num_images", "n batch batch_size count image_count n_images n_iter n_samples num_outputs num_samples"),
-        ("num_images", "number_of_images num_images_per_prompt num_outputs_per_prompt number_results samples"),
-        ("timeout_seconds", "timeout timeout_s max_seconds ttl"),
-        ("webhook_url", "webhook webhook_endpoint callback callback_url notify_url"),
-        ("metadata", "user tags labels extra extra_body"),
-    )
+# What to use, or, where a request has not got that, what stands behind the |; and in place of which other names.
+_SAME = (
+    ("prompt", "text text_prompt positive positive_prompt input inputs caption description style"),
+    ("negative_prompt", "negative negative_text neg neg_prompt uncond exclude"),
+    (
+        "num_inference_steps",
+        "steps step_count num_steps inference_steps sampling_steps sampler_steps denoising_steps diffusion_steps "
+        "iterations nfe",
+    ),
+    ("guidance_scale", "guidance guidance_strength cfg cfg_scale true_cfg_scale classifier_free_guidance scale"),
+    ("seed", "seeds random_seed manual_seed noise_seed generator"),
+    (
+        "n | num_images",
+        "num_images batch batch_size batch_count count num number quantity n_iter number_results number_of_images "
+        "num_samples num_outputs num_generations image_count sample_count images_per_prompt num_images_per_prompt "
+        "num_outputs_per_prompt",
+    ),
+    ("size | width height", "resolution image_size dimensions aspect_ratio"),
+    ("width | size", "w image_width"),
+    ("height | size", "h image_height"),
+    ("timeout_seconds", "timeout timeout_s max_seconds ttl deadline"),
+    ("webhook_url", "webhook webhook_endpoint callback callback_url notify_url"),
+    ("metadata", "user safety_identifier tags labels"),
+    ("model", "model_id model_name checkpoint engine"),
+    *((field, "") for field in ("response_format", "quality", "complexity", "background", "moderation")),
+    *((field, "") for field in ("output_format", "output_compression", "stream", "partial_images")),
 )
-_CLOSE = 0.75  # of `get_close_matches`: takes promt for prompt, and colour for nothing
+_WRAPPERS = ("extra", "extrabody")  # `extra_body` is an argument of OpenAI's client, which sends what is in it
+_CLOSE = 0.8  # of `get_close_matches`: one letter in five is another
+_LONGER = 4  # by one letter in four at most: upscale is no scale
 
 
-def advice(name: str, fields: Sequence[str]) -> str:
-    """Return what to tell of a field that a request has not, given those that it has."""
-    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
-    for right, elsewhere in _ELSEWHERE:
-        if snake in elsewhere and set(right) <= set(fields):
-            return f"no such field: use {' and '.join(right)}"
-    if close := get_close_matches(snake, fields, 1, _CLOSE):
-        return f"no such field: use {close[0]}"
+def _spelled(name: str) -> str:
+    """Return a name as it is compared: numImages, Num-Images and num_images are one."""
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+_MEANT = {
+    _spelled(name): [right.split() for right in ours.split(" | ")]
+    for ours, others in _SAME
+    for name in (ours.split()[0], *others.split())
+}
+
+
+def advice(name: str, value: Any, fields: Sequence[str]) -> str:
+    """Return what to tell of a field that a request has not.
+
+    Args:
+        name: of that field.
+        value: of that field.
+        fields: those that the request has.
+    """
+    inside = value if isinstance(value, Mapping) else {}
+    if _spelled(name) in _WRAPPERS or not inside.keys().isdisjoint(fields):
+        return "no such field: put its fields at the top level"
+    meant = {**_MEANT, **{_spelled(field): [[field]] for field in fields}}
+    spelled = _spelled(name)
+    near = [known for known in meant if abs(len(known) - len(spelled)) <= len(known) // _LONGER]
+    for close in get_close_matches(spelled, near, 1, _CLOSE):
+        for right in meant[close]:
+            if set(right) <= set(fields):
+                return f"no such field: use {' and '.join(right)}"
+        return f"no such field: leave it out, only /v1/images/generations takes {meant[close][0][0]}"
     return f"no such field: there are {', '.join(fields)}"

@@ -18,6 +18,8 @@ from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCu
 
 from jobs import near_misses
 
+MOST_TOLD = 32  # of a request's mistakes: a small body can hold thousands
+
 
 def advised(advice: str) -> WrapValidator:
     """Answer a value that is refused with what to do instead: pydantic would only say what it should be."""
@@ -51,7 +53,7 @@ class RequestBody(BaseModel):
         try:
             return validate(data)
         except ValidationError as error:
-            errors = [cls._with_advice(item) for item in error.errors()]
+            errors = [cls._with_advice(item) for item in error.errors()[:MOST_TOLD]]
             raise ValidationError.from_exception_data(cls.__name__, errors) from None
 
     @classmethod
@@ -59,7 +61,9 @@ class RequestBody(BaseModel):
         told = item["msg"].removeprefix("Value error, ")  # pydantic's own words for a validator of ours
         match item:
             case {"type": "extra_forbidden", "loc": [str() as name]}:
-                told = near_misses.advice(name, cls._settable())
+                told = near_misses.advice(name, item["input"], cls._settable())
+            case {"type": "model_type" | "model_attributes_type" | "dict_type", "loc": []}:
+                told = "must be a JSON object"
         return _error(item["type"], item["loc"], item["input"], told)
 
     @classmethod

@@ -27,9 +27,13 @@ from pydantic import (
 from jobs.reading import RequestBody, advised, refusal
 
 MAX_IMAGES = 10  # of one job
+EARLIER_MAX_IMAGES = 8  # of the releases up to 0.2, whose workers can't read a request for more
 LARGEST_EXACT = 2**53 - 1  # in JSON and JavaScript: of a seed with the index of an image added
-MAX_SEED = LARGEST_EXACT - 7  # with more than 8 images less
+MAX_SEED = LARGEST_EXACT - (EARLIER_MAX_IMAGES - 1)  # with more images less
 METADATA_BYTES = 4096
+MIN_SIDE, MAX_SIDE, SIDE_MULTIPLE = 64, 2048, 16  # of any model, in pixels
+
+IDLE_NEGATIVE_PROMPT = "the negative prompt has no effect: that takes a guidance_scale above 0"  # as the pipeline says
 
 # Of the release whose digests must stay valid; those that came later count only where they are not at their default.
 FIRST_FIELDS = frozenset(
@@ -108,9 +112,13 @@ def _webhook_url(value: str) -> str:
     return value
 
 
+def _largest_seed(images: int) -> int:
+    return LARGEST_EXACT - (images - 1)
+
+
 def random_seed() -> int:
     """Return a seed for a request that has none; good for any number of images."""
-    return secrets.randbelow(LARGEST_EXACT - MAX_IMAGES + 2)
+    return secrets.randbelow(_largest_seed(MAX_IMAGES) + 1)
 
 
 def _integral_float_is_int(value: Any) -> Any:
@@ -124,8 +132,12 @@ Int = Annotated[int, _Number]
 NumImages = Annotated[int, Field(ge=1, le=MAX_IMAGES), _Number]
 Side = Annotated[
     int,
-    Field(ge=64, le=2048, multiple_of=16),
+    Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_MULTIPLE),
     _Number,
+    advised(
+        f"must be a multiple of {SIDE_MULTIPLE} that the served model draws; none draws less than {MIN_SIDE} or more "
+        f"than {MAX_SIDE}"
+    ),
     Trait(picture=True, help="Pixels, a multiple of 16; default: the model's."),
 ]
 WebhookUrl = Annotated[
@@ -173,7 +185,10 @@ class JobOptions(RequestBody):
     ] = Field(0.0, ge=0, le=20, description="Classifier-free guidance; Turbo takes 0.")
     seed: Annotated[
         Annotated[int, Field(ge=0, le=MAX_SEED), _Number] | None,
-        advised(f"must be a whole number from 0 to {MAX_SEED}: for a random one leave it out"),
+        advised(
+            f"must be a whole number from 0 to {MAX_SEED} ({_largest_seed(MAX_IMAGES)} for {MAX_IMAGES} images): "
+            "for a random one leave it out"
+        ),
         Trait(help="The same seed draws the same picture; default: a random one."),
     ] = Field(None, description="Image i is drawn from seed + i; null: drawn for you.")
     priority: Annotated[Priority, Trait(help="Place in the queue.")] = "normal"
@@ -215,14 +230,14 @@ class JobRequest(JobOptions):
         Trait(
             help="How many, 1 to 10; image i is drawn from seed + i.",
             needs="ten_images",
-            needed=lambda number: number > 8,  # workers of 0.1 and 0.2 can't read such a request
+            needed=lambda number: number > EARLIER_MAX_IMAGES,
         ),
     ] = 1
     webhook_url: Annotated[WebhookUrl, Trait(flag="")] = None
 
     @model_validator(mode="after")
     def _seeds_are_exact(self) -> Self:
-        largest = LARGEST_EXACT - (self.num_images - 1)
+        largest = _largest_seed(self.num_images)
         if self.seed is not None and self.seed > largest:
             told = f"image i is drawn from seed + i: for {self.num_images} images it is at most {largest}"
             raise refusal("seed", self.seed, told)
@@ -263,7 +278,7 @@ class JobInput(JobRequest):
     def warnings(self) -> list[str]:
         """What of it has no effect, to be told before it is drawn; the pipeline tells the same."""
         if self.negative_prompt and self.guidance_scale == 0:
-            return ["the negative prompt has no effect: that takes a guidance_scale above 0"]
+            return [IDLE_NEGATIVE_PROMPT]
         return []
 
     def picture(self) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from jobs.addresses import authorities
-from jobs.model_card import TINY
+from jobs.model_card import TINY, served_name
 from jobs.objects.s3_client import connect
 from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, CheckpointError, ZImagePipeline
-from pipeline.checkpoint.sources import S3_SCHEME, locate
+from pipeline.checkpoint.sources import locate
 from worker.executor.device_choice import choose_device
 
 
@@ -61,13 +61,3 @@ def _find_named(settings: Settings, field: str, name: str) -> Path:
         return find_checkpoint(settings, name)
     except CheckpointError as error:
         raise CheckpointError(f"ZIMAGE_{field.upper()}: {error}") from error
-
-
-def served_name(model: str) -> str:
-    """The name under which `ZIMAGE_MODEL` is served: a path's last part, a hub id as it is."""
-    remote = model.startswith(S3_SCHEME)
-    if model == TINY or not (remote or Path(model).is_dir()):
-        return model
-    path = Path(model.removeprefix(S3_SCHEME)) if remote else Path(os.path.abspath(model))
-    # The bundled model's name alone would tell clients that model's sizes.
-    return path.name if path.name != TINY else f"{path.parent.name}/{TINY}"

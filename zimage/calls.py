@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -102,13 +103,13 @@ def base_url(url: str) -> httpx.URL:
     """Return the address of a service's `/v1`.
 
     Args:
-        url: the service's address; `/v1` may be there already, as in OpenAI's `base_url`.
+        url: the service's address; `/v1` may be there already, in any case, as in OpenAI's `base_url`.
 
     Raises:
         ServiceError: `url` can't be one.
     """
     try:
-        address = httpx.URL(f"{url.rstrip('/').removesuffix('/v1').rstrip('/')}/v1")
+        address = httpx.URL(re.sub(r"(/+v1)*/*$", "/v1", url, count=1, flags=re.IGNORECASE))
     except httpx.InvalidURL:  # whose text may repeat a part of a password
         address = None
     if address is None or address.query or address.fragment or address.port == 0 or (address.port or 0) > LAST_PORT:
@@ -189,14 +190,23 @@ def _nothing(response: httpx.Response) -> None:
 
 
 def _problem(response: httpx.Response) -> ServiceError:
-    """Read problem details (RFC 9457); other bodies come from whatever stands before the service."""
+    """Read problem details (RFC 9457), or an error in OpenAI's shape, as a wrong address may answer.
+
+    Other bodies come from whatever stands before the service.
+    """
     request_id = response.headers.get("X-Request-ID")
     try:
         problem = response.json()
-        code, detail = problem["code"], problem["detail"]
-    except (ValueError, KeyError, TypeError):
-        detail = f"{_place(response)} answered {response.status_code} {response.reason_phrase}"
-        return ServiceError(response.status_code, "unexpected_answer", detail, request_id)
+    except ValueError:
+        problem = None
+    match problem:
+        case {"code": str(code), "detail": str(detail)}:
+            request_id = problem.get("request_id", request_id)
+        case {"error": {"code": str(code), "message": str(detail)}}:
+            pass
+        case _:
+            detail = f"{_place(response)} answered {response.status_code} {response.reason_phrase}"
+            return ServiceError(response.status_code, "unexpected_answer", detail, request_id)
     if code == "invalid_api_key":  # of headers only programs know
         detail = "the service wants a valid API key: name one with --key or ZIMAGE_API_KEY"
-    return ServiceError(response.status_code, code, detail, problem.get("request_id", request_id))
+    return ServiceError(response.status_code, code, detail, request_id)

@@ -1,13 +1,14 @@
 """OpenAI's images API as this service speaks it: the request, what of it can be honoured, and the answer."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from api.problems import FieldError, invalid_request
 from jobs.model_card import SizeLimits
-from jobs.reading import advised
+from jobs.reading import advised, refusal
 from jobs.spec import JobOptions, JobRequest, NumImages, WebhookUrl
 
 EXAMPLE: dict[str, JsonValue] = {"model": "Tongyi-MAI/Z-Image-Turbo", "prompt": "a red circle on white"}
@@ -30,7 +31,8 @@ def _boolean(wanted: bool) -> BeforeValidator:
 
 
 NO_SIDE = advised("a picture's sides are said in size, such as 1024x1024")
-SIZE = Field(pattern=r"^(auto|(0|[1-9][0-9]{0,17})x(0|[1-9][0-9]{0,17}))$", json_schema_extra={"format": "image-size"})
+SIZE = Field(pattern=r"^(auto|(0|[1-9][0-9]*)x(0|[1-9][0-9]*))$", json_schema_extra={"format": "image-size"})
+DIGITS = 9  # of a side: what has more is too large for any model, and Python reads no more than 4300
 
 
 class ImagesRequest(JobOptions):
@@ -60,15 +62,18 @@ class ImagesRequest(JobOptions):
     webhook_url: WebhookUrl = None
     user: str | None = Field(None, description="Your name for who asked: becomes the pair `user` of `metadata`.")
     safety_identifier: str | None = Field(None, description="OpenAI's newer name for `user`: counts before it.")
-    quality: Literal["auto", "standard", "hd", "low", "medium", "high", "xhigh", "max"] | None = Field(
-        None, description="Taken, and told in `warnings` to have no effect: there is one."
-    )
-    style: Literal["vivid", "natural"] | None = Field(
-        None, description="Taken, and told in `warnings` to have no effect: say it in the prompt."
-    )
-    complexity: Literal["low", "medium", "high"] | None = Field(
-        None, description="Taken, and told in `warnings` to have no effect."
-    )
+    quality: Annotated[
+        Literal["auto", "standard", "hd", "low", "medium", "high", "xhigh", "max"] | None,
+        advised("there is one quality: leave it out, or send one of OpenAI's (auto, standard, hd, …)"),
+    ] = Field(None, description="Taken, and told in `warnings` to have no effect: there is one.")
+    style: Annotated[
+        Literal["vivid", "natural"] | None,
+        advised("say the style in the prompt, and leave this out (or send vivid or natural, to no effect)"),
+    ] = Field(None, description="Taken, and told in `warnings` to have no effect: say it in the prompt.")
+    complexity: Annotated[
+        Literal["low", "medium", "high"] | None,
+        advised("there is nothing to plan: leave it out (or send low, medium or high, to no effect)"),
+    ] = Field(None, description="Taken, and told in `warnings` to have no effect.")
     background: Annotated[
         Literal["auto", "opaque"] | None, advised("the model draws opaque pictures only: auto or opaque")
     ] = None
@@ -90,15 +95,16 @@ class ImagesRequest(JobOptions):
     ] = None
 
     @model_validator(mode="after")
-    def _one_user(self) -> "ImagesRequest":
-        if self.who is not None and "user" in self.metadata:
-            raise ValueError("user becomes the pair `user` of metadata, which has one already: send one of them")
+    def _one_user(self) -> Self:
+        if self._who and "user" in self.metadata:
+            told = "becomes the pair `user` of metadata, which has one already: send one of them"
+            raise refusal(self._who, getattr(self, self._who), told)
         return self
 
     @property
-    def who(self) -> str | None:
-        """Who asked, in the client's words."""
-        return self.safety_identifier or self.user
+    def _who(self) -> Literal["safety_identifier", "user"] | None:
+        """The field that says who asked."""
+        return "safety_identifier" if self.safety_identifier else "user" if self.user else None
 
     @property
     def answered_by(self) -> Literal["b64_json", "url"]:
@@ -124,22 +130,26 @@ class ImagesRequest(JobOptions):
         options = self.model_dump(include={*JobOptions.model_fields, "webhook_url"})
         options["num_images"] = self.n
         if self.size != "auto":
-            options["width"], options["height"] = width, height = [int(side) for side in self.size.split("x")]
+            options["width"], options["height"] = width, height = [int(side[:DIGITS]) for side in self.size.split("x")]
             if refusals := sizes.refusals(width, height):
                 raise invalid_request(
                     [FieldError(pointer=f"/size/{side}", detail=told) for side, told in refusals.items()]
                 )
-        if self.who is not None:
-            options["metadata"] |= {"user": self.who}
+        if self._who:
+            options["metadata"] |= {"user": getattr(self, self._who)}
         try:
             return JobRequest(**options)
         except ValidationError as error:
-            # All else was right as it came. The metadata too, so if it is wrong now that is the user's doing.
-            places = {"width": ("size", "width"), "height": ("size", "height"), "metadata": ("user",)}
-            errors = [
-                {**item, "loc": ("body", *places.get(str(item["loc"][0]), item["loc"]))} for item in error.errors()
-            ]
-            raise RequestValidationError(errors) from None
+            raise RequestValidationError([self._placed(item) for item in error.errors()]) from None
+
+    def _placed(self, item: ErrorDetails) -> dict[str, Any]:
+        """Return what is wrong with the job as what is wrong with this request: all else was right as it came."""
+        match item["loc"]:
+            case ["width" | "height" as side]:
+                return {**item, "loc": ("body", "size", side)}
+            case ["metadata", *_]:  # was right, too, without the user
+                return {**item, "loc": ("body", self._who), "msg": f"becomes a pair of metadata: {item['msg']}"}
+        return {**item, "loc": ("body", *item["loc"])}
 
 
 class ImageData(BaseModel):

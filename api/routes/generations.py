@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from collections.abc import Sequence
 
 from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import APIRouter, Request, Response
@@ -26,7 +27,7 @@ CANCEL_SECONDS = 300.0  # that Redis may be away before the job of a client that
 
 ERRORS = openai_error_responses(
     *SUBMITTED,
-    (404, "model_not_found", "model: there is no model other: /v1/models lists what is served"),
+    (404, "model_not_found", "model: there is no model other: what is served is called tiny, Tongyi-MAI/Z-Image-Turbo"),
     (409, "job_canceled", "job job_… was canceled"),
     (422, "invalid_request", "steps: no such field: use num_inference_steps"),
     FAULT,
@@ -61,7 +62,7 @@ async def generate_images(
     if body.model is not None:
         served.check_name(body.model)
     job_request = body.job_request(served.sizes)
-    submission = await submit(services, owner, key, job_request, idempotency_key, body.warnings)
+    submission = await submit(services, owner, key, job_request, idempotency_key)
     job_id = submission.found.job.id
     found = await unless_disconnected(request, ended(services, job_id, owner))
     if found is None or found.job.status.active:  # the client has left, or this process is to end
@@ -73,12 +74,14 @@ async def generate_images(
         detail = "this process of the service is ending: send the request again"
         raise unavailable("closing", detail, seconds=1, headers=submission.headers)
     _check_success(found.job, submission.headers, again=idempotency_key is None)
+    # What has no effect is no part of the job: a request that comes back for it may say other things.
+    warnings = [*body.warnings, *found.job.warnings]
     try:
-        content = await asyncio.to_thread(_answer, found.job, body.answered_by, services.images)
+        content = await asyncio.to_thread(_answer, found.job, warnings, body.answered_by, services.images)
     except (BotoCoreError, ClientError):
         detail = f"job {job_id} is done, but its images can't be read now: fetch them at /v1/jobs/{job_id}"
         raise ProblemError(503, "storage_unavailable", detail, headers={**submission.headers, **FINAL}) from None
-    headers = {**submission.headers, **_warning_headers(found.job)}
+    headers = {**submission.headers, **_warning_headers(warnings)}
     return Response(content, media_type="application/json", headers=headers)
 
 
@@ -103,12 +106,12 @@ def _check_success(job: Job, headers: dict[str, str], *, again: bool) -> None:
         raise ProblemError(504 if late else 500, job.error.code, detail, headers=retry)
 
 
-def _warning_headers(job: Job) -> dict[str, str]:
+def _warning_headers(warnings: Sequence[str]) -> dict[str, str]:
     """Return the warnings for whom the client's types keep from the body's additional fields."""
-    return {"X-Warnings": ", ".join(map(json.dumps, job.warnings))} if job.warnings else {}
+    return {"X-Warnings": ", ".join(map(json.dumps, warnings))} if warnings else {}
 
 
-def _answer(job: Job, response_format: str, images: ImageStore) -> bytes:
+def _answer(job: Job, warnings: list[str], response_format: str, images: ImageStore) -> bytes:
     """Return the body; in a thread, since it may read and encode megabytes."""
 
     def data(image: ImageRecord) -> ImageData:
@@ -120,7 +123,7 @@ def _answer(job: Job, response_format: str, images: ImageStore) -> bytes:
         created=int((job.finished_at or job.created_at).timestamp()),
         data=[data(image) for image in job.images],
         size=f"{job.input.width}x{job.input.height}",
-        warnings=job.warnings,
+        warnings=warnings,
         peak_memory_mb=job.peak_vram_bytes / 2**20,
     )
     return answer.model_dump_json(exclude_none=True).encode()

@@ -53,7 +53,11 @@ async def list_models(services: ServicesDep) -> ModelPage:
     "/{model:path}",
     response_model=ModelView,
     responses=openai_error_responses(
-        (404, "model_not_found", "model: there is no model other: /v1/models lists what is served")
+        (
+            404,
+            "model_not_found",
+            "model: there is no model other: what is served is called tiny, Tongyi-MAI/Z-Image-Turbo",
+        )
     ),
 )
 async def get_model(

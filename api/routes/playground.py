@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from api.deps import CHECK_SECONDS, Services, ServicesDep
 from api.http.csp import CLOSED, inline_source
 from api.served_model import served_model
-from jobs.model_card import TINY, TINY_SIZES, size_limits
+from jobs.model_card import TINY, TINY_SIZES, served_name, size_limits
 
 router = APIRouter(include_in_schema=False)
 
@@ -39,7 +39,7 @@ async def _config(services: Services) -> dict[str, Any]:
             served = await served_model(services)
         model, limits = served.names[0], served.sizes
     except (RedisError, TimeoutError):  # the page says so itself as soon as something is asked for
-        model = services.settings.model
+        model = served_name(services.settings.model)
         limits = size_limits(model)
     return {
         "model": model,

@@ -14,7 +14,7 @@ from cli.errors import ExitCode, UserError
 from cli.exits import time_limit
 from cli.job_options import describes_job
 from cli.results import finish, output_path, print_json, print_timings, print_warnings, write_file
-from jobs.model_card import size_limits, size_warnings
+from jobs.model_card import served_name, size_limits, size_warnings
 from jobs.spec import JobInput, random_seed
 from zimage import JobRequest
 
@@ -47,8 +47,9 @@ def generate(
 
 def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool) -> None:
     settings = load_settings(model=model)
-    job = _checked(request, size_limits(settings.model).default_size)
-    generation, name = _draw(settings, job)
+    name = served_name(settings.model)
+    job = _checked(request, size_limits(name).default_size)
+    generation = _draw(settings, job)
     told = {
         "model": name,
         "input": job.model_dump(),
@@ -74,8 +75,8 @@ def _checked(request: JobRequest, side: int) -> JobInput:
         raise UserError("; ".join(f"{field}: {told}" for field, told in wrong), ExitCode.USAGE) from None
 
 
-def _draw(settings: "Settings", job: JobInput) -> tuple["Generation", str]:
-    """Load the model and draw; return what came of it, and the model's name."""
+def _draw(settings: "Settings", job: JobInput) -> "Generation":
+    """Load the model and draw; return what came of it."""
     from worker.executor.kernel_cache import keep_kernels
 
     keep_kernels(settings.cache_dir)
@@ -89,11 +90,13 @@ def _draw(settings: "Settings", job: JobInput) -> tuple["Generation", str]:
             report("drawing", step, total)
 
         try:
-            pipeline, name = load_pipeline(settings)
+            pipeline, _ = load_pipeline(settings)
             drawing = Drawing(**job.picture(), seed=job.seed or 0, num_images=job.num_images, on_step=on_step)
-            return pipeline.generate(drawing), name
-        except (CheckpointError, ValueError) as error:
+            return pipeline.generate(drawing)
+        except CheckpointError as error:
             raise UserError(str(error)) from error
+        except ValueError as error:  # a setting that this machine can't follow
+            raise UserError(f"wrong setting: {error}", ExitCode.USAGE) from error
 
 
 def _save(generation: "Generation", job: JobInput, model: str, out: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ changed then, or the same call may simply be sent again.
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import redis.asyncio
@@ -59,6 +59,7 @@ class ClientStore:
         *,
         idempotency_key: str | None,
         digest: str,
+        other_digests: Iterable[str] = (),
         rate: int | None = None,
         in_flight: int | None = None,
         warnings: Sequence[str] = (),
@@ -73,6 +74,7 @@ class ClientStore:
             job_input: with its seed filled in.
             idempotency_key: the client's, or None.
             digest: of the request before its seed was filled in (`JobInput.digest`).
+            other_digests: that the same request may have had when the idempotency key came first.
             rate: submits per minute that the owner may make; None: any number.
             in_flight: jobs that the owner may have queued or running; None: any number.
             warnings: what is told of the job before it is drawn.
@@ -92,7 +94,7 @@ class ClientStore:
             ttl,
             " ".join(sorted(job_input.needs)),
             idempotency_key or "",
-            digest,
+            " ".join([digest, *other_digests]),
             settings.idempotency_ttl,
             rate or "",
             in_flight or "",

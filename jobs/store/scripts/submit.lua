@@ -1,15 +1,15 @@
 #!lua
 -- (nothing) -> queued. Refused by Redis itself when its memory is full: no allow-oom here.
 -- ARGV: id, owner, input (JSON), priority shift (us), cost, steps, queue limit, seconds until it expires, what a worker
---       must be able to do (words) or '', idempotency key or '', digest of the body, seconds that the idempotency key is
---       kept, the owner's submits per minute or '', the owner's queued and running jobs at once or '', 1 when it has a
---       webhook or '', traceparent or '', what is told of it before it is drawn (JSON)
+--       must be able to do (words) or '', idempotency key or '', digests of the body (words; the first is kept), seconds
+--       that the idempotency key is kept, the owner's submits per minute or '', the owner's queued and running jobs at
+--       once or '', 1 when it has a webhook or '', traceparent or '', what is told of it before it is drawn (JSON)
 -- Returns {'created' | 'replayed' | 'mismatch', id}, {'full', seconds in which the workers end a job ('' if unknown)},
 --       {'too_many', how many are queued or running} or {'too_fast', seconds until the next submit is taken};
 --       behind it, where the owner has a rate, how many submits are left now and the seconds until all are again
 -- Keys: job:{id}, pending, passed, running, deadlines, work, status:{status}, owner:{owner}[:{status}],
 --       idempotency:{owner}:{key}, limit:{owner}, workers, worker:{id}, rate, clock, events
-local id, owner, input, shift, cost, steps, limit, ttl, needs, idempotency, digest, idempotency_ttl, per_minute,
+local id, owner, input, shift, cost, steps, limit, ttl, needs, idempotency, digests, idempotency_ttl, per_minute,
   in_flight, webhook, traceparent, warnings = unpack(ARGV)
 local MINUTE = 60000000
 
@@ -30,7 +30,8 @@ if idempotency ~= '' then
   local before = redis.call('GET', idempotency_key)
   if before then
     local before_digest, before_id = before:match('^(%S+) (%S+)$')
-    return answer(before_digest == digest and 'replayed' or 'mismatch', before_id)
+    local same = (' ' .. digests .. ' '):find(' ' .. before_digest .. ' ', 1, true)
+    return answer(same and 'replayed' or 'mismatch', before_id)
   end
 end
 
@@ -54,7 +55,7 @@ end
 local created = math.max(now(), (tonumber(redis.call('GET', key('clock'))) or 0) + 1)
 redis.call('SET', key('clock'), integer(created))
 if idempotency ~= '' then
-  redis.call('SET', idempotency_key, digest .. ' ' .. id, 'EX', idempotency_ttl)
+  redis.call('SET', idempotency_key, digests:match('^%S+') .. ' ' .. id, 'EX', idempotency_ttl)
 end
 if per_minute ~= '' then
   even = even + spacing

@@ -157,8 +157,11 @@ def test_malformed_json_is_400(http: httpx.Client, body: str) -> None:
     check_problem(response, 400, "malformed_json")
 
 
-def test_json_that_is_not_an_object_is_422(http: httpx.Client) -> None:
-    check_problem(http.post("/v1/jobs", json=["prompt"]), 422, "invalid_request")
+def test_json_that_is_not_an_object_is_told_so(http: httpx.Client) -> None:
+    for body in ("[]", '["prompt"]', '"a cat"', "7", "false", "null"):
+        answer = http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+        problem = check_problem(answer, 422, "invalid_request")
+        assert problem["errors"] == [{"pointer": "", "detail": "must be a JSON object"}]
 
 
 def test_a_body_over_64_kib_is_413_also_without_a_length(http: httpx.Client) -> None:

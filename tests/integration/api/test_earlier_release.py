@@ -66,6 +66,16 @@ def test_a_size_that_it_filled_in_is_the_same_job_s(http: TestClient) -> None:
         assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
 
 
+@pytest.mark.parametrize("route", ["/v1/jobs", "/v1/images/generations"])
+def test_a_key_of_a_job_of_some_size_is_not_that_of_a_request_without(http: TestClient, route: str) -> None:
+    for sides in ({"width": 256, "height": 256}, {"width": 128, "height": 1024}, {"width": 96}):
+        headers = {"Idempotency-Key": "-".join(map(str, sides.values()))}
+        assert http.post("/v1/jobs", json={"prompt": "a cat", **sides}, headers=headers).status_code == 202
+        refused = http.post(route, json={"prompt": "a cat"}, headers=headers)
+        assert refused.status_code in (400, 422)
+        assert "this Idempotency-Key came with another body before" in refused.text
+
+
 def test_its_jobs_are_listed_and_read(http: TestClient) -> None:
     listed = http.get("/v1/jobs", params={"limit": 100}).json()["jobs"]
     ended = {record["id"]: record["status"] for record in JOBS.values() if "finished_at" in record}

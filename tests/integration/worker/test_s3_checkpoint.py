@@ -12,6 +12,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from PIL import Image
 
 from cli.stack import Stack
 from jobs.settings import Settings
@@ -72,20 +73,22 @@ def test_it_draws_the_picture_that_the_directory_draws(
     environ = {key: value for key, value in servers.environ().items() if not key.startswith("ZIMAGE_")}
     environ |= {variable: servers.s3_url, "ZIMAGE_CACHE_DIR": str(tmp_path / "cache")}
 
-    def draw(model: str) -> dict[str, Any]:
+    def draw(model: str, *sides: str) -> tuple[str, bytes]:
+        """Return the model's name and the picture's pixels."""
         command = [sys.executable, "-m", "cli.main", "generate", "a red heart on blue", "--model", model, "--json"]
-        options = ["--seed", "7", "--width", "64", "--height", "64", "--steps", "2", "--out", str(tmp_path)]
+        options = ["--seed", "7", "--steps", "2", "--out", str(tmp_path)]
         done = subprocess.run(
-            [*command, *options], env={**os.environ, **environ}, capture_output=True, text=True, check=False
+            [*command, *options, *sides], env={**os.environ, **environ}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        drawn: dict[str, Any] = json.loads(done.stdout)
-        return drawn
+        drawn = json.loads(done.stdout)
+        return drawn["model"], Image.open(drawn["images"][0]["path"]).tobytes()
 
-    from_s3, from_directory = draw(f"s3://{bucket}/models/tiny"), draw(str(TINY_CHECKPOINT))
+    from_s3 = draw(f"s3://{bucket}/models/tiny", "--width", "128", "--height", "128")
+    from_directory = draw(str(TINY_CHECKPOINT))  # which is known to be the bundled model's: so is its size
 
-    assert from_s3["images"][0]["sha256"] == from_directory["images"][0]["sha256"]
-    assert from_s3["model"] == from_directory["model"] == "models/tiny"
+    assert from_s3[1] == from_directory[1]
+    assert (from_s3[0], from_directory[0]) == ("models/tiny", "tiny")
     assert any((tmp_path / "cache/s3").iterdir())
 
 

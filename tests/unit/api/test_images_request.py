@@ -83,6 +83,8 @@ def test_the_size_is_said_or_left_to_the_served_model(size: str | None, width: i
         ("1040x64", ["width"]),
         ("64x0", ["height"]),
         ("128x999999999999999999", ["height"]),
+        (f"1{'0' * 40}x128", ["width"]),
+        (f"128x1{'0' * 5000}", ["height"]),
     ],
 )
 def test_a_size_out_of_bounds_is_told_the_bounds(size: str, sides: list[str]) -> None:
@@ -110,6 +112,40 @@ def test_a_size_of_another_form_is_told_the_form(size: Any) -> None:
 )
 def test_who_asked_is_kept_with_the_job(fields: dict[str, Any], who: str) -> None:
     assert job(**fields, metadata={"order": "17"}).metadata == {"order": "17", "user": who}
+
+
+@pytest.mark.parametrize("name", ["user", "safety_identifier"])
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"metadata": {"user": "another"}}, "becomes the pair `user` of metadata, which has one already: send one"),
+        ({"metadata": dict.fromkeys("0123456789abcdef", "")}, "becomes a pair of metadata: Dictionary should have at"),
+        ({"metadata": {"a": "x" * 4090}}, "becomes a pair of metadata: keys and values must be at most 4096 bytes"),
+    ],
+    ids=["twice", "one pair too many", "too long"],
+)
+def test_who_asked_is_refused_by_the_name_it_came_under(name: str, fields: dict[str, Any], why: str) -> None:
+    with pytest.raises((ValidationError, RequestValidationError)) as refused:
+        job(**fields, **{name: "someone"})
+    [error] = refused.value.errors()
+    assert error["loc"][-1] == name
+    assert error["msg"].startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [
+        ({"style": "anime"}, "say the style in the prompt, and leave this out"),
+        ({"style": "Vivid"}, "say the style in the prompt, and leave this out"),
+        ({"quality": "HD"}, "there is one quality: leave it out"),
+        ({"quality": "ultra"}, "there is one quality: leave it out"),
+        ({"quality": 1}, "there is one quality: leave it out"),
+        ({"complexity": "extreme"}, "there is nothing to plan: leave it out"),
+    ],
+)
+def test_other_words_for_what_has_no_effect_are_told_to_be_left_out(fields: dict[str, Any], advice: str) -> None:
+    with pytest.raises(ValidationError, match=advice):
+        asked(**fields)
 
 
 def test_the_seeds_of_all_images_are_whole_numbers_of_javascript() -> None:

@@ -202,6 +202,20 @@ def test_an_address_of_the_hub_that_is_none_is_told(value: str) -> None:
     assert not re.search("gEh|Eh3|Imx", refused.output)
 
 
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"ZIMAGE_DEVICE": "cpu", "ZIMAGE_QUANTIZATION": "fp8"}, "ZIMAGE_QUANTIZATION: fp8 "),
+        ({"ZIMAGE_DEVICE": "cuda:99"}, "ZIMAGE_DEVICE: "),
+        ({"ZIMAGE_DEVICE": "tpu"}, "ZIMAGE_DEVICE: "),
+    ],
+)
+def test_a_setting_that_this_machine_can_not_follow_is_a_wrong_one(environ: dict[str, str], told: str) -> None:
+    refused = CliRunner().invoke(app, ["generate", "x"], env=environ)
+    assert refused.exit_code == 2
+    assert refused.output.splitlines()[-1].startswith(f"zimage: wrong setting: {told}")
+
+
 @pytest.mark.parametrize("name", authorities.VARIABLES)
 def test_a_variable_of_the_libraries_that_names_no_certificates_is_told(name: str) -> None:
     refused = CliRunner().invoke(app, ["prune"], env={name: "/no/where.pem"})

@@ -67,8 +67,30 @@ def test_null_is_as_good_as_nothing() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**53, 2**53 - 7, 1.5, "7", True])
 def test_a_seed_that_is_none_is_told_how_to_have_a_random_one(seed: Any) -> None:
-    with pytest.raises(ValidationError, match=f"from 0 to {MAX_SEED}: for a random one leave it out"):
+    told = rf"from 0 to {MAX_SEED} \({2**53 - 10} for 10 images\): for a random one leave it out"
+    with pytest.raises(ValidationError, match=told):
         JobRequest(prompt="a cat", seed=seed)
+
+
+@pytest.mark.parametrize("side", [100_000, 10**400, 2064, 72, 48, 0, -64, 64.5, "64", True])
+def test_a_side_out_of_bounds_is_not_told_that_every_model_draws_up_to_the_bounds(side: Any) -> None:
+    with pytest.raises(ValidationError) as refused:
+        JobRequest(prompt="a cat", width=side)
+    [error] = refused.value.errors()
+    assert error["msg"].startswith("must be a multiple of 16 that the served model draws; none draws less than 64 or")
+
+
+@pytest.mark.parametrize("body", [[], ["prompt"], "a cat", 7, False, None])
+def test_what_is_no_object_is_told_so(body: Any) -> None:
+    with pytest.raises(ValidationError, match="must be a JSON object"):
+        JobRequest.model_validate(body)
+
+
+def test_of_thousands_of_mistakes_the_first_are_told() -> None:
+    with pytest.raises(ValidationError) as refused:
+        JobRequest.model_validate({"prompt": "", **dict.fromkeys(map(str, range(5000)))})
+    assert [error["loc"] for error in refused.value.errors()][:2] == [("prompt",), ("0",)]
+    assert refused.value.error_count() < 100
 
 
 @pytest.mark.parametrize(("images", "largest"), [(1, MAX_SEED), (8, MAX_SEED), (9, 2**53 - 9), (10, 2**53 - 10)])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.spec import JobInput
 from pipeline import Drawing, ZImagePipeline
 from support.parity import Pair, relative_error
 
@@ -142,6 +143,9 @@ def test_a_generation_tells_its_timings_and_warnings(small: ZImagePipeline) -> N
         "negative prompt has 819 tokens; the model reads the first 512",
     ]
     assert small.generate(Drawing("short", height=64, width=64)).warnings == []
+    # The API tells it first, and by the same words it is one warning.
+    idle = small.generate(Drawing("short", "long", height=64, width=64)).warnings
+    assert idle == JobInput(prompt="short", negative_prompt="long").warnings != []
 
 
 def test_a_generation_tells_which_prompts_it_had_at_hand(small: ZImagePipeline) -> None:

@@ -179,6 +179,26 @@ def test_a_refusal_carries_the_problem(script: Script, client: Client) -> None:
     assert len(script.requests) == 1
 
 
+def test_a_refusal_in_openai_s_shape_carries_its_advice(script: Script, client: Client) -> None:
+    advice = "GET /models/v1/jobs/job_1 is not supported: OpenAI's clients need base_url=http://host/v1"
+    error = {"message": advice, "type": "invalid_request_error", "param": None, "code": "not_found"}
+    script.answers = [Answer(404, {"error": error}), Answer(401, {"error": {**error, "code": "invalid_api_key"}})]
+    with pytest.raises(ServiceError, match="base_url=http://host/v1") as caught:
+        client.get("job_1")
+    assert (caught.value.status, caught.value.code) == (404, "not_found")
+    with pytest.raises(ServiceError, match="name one with --key or ZIMAGE_API_KEY"):
+        client.get("job_1")
+
+
+@pytest.mark.parametrize("below", ["", "/", "/v1", "/V1/", "//v1//", "/v1/v1", "/v1/V1"])
+def test_the_service_s_address_may_end_with_that_of_its_api(script: Script, connect: Connect, below: str) -> None:
+    script.answers = [Answer(200, QUEUED)] * 2
+    for prefix in ("", "/zimage"):
+        with connect(f"{script.url}{prefix}{below}") as client:
+            client.get("job_1")
+    assert [path for _, path, _, _ in script.requests] == ["/v1/jobs/job_1", "/zimage/v1/jobs/job_1"]
+
+
 @pytest.mark.parametrize(
     ("job_id", "path"), [("../queue", "..%2Fqueue"), ("job_1?x#y", "job_1%3Fx%23y"), ("ü", "%C3%BC")]
 )
@@ -199,7 +219,7 @@ def test_what_can_be_no_id_is_told(script: Script, client: Client, job_id: str) 
     assert script.requests == []
 
 
-@pytest.mark.parametrize("body", [b"<html>Sorry</html>", b"[]", b"{}"])
+@pytest.mark.parametrize("body", [b"<html>Sorry</html>", b"[]", b"{}", b"null", b'{"error": "no"}'])
 def test_an_answer_that_is_no_problem_is_told_by_its_status(script: Script, client: Client, body: bytes) -> None:
     script.answers = [Answer(500, body)]
     with pytest.raises(ServiceError, match="answered 500 Internal Server Error") as caught:
