@@ -22,6 +22,7 @@ from jobs.spec import JobInput
 from jobs.store.client import ClientStore
 from jobs.store.redis_client import connect, connect_async
 from jobs.store.worker import Claim, WorkerStore
+from support.s3_keys import s3_keys
 
 OWNER = "someone"
 WORKER = "worker-1"
@@ -101,13 +102,13 @@ class Service:
 
 @contextmanager
 def service(servers: Stack) -> Iterator[Service]:
-    """Give a service of its own on these servers; Redis is left as it was."""
+    """Give a service of its own on these servers, whose bucket can be used in here; Redis is left as it was."""
     name = f"test-{secrets.token_hex(4)}"
     environ = {**servers.environ(), "ZIMAGE_REDIS_PREFIX": f"{name}:", "ZIMAGE_S3_PREFIX": name}
     settings = Settings(
         redis_url=servers.redis_url, redis_prefix=f"{name}:", s3_endpoint=servers.s3_url, s3_prefix=name
     )
-    with connect(settings) as client:
+    with connect(settings) as client, s3_keys(environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"]):
         yield Service(settings, environ, client, WorkerStore(client, settings), ImageStore(settings))
         for key in client.scan_iter(f"{settings.redis_prefix}*"):
             client.delete(key)

@@ -12,12 +12,15 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from typer.testing import CliRunner
 
+from cli.main import app
 from cli.stack import Stack
 from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, CheckpointError
 from pipeline.checkpoint.components import Checkpoint
 from pipeline.checkpoint.s3 import download
+from support.s3_keys import s3_keys
 from worker.loading import find_checkpoint
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -87,6 +90,19 @@ def test_it_draws_the_picture_that_the_directory_draws(
     assert from_s3["images"][0]["sha256"] == from_directory["images"][0]["sha256"]
     assert from_s3["model"] == from_directory["model"] == "models/tiny"
     assert any((tmp_path / "cache/s3").iterdir())
+
+
+def test_the_doctor_looks_for_it(servers: Stack, bucket: str) -> None:
+    environ = servers.environ()
+    named = {"ZIMAGE_MODEL": f"s3://{bucket}/models/tiny", "ZIMAGE_VAE": f"s3://{bucket}/models"}
+    with s3_keys(environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"]):
+        findings = json.loads(CliRunner(env={**environ, **named}).invoke(app, ["doctor", "--json"]).stdout)
+    told = {finding["check"]: (finding["level"], finding["message"]) for finding in findings}
+    here = len(files(TINY_CHECKPOINT))
+    assert told["model"][0] == "ok"
+    assert told["model"][1].startswith(f"s3://{bucket}/models/tiny, {here} files of 0.02 GiB in S3; kept in ")
+    expected = f"s3://{bucket}/models: no checkpoint, expected model_index.json below this prefix: see ZIMAGE_VAE"
+    assert told["vae"] == ("fail", expected)
 
 
 def test_only_the_checkpoint_is_downloaded_and_only_once(s3: Any, bucket: str, tmp_path: Path) -> None:
