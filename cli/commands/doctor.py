@@ -138,8 +138,8 @@ def _s3(settings: "Settings") -> Iterator[Finding]:
     operations: list[tuple[str, Callable[[], object]]] = [
         ("can't be used", images.check),
         ("takes no images", lambda: images.put_png(key, content)),
-        ("can't be listed", lambda: images.listed(probe)),
-        ("gives no images back", lambda: images.get_png(key, len(content) + 1)),
+        ("can't be listed", lambda: key in images.listed(probe)),
+        ("gives no images back", lambda: images.get_png(key, len(content) + 1) == content),
     ]
     answers = []
     for fault, operation in operations:
@@ -151,10 +151,10 @@ def _s3(settings: "Settings") -> Iterator[Finding]:
                 return  # there is nothing to go on with
     url = images.presign(key)
     if len(answers) == len(operations):
-        *_, listed, got = answers
-        if got != content:
+        *_, listed, same = answers
+        if not same:
             yield Finding("s3", "fail", f"{address} gives back other bytes than it took")
-        elif key not in listed:
+        elif not listed:
             yield Finding("s3", "warn", f"{address}: written to and read, and what was written is not listed yet")
         else:
             yield Finding("s3", "ok", f"{address}: written to, listed and read")

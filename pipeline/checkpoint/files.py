@@ -136,8 +136,8 @@ def _only(names: list[str], folder: Path) -> str:
     if any(folder.glob("*.bin")):
         raise CheckpointError(f"{folder}: holds only .bin weights, expected {WEIGHT_NAMES[0]} (pickles can run code)")
     for file in (folder / name for name in WEIGHT_NAMES):
-        if told := impostor(file):
-            raise CheckpointError(f"{file}: {told}")
+        if half := impostor(file):
+            raise CheckpointError(f"{file}: {half}")
     raise CheckpointError(f"{folder}: missing weights, expected {' or '.join(WEIGHT_NAMES)} or shards with an index")
 
 

@@ -15,7 +15,7 @@ from jobs.settings import Settings
 from support.client_environments import run, with_node
 from support.receiving import free_port
 from support.root import ROOT
-from support.s3_keys import s3_keys
+from support.s3_access import s3_keys
 from support.store_contract import put_list_get_and_remove
 
 pytestmark = pytest.mark.clients

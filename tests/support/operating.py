@@ -22,7 +22,8 @@ from jobs.spec import JobInput
 from jobs.store.client import ClientStore
 from jobs.store.redis_client import connect, connect_async
 from jobs.store.worker import Claim, WorkerStore
-from support.s3_keys import s3_keys
+from support.redis_keys import remove_keys
+from support.s3_access import key_pair, s3_keys
 
 OWNER = "someone"
 WORKER = "worker-1"
@@ -108,7 +109,6 @@ def service(servers: Stack) -> Iterator[Service]:
     settings = Settings(
         redis_url=servers.redis_url, redis_prefix=f"{name}:", s3_endpoint=servers.s3_url, s3_prefix=name
     )
-    with connect(settings) as client, s3_keys(environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"]):
+    with connect(settings) as client, s3_keys(*key_pair(servers)):
         yield Service(settings, environ, client, WorkerStore(client, settings), ImageStore(settings))
-        for key in client.scan_iter(f"{settings.redis_prefix}*"):
-            client.delete(key)
+        remove_keys(client, settings.redis_prefix)

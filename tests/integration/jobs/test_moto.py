@@ -8,7 +8,7 @@ from moto.server import ThreadedMotoServer
 from jobs.objects.images import ImageStore
 from jobs.objects.s3_client import connect
 from jobs.settings import Settings
-from support.s3_keys import s3_keys
+from support.s3_access import s3_keys
 from support.store_contract import put_list_get_and_remove
 
 

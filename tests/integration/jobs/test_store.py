@@ -26,7 +26,8 @@ from jobs.store.client import ClientStore
 from jobs.store.redis_client import connect, connect_async
 from jobs.store.worker import AloneError, Claim, WorkerStore
 from support.demanding import demanding
-from support.s3_keys import s3_keys
+from support.redis_keys import remove_keys
+from support.s3_access import s3_keys
 
 CARD = ModelCard(name="tiny", min_size=64, max_size=1024, precision="float32", load_seconds=7.0)
 OWNER = "someone"
@@ -97,8 +98,7 @@ async def queue(servers: Stack, overrides: dict[str, Any]) -> AsyncIterator[Queu
     settings = Settings(redis_url=servers.redis_url, redis_prefix=f"test-{secrets.token_hex(4)}:", **overrides)
     blocking, asynchronous = connect(settings), connect_async(settings)
     yield Queue(settings, ClientStore(asynchronous, settings), WorkerStore(blocking, settings), blocking)
-    for key in blocking.scan_iter(f"{settings.redis_prefix}*"):
-        blocking.delete(key)
+    remove_keys(blocking, settings.redis_prefix)
     blocking.close()
     await asynchronous.aclose()
 
@@ -847,13 +847,14 @@ async def test_an_old_job_is_removed_by_one_process_at_a_time_and_by_another_if_
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.store.worker._RETIRED_AGAIN_SECONDS", 2)
-    jobs = [f"job_{n:03}" for n in range(150)]
+    monkeypatch.setattr("jobs.store.worker.MOST_RETIRED", 4)
+    jobs = [f"job_{n}" for n in range(6)]
     for job_id in jobs:
         await queue.submit(job_id)
         queue.commit(queue.claim())
     queue.end_retention()
     first, second = queue.worker.retire(), queue.worker.retire()
-    assert (first, second) == (jobs[:100], jobs[100:])
+    assert (first, second) == (jobs[:4], jobs[4:])
     assert queue.worker.retire() == []
     for job_id in first:
         queue.worker.delete(job_id)
@@ -866,9 +867,11 @@ async def test_all_that_is_old_goes_without_waiting_for_a_next_round(
 ) -> None:
     for name, value in servers.environ().items():
         monkeypatch.setenv(name, value)
+    for module in ("jobs.store.worker", "jobs.objects.retention"):
+        monkeypatch.setattr(f"{module}.MOST_RETIRED", 4)
     settings = queue.settings.model_copy(update={"s3_endpoint": servers.s3_url, "s3_bucket": "zimage"})
     images = ImageStore(settings)
-    jobs = {f"job_{secrets.token_hex(8)}" for _ in range(150)}
+    jobs = {f"job_{secrets.token_hex(8)}" for _ in range(6)}
     for job_id in jobs:
         await queue.submit(job_id)
         images.put_png(images.key(job_id, 1, 0), b"png")

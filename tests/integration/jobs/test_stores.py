@@ -24,6 +24,7 @@ from jobs.settings import Settings
 from pipeline import Generation
 from support import stores
 from support.operating import Service, service
+from support.redis_keys import remove_keys
 from support.store_contract import put_list_get_and_remove
 from support.stores import Store, standing_before
 from worker.claims.ending import job_error
@@ -45,8 +46,7 @@ def own(shared: Service) -> Iterator[Service]:
     """An empty service."""
     yield shared
     shared.images.removal.remove(uploaded(shared))
-    for key in shared.redis.scan_iter(f"{shared.settings.redis_prefix}*"):
-        shared.redis.delete(key)
+    remove_keys(shared.redis, shared.settings.redis_prefix)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from jobs.settings import Settings
 from jobs.spec import JobInput
 from jobs.store.worker import Claim
 from pipeline import Generation
-from support.s3_keys import s3_keys
+from support.s3_access import s3_keys
 from worker.caretaker import look_for_work
 from worker.delivery import Delivery
 from worker.held import HeldJob, StopJobError
