@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.checkpoint.config import CheckpointError, Config, one_line
-from pipeline.checkpoint.impostors import AGAIN, impostor
+from pipeline.checkpoint.impostors import AGAIN, UNFINISHED, impostor
 
 WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 PLAIN_NAMES = (*(f"{name}.index.json" for name in WEIGHT_NAMES), *WEIGHT_NAMES)  # the first one there is taken
@@ -135,9 +135,9 @@ def _only(names: list[str], folder: Path) -> str:
         raise CheckpointError(f"{folder}: holds {told} without an index, expected a single file, or shards with one")
     if any(folder.glob("*.bin")):
         raise CheckpointError(f"{folder}: holds only .bin weights, expected {WEIGHT_NAMES[0]} (pickles can run code)")
-    for file in (folder / name for name in WEIGHT_NAMES):
-        if half := impostor(file):
-            raise CheckpointError(f"{file}: {half}")
+    for file in sorted(folder.glob("*.safetensors.*")):
+        if file.suffix in UNFINISHED:
+            raise CheckpointError(f"{file}: is a download that has not ended: {AGAIN}")
     raise CheckpointError(f"{folder}: missing weights, expected {' or '.join(WEIGHT_NAMES)} or shards with an index")
 
 

@@ -31,7 +31,7 @@ SIGNATURES = (
     ),
     (rb"\s*# xet version", f"a Git-Xet pointer{NOT_IT}: download the file itself"),
     (
-        rb"(?i)\s*<(!--|(!doctype|html|head|body|title|meta|script|center|\?xml|error)\b)",
+        rb"(?is)\s*(<!--.*?-->\s*)*<(!doctype|html|head|body|title|meta|script|center|\?xml|error)\b",
         f"a web page or an answer in XML{NOT_IT}: {AGAIN}, and log in if it asks to",
     ),
     (rb"PK\x03\x04", f"a zip archive, as torch.save makes it of pickles, {PICKLE}"),

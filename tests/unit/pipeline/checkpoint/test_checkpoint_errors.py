@@ -387,7 +387,7 @@ CASES: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
     "a download that has not ended": (
         "small",
         rename(TRANSFORMER, f"{TRANSFORMER}.part"),
-        [f"{TRANSFORMER}: is missing, and diffusion_pytorch_model.safetensors.part is there"],
+        [f"{TRANSFORMER}.part: is a download that has not ended: download it again"],
     ),
     "a config whose download has not ended": (
         "small",
