@@ -20,7 +20,7 @@ from worker.png_parameters import image_parameters
 
 log = logging.getLogger(__name__)
 
-STORAGE_PAUSE = 2.0  # seconds between two looks whether S3 takes images again
+STORAGE_PAUSE = 2.0  # seconds between two uploads that ask whether S3 takes images again
 BLIP_SECONDS = 10.0  # for which uploads may fail before it is told: what a busy S3 refuses once, it takes soon
 
 

@@ -22,12 +22,13 @@ from network.proxies import ProxyError, through
 if TYPE_CHECKING:
     import httpx
 
-    from jobs.objects.removal import Removal
+    from jobs.objects.images import ImageStore
     from jobs.settings import Settings
 
 GIB = 1024**3
 SCARCE_BYTES = 5 * GIB
 FULL_BYTES = GIB // 2
+PICTURE_BYTES = 3 * 1024**2  # of 1024×1024 that doesn't compress: proxies and quotas may refuse it, and take less
 
 
 @dataclass(frozen=True)
@@ -124,34 +125,39 @@ def _redis(settings: "Settings") -> Iterator[Finding]:
 
 
 def _s3(settings: "Settings") -> Iterator[Finding]:
-    """Try each operation that the service asks of S3, on an object of its own."""
+    """Try each operation that the service asks of S3, on an object of its own, and look at what comes of it."""
     from jobs.objects.images import ImageStore
     from jobs.objects.refusals import STORAGE_ERRORS, told
 
     images = ImageStore(settings)
     address = f"bucket {settings.s3_bucket} at {images.endpoint}{through(images.endpoint)}"
     probe = f"doctor-{secrets.token_hex(8)}"
-    key, content = images.key(probe, attempt=0, index=0), b"zimage doctor"
+    key, content = images.key(probe, attempt=0, index=0), secrets.token_bytes(PICTURE_BYTES)
     operations: list[tuple[str, Callable[[], object]]] = [
         ("can't be used", images.check),
         ("takes no images", lambda: images.put_png(key, content)),
-        ("can't be listed", lambda: images.listed(probe)),
-        ("gives no images back", lambda: images.get_png(key, len(content))),
+        ("can't be listed", lambda: key in images.listed(probe)),
+        ("gives no images back", lambda: images.get_png(key, len(content) + 1) == content),
     ]
-    faults = []
+    answers = []
     for fault, operation in operations:
         try:
-            operation()
+            answers.append(operation())
         except STORAGE_ERRORS as error:
-            faults.append(fault)
             yield Finding("s3", "fail", f"{address} {fault}: {told(error)}")
             if fault in ("can't be used", "takes no images"):
                 return  # there is nothing to go on with
     url = images.presign(key)
-    if not faults:
-        yield Finding("s3", "ok", f"{address}: written to, listed and read")
+    if len(answers) == len(operations):
+        *_, listed, same = answers
+        if not same:
+            yield Finding("s3", "fail", f"{address} gives back other bytes than it took")
+        elif not listed:
+            yield Finding("s3", "warn", f"{address}: written to and read, and what was written is not listed yet")
+        else:
+            yield Finding("s3", "ok", f"{address}: written to, listed and read")
         yield _presigned(url, content)
-    yield from _removals(images.removal, address, key, url)
+    yield from _removals(images, address, key, url)
 
 
 def _presigned(url: str, content: bytes) -> Finding:
@@ -163,8 +169,9 @@ def _presigned(url: str, content: bytes) -> Finding:
     except httpx.TransportError as error:
         return Finding("s3", "warn", f"presigned URLs name {host}, not reachable from here{through(url)}: {error}")
     if signed.content != content:
-        return Finding("s3", "fail", f"a presigned URL is answered {signed.status_code}: see ZIMAGE_S3_PUBLIC_ENDPOINT")
-    if unsigned.is_success:
+        answered = "with other bytes" if signed.is_success else signed.status_code
+        return Finding("s3", "fail", f"a presigned URL is answered {answered}: see ZIMAGE_S3_PUBLIC_ENDPOINT")
+    if unsigned.content == content:
         return Finding("s3", "warn", "anyone can read the images: make the bucket private")
     return Finding("s3", "ok", f"presigned URLs work, and {host} refuses unsigned ones")
 
@@ -178,7 +185,7 @@ def _get(url: str) -> "httpx.Response":
         return http.get(url)
 
 
-def _removals(removal: "Removal", address: str, key: str, url: str) -> Iterator[Finding]:
+def _removals(images: "ImageStore", address: str, key: str, url: str) -> Iterator[Finding]:
     import httpx
 
     from jobs.objects.refusals import STORAGE_ERRORS, told
@@ -193,16 +200,25 @@ def _removals(removal: "Removal", address: str, key: str, url: str) -> Iterator[
             return str(error)
         return left.reason if left else None
 
-    many, one = refusal(removal.at_once), refusal(removal.one_by_one)
+    def is_there() -> bool:
+        with suppress(*STORAGE_ERRORS):
+            return bool(images.get_png(key, 1))
+        return False
+
+    many = refusal(images.removal.at_once)
+    kept = not many and is_there()
+    one = refusal(images.removal.one_by_one)
     if many and one:
         yield Finding("s3", "fail", f"{address} takes no removals: {one}")
-        return
-    ways = [way for way, refused in (("many at once", many), ("one by one", one)) if not refused]
-    note = f"; the other way is refused: {many or one}" if many or one else ""
-    yield Finding("s3", "ok", f"{address}: removed from, {' and '.join(ways)}{note}")
-    with suppress(httpx.TransportError):  # told of by _presigned
-        if _get(url).is_success:
-            yield Finding("s3", "warn", "a deleted object can still be read")
+    elif kept or (not one and is_there()):
+        yield Finding("s3", "fail", f"{address} says of an object that it was removed, and still gives it")
+    else:
+        ways = [way for way, refused in (("many at once", many), ("one by one", one)) if not refused]
+        note = f"; the other way is refused: {many or one}" if many or one else ""
+        yield Finding("s3", "ok", f"{address}: removed from, {' and '.join(ways)}{note}")
+        with suppress(httpx.TransportError):  # told of by _presigned
+            if _get(url).is_success:
+                yield Finding("s3", "warn", "a deleted object can still be read")
 
 
 def _model(settings: "Settings") -> Iterator[Finding]:
@@ -212,13 +228,14 @@ def _model(settings: "Settings") -> Iterator[Finding]:
 
 
 def _checkpoint(settings: "Settings", part: Literal["model", "vae"], name: str) -> Finding:
-    """Look at a checkpoint as far as that is quick: what is remote is not asked for."""
+    """Look at a checkpoint as far as that is quick: the hub is not asked, and of a bucket's one its list alone is."""
     from jobs.model_card import TINY
+    from jobs.objects.s3_client import connect
 
     try:
         from pipeline import CheckpointError
-        from pipeline.checkpoint.components import Checkpoint
-        from pipeline.checkpoint.files import weight_files
+        from pipeline.checkpoint.components import Checkpoint, autoencoder_weights
+        from pipeline.checkpoint.s3 import objects_of
         from pipeline.checkpoint.sources import HUB_ID, S3_SCHEME
     except ModuleNotFoundError:
         return Finding(part, "warn", f"{name}: not looked at without torch")
@@ -231,12 +248,18 @@ def _checkpoint(settings: "Settings", part: Literal["model", "vae"], name: str) 
             if part == "model":
                 Checkpoint(root)  # as a worker does at its start, but for the weights themselves
             else:
-                weight_files(root / "vae" if (root / "vae").is_dir() else root)
+                autoencoder_weights(root / "vae" if (root / "vae").is_dir() else root)
         except CheckpointError as error:
             return Finding(part, "fail", f"{error}: see {setting}")
         return Finding(part, "ok", f"{root}")
     if name.startswith(S3_SCHEME):
-        return Finding(part, "ok", f"{name}, from S3; kept in {settings.cache_dir} (ZIMAGE_CACHE_DIR)")
+        try:
+            objects = objects_of(name, lambda: connect(settings, settings.s3_endpoint, attempts=1))
+        except CheckpointError as error:
+            return Finding(part, "fail", f"{error}: see {setting}")
+        size = sum(found["bytes"] for found in objects.values()) / GIB
+        kept = f"kept in {settings.cache_dir} (ZIMAGE_CACHE_DIR)"
+        return Finding(part, "ok", f"{name}, {len(objects)} files of {size:.2f} GiB in S3; {kept}")
     if HUB_ID.fullmatch(name) and not root.exists():
         return Finding(part, "ok", f"{name}, from the hub or its cache")
     expected = "no such directory, no hub id org/name, and not s3://bucket/prefix"

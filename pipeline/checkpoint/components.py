@@ -13,7 +13,7 @@ from transformers import Qwen2Tokenizer
 
 from pipeline.checkpoint.config import CheckpointError, Config, one_line
 from pipeline.checkpoint.files import weight_files
-from pipeline.checkpoint.impostors import impostor
+from pipeline.checkpoint.impostors import byte_order_mark, impostor
 from pipeline.checkpoint.names import COMFYUI_UNUSED, comfyui_name, comfyui_prefix, is_comfyui
 from pipeline.checkpoint.params import autoencoder_params, qwen3_params, schedule, transformer_params
 from pipeline.checkpoint.weights import Weights, examine
@@ -107,7 +107,7 @@ def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
         raise CheckpointError(f"{file}: {impostor(file) or 'missing file'}")
     for pattern in ("*.json", "*.jinja", "merges.txt"):  # before they are read: any text may be a template
         for file in sorted(folder.glob(pattern)):
-            if told := impostor(file):
+            if told := impostor(file) or byte_order_mark(file):
                 raise CheckpointError(f"{file}: {told}")
     try:
         tokenizer: Qwen2Tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)

@@ -6,7 +6,8 @@ files, these are taken.
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.checkpoint.config import CheckpointError, Config, one_line
-from pipeline.checkpoint.impostors import AGAIN, impostor
+from pipeline.checkpoint.impostors import AGAIN, UNFINISHED, impostor
 
 WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 PLAIN_NAMES = (*(f"{name}.index.json" for name in WEIGHT_NAMES), *WEIGHT_NAMES)  # the first one there is taken
+SHARD = r"-\d+-of-\d+"
 INDICES = "*.safetensors.index*.json"  # diffusers and transformers put the variant before or behind `index`
 CHECKPOINT_FILES = ("*.json", "*.jinja", "*.safetensors", "tokenizer/*")  # of all that may lie beside them
 
@@ -50,7 +52,7 @@ class WeightFiles:
 
 
 def weight_files(folder: Path) -> WeightFiles:
-    """Find the safetensors files of one component and read their headers.
+    """Find the safetensors files of one component and read their headers; what else lies there is not read.
 
     There is one file, or shards with their index.
 
@@ -58,18 +60,52 @@ def weight_files(folder: Path) -> WeightFiles:
         CheckpointError: none is there, one is missing or is no complete safetensors file, or it is not plain which of
             them are meant.
     """
-    indices = {path.name: _read_index(path) for path in sorted(folder.glob(INDICES))}
-    shards = {file for index in indices.values() for file in index.values()}
-    files = {path.name: path for path in sorted(folder.glob("*.safetensors")) if path not in shards}
-    # An index without any of its shards came along with another variant; alone, it tells what is missing.
-    used = [name for name, index in indices.items() if any(map(_is_there, index.values()))]
-    chosen = _choose(folder, [*used, *files] or list(indices))
-    index = indices.get(chosen, {})
+    files = {path.name: path for path in sorted(folder.glob("[!.]*.safetensors"))}
+    for name in PLAIN_NAMES:
+        if name in files:
+            return _with_headers([files[name]], {})
+        if index := _index_in_use(folder / name, files):
+            return _shards(name, index)
+    indices = {path.name: _index_in_use(path, files) for path in sorted(folder.glob(INDICES))}
+    shards = {file.name for index in indices.values() for file in index.values()}
+    chosen = _only([*filter(indices.get, indices), *(name for name in files if name not in shards)], folder)
+    return _with_headers([files[chosen]], {}) if chosen in files else _shards(chosen, indices[chosen])
+
+
+def _with_headers(paths: list[Path], index: dict[str, Path]) -> WeightFiles:
+    return WeightFiles(paths, index, {tensor.name: tensor for path in paths for tensor in _read_header(path)})
+
+
+def _shards(name: str, index: dict[str, Path]) -> WeightFiles:
     for key, file in index.items():
         if not _is_there(file):
-            raise CheckpointError(f"{file}: missing shard, {chosen} expects tensor {key!r} in it")
-    paths = sorted(set(index.values())) or [files[chosen]]
-    return WeightFiles(paths, index, {tensor.name: tensor for path in paths for tensor in _read_header(path)})
+            raise CheckpointError(f"{file}: {impostor(file) or 'missing shard'}, {name} expects tensor {key!r} in it")
+    return _with_headers(sorted(set(index.values())), index)
+
+
+def _index_in_use(path: Path, files: Collection[str]) -> dict[str, Path]:
+    """The file that an index names for each tensor; empty of one that came along without its shards, or is not there.
+
+    Where there are no weights at all, it tells what is missing.
+
+    Raises:
+        CheckpointError: it can't be read, and shards of its name are there.
+    """
+    if not _is_there(path):
+        return {}
+    try:
+        index = _read_index(path)
+    except CheckpointError:
+        shards = {_variant(name) for name in files if re.search(SHARD, name)}
+        if files and _variant(path.name) not in shards:
+            return {}
+        raise
+    return index if not files or any(map(_is_there, index.values())) else {}
+
+
+def _variant(name: str) -> str:
+    """What the names of an index and of its shards have in common."""
+    return re.sub(rf"{SHARD}|\.safetensors|\.index|\.json", "", name)
 
 
 def _read_index(path: Path) -> dict[str, Path]:
@@ -88,11 +124,8 @@ def _is_there(file: Path) -> bool:
     return os.path.lexists(file)  # a link to nothing too: it is told of when it is read
 
 
-def _choose(folder: Path, names: list[str]) -> str:
-    """Which of these weight files and indices stands for the component."""
-    for name in PLAIN_NAMES:
-        if name in names:
-            return name
+def _only(names: list[str], folder: Path) -> str:
+    """The one weight file or index of a variant that there is."""
     if len(names) == 1:
         return names[0]
     if names:
@@ -102,10 +135,15 @@ def _choose(folder: Path, names: list[str]) -> str:
         raise CheckpointError(f"{folder}: holds {told} without an index, expected a single file, or shards with one")
     if any(folder.glob("*.bin")):
         raise CheckpointError(f"{folder}: holds only .bin weights, expected {WEIGHT_NAMES[0]} (pickles can run code)")
+    for file in sorted(folder.glob("*.safetensors.*")):
+        if file.suffix in UNFINISHED:
+            raise CheckpointError(f"{file}: is a download that has not ended: {AGAIN}")
     raise CheckpointError(f"{folder}: missing weights, expected {' or '.join(WEIGHT_NAMES)} or shards with an index")
 
 
 def _read_header(file: Path) -> Iterator[StoredTensor]:
+    if file.with_name(f"{file.name}.aria2").exists():  # it writes from both ends, so the header may be there
+        raise CheckpointError(f"{file}: its download by aria2 has not ended: go on with it, or {AGAIN}")
     try:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +25,20 @@ from pipeline.checkpoint.files import CHECKPOINT_FILES
 
 log = logging.getLogger(__name__)
 
+INDEX = "model_index.json"
 Objects = dict[str, dict[str, Any]]  # ETag and size of each object, by its name below the checkpoint's prefix
+
+
+def objects_of(url: str, connect: Callable[[], Any] | None = None) -> Objects:
+    """List what `download` would bring, one object of it being read.
+
+    Raises:
+        CheckpointError: as `download`.
+    """
+    with _bucket(url, connect) as (client, bucket, start):
+        objects = _list(client, bucket, start, url)
+        client.download_fileobj(bucket, start + INDEX, BytesIO())
+    return objects
 
 
 def download(url: str, cache: Path, connect: Callable[[], Any] | None = None) -> Path:
@@ -42,21 +56,11 @@ def download(url: str, cache: Path, connect: Callable[[], Any] | None = None) ->
         CheckpointError: no such bucket, no checkpoint below the prefix, access denied, or S3 can't be reached.
         OSError: the files can't be written.
     """
-    bucket, _, prefix = url.removeprefix("s3://").strip("/").partition("/")
-    if not bucket:
-        raise CheckpointError(f"{url}: names no bucket, expected s3://bucket/prefix")
-    name = quote(f"{bucket}/{prefix}", safe="")  # flat, since one checkpoint's prefix may begin another's
-    start = f"{prefix}/" if prefix else ""
-    cache.mkdir(parents=True, exist_ok=True)
-    try:
-        client: Any = connect() if connect else boto3.client("s3")
-    except (BotoCoreError, ProxyError) as error:
-        raise CheckpointError(f"{url}: {one_line(error)}") from error
-    try:
+    with _bucket(url, connect) as (client, bucket, start):
+        name = quote(f"{bucket}/{start.removesuffix('/')}", safe="")  # flat: a prefix may begin another's
+        cache.mkdir(parents=True, exist_ok=True)
         with _lock(cache / f"{name}.lock"):
-            objects = _list(client, bucket, start)
-            if "model_index.json" not in objects:
-                raise CheckpointError(f"{url}: no checkpoint, expected model_index.json below this prefix")
+            objects = _list(client, bucket, start, url)
             folder, record = cache / name, cache / f"{name}.json"
             here = _tidy(folder, record, objects)
             for path in sorted(objects.keys() - here.keys()):
@@ -66,12 +70,26 @@ def download(url: str, cache: Path, connect: Callable[[], Any] | None = None) ->
                 client.download_file(bucket, start + path, str(folder / path))
                 here[path] = objects[path]
                 _write(record, here)
-    except (ClientError, BotoCoreError, Boto3Error) as error:
-        raise CheckpointError(f"{url}{through(client.meta.endpoint_url)}: {_reason(error)}") from error
     return folder
 
 
-def _list(client: Any, bucket: str, start: str) -> Objects:
+@contextmanager
+def _bucket(url: str, connect: Callable[[], Any] | None) -> Iterator[tuple[Any, str, str]]:
+    """Give boto3's client, the bucket, and what its keys begin with; say of their errors what `download` says."""
+    bucket, _, prefix = url.removeprefix("s3://").strip("/").partition("/")
+    if not bucket:
+        raise CheckpointError(f"{url}: names no bucket, expected s3://bucket/prefix")
+    try:
+        client: Any = connect() if connect else boto3.client("s3")
+    except (BotoCoreError, ProxyError) as error:
+        raise CheckpointError(f"{url}: {one_line(error)}") from error
+    try:
+        yield client, bucket, f"{prefix}/" if prefix else ""
+    except (ClientError, BotoCoreError, Boto3Error) as error:
+        raise CheckpointError(f"{url}{through(client.meta.endpoint_url)}: {_reason(error)}") from error
+
+
+def _list(client: Any, bucket: str, start: str, url: str) -> Objects:
     """The checkpoint's files among the objects whose keys begin with `start`."""
     found = {}
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start):
@@ -79,6 +97,8 @@ def _list(client: Any, bucket: str, start: str) -> Objects:
             name = item["Key"].removeprefix(start)
             if _stays_below(name) and any(fnmatch(name, pattern) for pattern in CHECKPOINT_FILES):
                 found[name] = {"etag": item["ETag"], "bytes": item["Size"]}
+    if INDEX not in found:
+        raise CheckpointError(f"{url}: no checkpoint, expected {INDEX} below this prefix")
     return found
 
 

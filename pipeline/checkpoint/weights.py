@@ -4,7 +4,7 @@ A weight `X` may be stored in a number format, with its scales `[rows, 1]` besid
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, cast
 
@@ -105,7 +105,7 @@ def examine(
             expected[number_format.scale_name(name)] = (found.shape[0], 1)
     _check_each(files, expected)
     others = [found for name, found in files.tensors.items() if name not in expected and not ignore(name)]
-    strays = _strays(others, {name.partition(".")[0] for name in holds})
+    strays = _strays(others, {name: expected[name] for name in holds})
     if missing := [name for name in holds if name not in files.tensors]:
         first = missing[0]
         file, shape = files.index.get(first, files.paths[0]), _shape(expected[first])
@@ -127,9 +127,9 @@ def _check_each(files: WeightFiles, expected: Mapping[str, tuple[int, ...]]) -> 
         raise CheckpointError(next(iter(misfits.values())) + _and_more(list(misfits)))
 
 
-def _strays(others: Sequence[StoredTensor], modules: Collection[str]) -> list[str]:
+def _strays(others: Sequence[StoredTensor], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Return the names of tensors that the network has no place for; refuse those of another architecture."""
-    foreign = [found for found in others if not is_stray(found, modules)]
+    foreign = [found for found in others if not is_stray(found, expected)]
     if foreign:
         file, name, more = foreign[0].file, foreign[0].name, _and_more([found.name for found in foreign])
         raise CheckpointError(f"{file}: unexpected tensor {name!r}, the model has none such{more}")

@@ -4,10 +4,8 @@ import io
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -21,16 +19,9 @@ from selenium.webdriver.support.ui import Select
 from cli.stack import Stack
 from jobs.keys import KeysFile
 from jobs.spec import MAX_SEED
+from support.waiting import wait_until
 
 PROMPT = "a red heart on blue"
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 90) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-    return found
 
 
 def by_id(browser: Chrome, name: str) -> WebElement:

@@ -1,6 +1,7 @@
 """s3rver, an S3 for tests that is written in JavaScript: what the service asks of any S3, asked of it."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +16,7 @@ from jobs.settings import Settings
 from support.client_environments import run, with_node
 from support.receiving import free_port
 from support.root import ROOT
+from support.s3_access import s3_keys
 from support.store_contract import put_list_get_and_remove
 
 pytestmark = pytest.mark.clients
@@ -34,13 +36,9 @@ def program() -> Path:
 
 
 @pytest.fixture
-def images(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageStore]:
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps credentials
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "S3RVER")  # the one that it knows
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3RVER")
+def images(program: Path, tmp_path: Path) -> Iterator[ImageStore]:
     port = free_port()
     command = [program, "--directory", tmp_path, "--port", str(port), "--configure-bucket", "zimage", "--silent"]
-    images = ImageStore(Settings(s3_endpoint=f"http://127.0.0.1:{port}"), attempts=1)
 
     def answers() -> bool:
         with suppress(EndpointConnectionError):
@@ -48,12 +46,16 @@ def images(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             return True
         return False
 
-    with subprocess.Popen(command, env={**os.environ, "PATH": with_node()}) as server:
+    with (
+        s3_keys("S3RVER", "S3RVER"),  # the pair that it knows
+        subprocess.Popen(command, env={**os.environ, "PATH": with_node()}, start_new_session=True) as server,
+    ):
+        images = ImageStore(Settings(s3_endpoint=f"http://127.0.0.1:{port}"), attempts=1)
         try:
             wait_for(answers, 60, "s3rver's first answer")
             yield images
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGTERM)  # the program that pip calls node starts the real one
 
 
 def test_s3rver_is_spoken(images: ImageStore) -> None:

@@ -22,6 +22,8 @@ from jobs.spec import JobInput
 from jobs.store.client import ClientStore
 from jobs.store.redis_client import connect, connect_async
 from jobs.store.worker import Claim, WorkerStore
+from support.redis_keys import remove_keys
+from support.s3_access import key_pair, s3_keys
 
 OWNER = "someone"
 WORKER = "worker-1"
@@ -101,13 +103,12 @@ class Service:
 
 @contextmanager
 def service(servers: Stack) -> Iterator[Service]:
-    """Give a service of its own on these servers; Redis is left as it was."""
+    """Give a service of its own on these servers, whose bucket can be used in here; Redis is left as it was."""
     name = f"test-{secrets.token_hex(4)}"
     environ = {**servers.environ(), "ZIMAGE_REDIS_PREFIX": f"{name}:", "ZIMAGE_S3_PREFIX": name}
     settings = Settings(
         redis_url=servers.redis_url, redis_prefix=f"{name}:", s3_endpoint=servers.s3_url, s3_prefix=name
     )
-    with connect(settings) as client:
+    with connect(settings) as client, s3_keys(*key_pair(servers)):
         yield Service(settings, environ, client, WorkerStore(client, settings), ImageStore(settings))
-        for key in client.scan_iter(f"{settings.redis_prefix}*"):
-            client.delete(key)
+        remove_keys(client, settings.redis_prefix)

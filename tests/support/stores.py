@@ -168,6 +168,38 @@ class Small(Store):
         return (413, "<html>Request Entity Too Large</html>") if len(request.body) > 1000 else None
 
 
+class Garbling(Store):
+    """A store that gives other bytes than it took, as many."""
+
+    def changed(self, _request: Request, body: bytes) -> bytes:
+        return body if b"<ListBucketResult" in body else bytes(len(body))
+
+
+class Cutting(Store):
+    """A proxy that passes on the first MiB of an answer."""
+
+    def changed(self, _request: Request, body: bytes) -> bytes:
+        return body[: 1024**2]
+
+
+class Optimising(Store):
+    """A cache that makes smaller pictures of what browsers ask for."""
+
+    def changed(self, request: Request, body: bytes) -> bytes:
+        return body if "Authorization" in request.headers else body[::2]
+
+
+class Feigning(Store):
+    """A store that says of all objects that it removed them, and keeps them."""
+
+    def own_refusal(self, request: Request) -> Answer:
+        if removes_many(request):
+            removed = re.findall("<Key>.*?</Key>", request.body.decode())
+            told = "".join(f"<Deleted>{key}</Deleted>" for key in removed)
+            return 200, f'<DeleteResult xmlns="{NAMESPACE}">{told}</DeleteResult>'
+        return (204, "") if request.method == "DELETE" else None
+
+
 class Late(Store):
     """A store whose lists know nothing yet of what was written."""
 

@@ -14,7 +14,7 @@ from worker.held import HeldJob
 
 log = logging.getLogger(__name__)
 
-STORAGE_PAUSE = 0.5  # seconds between two looks whether S3 is back
+DELIVERABLE_PAUSE = 0.5  # seconds between two looks whether images can be delivered again
 
 
 class Admission:
@@ -90,7 +90,7 @@ class Admission:
 
     def _may_claim(self) -> bool:
         # Waits here rather than leave: a worker that can't deliver must not use up the bells of those that can.
-        while not self._deliverable() and not self.draining.wait(STORAGE_PAUSE):
+        while not self._deliverable() and not self.draining.wait(DELIVERABLE_PAUSE):
             pass
         return not self.draining.is_set()
 

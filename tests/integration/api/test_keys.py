@@ -4,8 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -191,13 +190,6 @@ def test_who_is_refused_need_not_send_the_body(guarded: Guarded) -> None:
 def test_what_is_too_large_or_unknown_is_refused(guarded: Guarded, body: dict[str, Any], status: int) -> None:
     with guarded.http("alice") as http:
         assert http.post("/v1/jobs", json=body).status_code == status
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 def test_keys_come_and_go_without_a_restart(guarded: Guarded) -> None:

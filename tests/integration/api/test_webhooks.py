@@ -26,6 +26,7 @@ from jobs.store.webhooks import Outbox, Undelivered
 from support.operating import LOST, OWNER, Service, service
 from support.receiving import SECRET, Receiver, free_port, pointing_to, receiver
 from support.root import ROOT
+from support.waiting import wait_until
 
 LONGER = {"width": 256, "height": 256, "num_inference_steps": 50}
 NOBODY = "redis://:hidden@127.0.0.1:1/0"
@@ -172,7 +173,7 @@ def test_receivers_that_hang_hold_up_no_other_key_s(own: Service, monkeypatch: p
             for _ in range(30):
                 ended(own, hanging.url, owner)
         delivering = process.submit(deliver, own, lambda: len(quick.requests) == 10 and len(undelivered(own)) == 60)
-        wait_for(lambda: len(hanging.requests) >= 6)
+        wait_until(lambda: len(hanging.requests) >= 6)
         jobs = {ended(own, quick.url, owner) for owner in ("alice", "bob") for _ in range(5)}
         delivering.result()
         assert {received.verified()["data"]["id"] for received in quick.requests} == jobs
@@ -297,18 +298,18 @@ def test_nothing_is_lost_when_receiver_api_and_worker_die(tmp_path: Path) -> Non
                 return {event.event: event.tries for event in Undelivered(client, settings).events()}
 
             first = httpx.post(f"{stack.api_url}/v1/jobs", json=job).raise_for_status().json()
-            wait_for(lambda: any(tries >= 1 for tries in events().values()))
+            wait_until(lambda: any(tries >= 1 for tries in events().values()))
             (event,) = events()
             os.kill(stack.pids()["api"], signal.SIGKILL)
-            wait_for(lambda: answers(stack))
+            wait_until(lambda: answers(stack))
             tries = events()[event]
             second = httpx.post(f"{stack.api_url}/v1/jobs", json=job | LONGER).json()
-            wait_for(lambda: client.zcard("zimage:running") == 1)
+            wait_until(lambda: client.zcard("zimage:running") == 1)
             os.kill(stack.pids()["workers"][0], signal.SIGKILL)
-            wait_for(lambda: events()[event] >= max(3, tries + 1))
+            wait_until(lambda: events()[event] >= max(3, tries + 1))
             assert re.search(r"^zimage_webhooks_pending [12]\.0$", metrics(stack), re.MULTILINE)
             with receiver([500], port=port) as listening:
-                wait_for(lambda: not events() and len({told["data"]["id"] for told in verified(listening)}) == 2)
+                wait_until(lambda: not events() and len({told["data"]["id"] for told in verified(listening)}) == 2)
             assert "zimage_webhooks_pending 0.0" in metrics(stack)
             assert 'zimage_webhook_deliveries_total{outcome="delivered"} 2.0' in metrics(stack)
             for job_id, attempt in [(first["id"], 1), (second["id"], 2)]:
@@ -338,10 +339,3 @@ def answers(stack: Stack) -> bool:
         return httpx.get(f"{stack.api_url}/livez").is_success
     except httpx.TransportError:
         return False
-
-
-def wait_for(so: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 90
-    while not so():
-        assert time.monotonic() < deadline, "it never came to this"
-        time.sleep(0.05)

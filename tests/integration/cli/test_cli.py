@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from cli.main import app
 from cli.stack import Stack
@@ -194,7 +195,9 @@ def test_generate_prints_json(zimage: Shell) -> None:
     assert hashlib.sha256((zimage.folder / image["path"]).read_bytes()).hexdigest() == image["sha256"]
 
 
-def test_doctor_finds_a_healthy_stack_and_a_wrong_address(stack: Stack, tmp_path: Path) -> None:
+def test_doctor_finds_a_healthy_stack_and_a_wrong_address(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = Shell(tmp_path, {}).json("doctor", "--data", str(stack.data_dir))
     findings = {(finding["check"], finding["level"]) for finding in told}
     assert {("redis", "ok"), ("s3", "ok"), ("settings", "ok")} <= findings
@@ -202,16 +205,18 @@ def test_doctor_finds_a_healthy_stack_and_a_wrong_address(stack: Stack, tmp_path
 
     shutil.copytree(TINY_CHECKPOINT, tmp_path / "model")
     (tmp_path / "model/tokenizer/tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
-    printed = Shell(tmp_path, stack.environ())(
-        "doctor",
-        code=1,
-        ZIMAGE_REDIS_URL="redis://:hidden@127.0.0.1:1",
-        ZIMAGE_S3_BUCKET="nowhere",
-        ZIMAGE_MODEL="model",
-        ZIMAGE_VAE="/no/vae",
-        ZIMAGE_API_KEYS_FILE="/no/keys.json",
-        OTEL_EXPORTER_OTLP_ENDPOINT="collector:4318",
-    )
+    monkeypatch.chdir(tmp_path)
+    wrong = {
+        "ZIMAGE_REDIS_URL": "redis://:hidden@127.0.0.1:1",
+        "ZIMAGE_S3_BUCKET": "nowhere",
+        "ZIMAGE_MODEL": "model",
+        "ZIMAGE_VAE": "/no/vae",
+        "ZIMAGE_API_KEYS_FILE": "/no/keys.json",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318",
+    }
+    done = CliRunner(env={**stack.environ(), **wrong}).invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    printed = done.output
     failed = [line.split()[1] for line in printed.splitlines() if line.startswith("fail")]
     assert failed == ["redis", "s3", "model", "vae", "keys", "traces"]
     assert "model/tokenizer/tokenizer.json: is a Git LFS pointer" in printed
@@ -224,8 +229,9 @@ def test_doctor_finds_a_healthy_stack_and_a_wrong_address(stack: Stack, tmp_path
 def test_checkpoint_random_draws(tmp_path: Path) -> None:
     zimage = Shell(tmp_path, {})
     assert zimage("checkpoint", "random", "--size", "tiny", "made") == "made\n"
-    zimage("checkpoint", "random", "made", code=1)
-    assert "made: exists and is not empty: choose a new directory" in zimage.told
+    again = CliRunner().invoke(app, ["checkpoint", "random", str(tmp_path / "made")])
+    assert again.exit_code == 1
+    assert again.stderr == f"zimage: {tmp_path / 'made'}: exists and is not empty: choose a new directory\n"
     assert zimage("generate", "a cat", *SMALL, "--model", "made", "--out", "cat.png") == "cat.png\n"
     assert Image.open(tmp_path / "cat.png").size == (64, 64)
 

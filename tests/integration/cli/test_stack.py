@@ -5,38 +5,22 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 import psutil
 import pytest
 import redis
-from botocore.config import Config
 
 from cli.stack import Stack, StackError
+from support.s3_access import key_pair, s3_client
+from support.waiting import wait_until
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-def s3_client(stack: Stack) -> Any:
-    environ = stack.environ()
-    return boto3.client(
-        "s3",
-        endpoint_url=environ["ZIMAGE_S3_ENDPOINT"],
-        region_name="us-east-1",
-        aws_access_key_id=environ["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
-        config=Config(signature_version="s3v4", retries={"total_max_attempts": 10}),
-    )
+def s3_of(stack: Stack) -> Any:
+    return s3_client(stack.s3_url, *key_pair(stack), attempts=10)
 
 
 def everyone(pids: dict[str, Any]) -> list[int]:
@@ -51,7 +35,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def test_s3_takes_signatures_and_presigned_urls_only(servers: Stack) -> None:
-    client = s3_client(servers)
+    client = s3_of(servers)
     client.put_object(Bucket="zimage", Key="test stack/é.png", Body=b"png")
     url = client.generate_presigned_url("get_object", Params={"Bucket": "zimage", "Key": "test stack/é.png"})
     assert httpx.get(url).content == b"png"
@@ -60,19 +44,13 @@ def test_s3_takes_signatures_and_presigned_urls_only(servers: Stack) -> None:
     assert httpx.put(unsigned, content=b"mine").status_code == 403
     assert httpx.get(f"{servers.s3_url}/zimage").status_code == 403
     assert httpx.get(url[:-1] + ("0" if url[-1] != "0" else "1")).status_code == 403
-    stranger = boto3.client(
-        "s3",
-        endpoint_url=servers.s3_url,
-        region_name="us-east-1",
-        aws_access_key_id="stranger",
-        aws_secret_access_key="strange",
-    )
+    stranger = s3_client(servers.s3_url, "stranger", "strange")
     with pytest.raises(client.exceptions.ClientError, match="InvalidAccessKeyId"):
         stranger.list_objects_v2(Bucket="zimage")
 
 
 def test_the_bucket_takes_many_small_objects(servers: Stack) -> None:
-    client = s3_client(servers)
+    client = s3_of(servers)
     for index in range(60):
         client.put_object(Bucket="zimage", Key=f"many/{index}", Body=os.urandom(20_000))
     assert client.list_objects_v2(Bucket="zimage", Prefix="many/")["KeyCount"] == 60
@@ -139,7 +117,7 @@ def test_a_killed_valkey_comes_back_on_its_port_with_its_data(own: Stack) -> Non
 
 def test_a_killed_s3_comes_back_on_its_port_with_its_data(own: Stack) -> None:
     before = own.pids()
-    client = s3_client(own)
+    client = s3_of(own)
     client.put_object(Bucket="zimage", Key="kept", Body=b"here")
     os.kill(before["s3"], signal.SIGKILL)
     wait_until(lambda: own.pids()["s3"] != before["s3"])
@@ -167,14 +145,14 @@ def test_data_and_addresses_survive_a_restart(tmp_path: Path) -> None:
     with Stack(data, services=False) as first:
         with redis.Redis.from_url(first.redis_url) as client:
             client.set("kept", "here")
-        s3_client(first).put_object(Bucket="zimage", Key="kept", Body=b"here")
+        s3_of(first).put_object(Bucket="zimage", Key="kept", Body=b"here")
         gone = everyone(first.pids())
     assert not any(psutil.pid_exists(pid) for pid in gone)
     with Stack(data, services=False) as second:
         assert second.environ() == first.environ()
         with redis.Redis.from_url(second.redis_url) as client:
             assert client.get("kept") == b"here"
-        assert s3_client(second).get_object(Bucket="zimage", Key="kept")["Body"].read() == b"here"
+        assert s3_of(second).get_object(Bucket="zimage", Key="kept")["Body"].read() == b"here"
 
 
 def up(data: Path, *arguments: str) -> subprocess.Popen[str]:

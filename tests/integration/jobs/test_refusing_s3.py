@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -18,14 +17,13 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from bench.chaos.accounting import wait_for
-from bench.chaos.s3_proxy import S3Proxy
 from cli.stack import Stack, ports
 from jobs.objects.images import ImageStore
 from jobs.record import JobStatus
 from jobs.store.dead_letters import DeadLetters
 from pipeline import Generation
 from support.operating import Service, service
-from support.stores import Google, standing_before
+from support.stores import Google, Store, standing_before
 from worker.delivery import Delivery
 from worker.held import HeldJob
 
@@ -33,53 +31,47 @@ DRAWN = Generation(torch.zeros(1, 64, 64, 3, dtype=torch.uint8), {}, 0, [], 1, 0
 
 
 @pytest.fixture
-def own(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps credentials
-    for name, value in servers.environ().items():
-        monkeypatch.setenv(name, value)  # the bucket's key pair
+def own(servers: Stack) -> Iterator[Service]:
     with service(servers) as running:
         yield running
 
 
 @pytest.fixture
-def proxy(servers: Stack) -> Iterator[S3Proxy]:
-    port = urlsplit(servers.s3_url).port
-    assert port
-    running = S3Proxy(lambda: port)
-    yield running
-    running.close()
+def store(servers: Stack) -> Iterator[Store]:
+    with standing_before(servers, Store) as running:
+        yield running
 
 
 @pytest.mark.parametrize("status", [403, 503])
 def test_nothing_is_claimed_until_s3_takes_images_again(
-    own: Service, proxy: S3Proxy, status: int, monkeypatch: pytest.MonkeyPatch
+    own: Service, store: Store, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.delivery.STORAGE_PAUSE", 0.05)
-    images = ImageStore(own.settings.model_copy(update={"s3_endpoint": proxy.url}), attempts=1)
+    images = ImageStore(own.settings.model_copy(update={"s3_endpoint": store.url}), attempts=1)
     delivery = Delivery(images, "tiny", seconds=0.1)
     own.submit()
     held = HeldJob(own.claim())
-    proxy.refuse(status, "PUT")
+    store.refuse(status, "PUT")
     images.check()  # it answers
     with pytest.raises(ClientError):
         delivery.deliver(held, DRAWN)
     assert not delivery.ready()
     assert str(delivery.trouble()).startswith("S3 (ZIMAGE_S3_ENDPOINT) takes no images: ")
-    proxy.refuse(None)
+    store.refuse(None)
     wait_for(delivery.ready, 30, "S3 takes images")
     assert delivery.trouble() is None
     assert list(own.images.uploads()) == [[]]  # nothing of the question stays
 
 
-def test_a_dead_letter_whose_removal_has_begun_is_not_retried(own: Service, proxy: S3Proxy) -> None:
+def test_a_dead_letter_whose_removal_has_begun_is_not_retried(own: Service, store: Store) -> None:
     job_id = own.dead_letter(owner="anonymous")
-    settings = own.settings.model_copy(update={"s3_endpoint": proxy.url})
+    settings = own.settings.model_copy(update={"s3_endpoint": store.url})
     with TestClient(create_app(settings), base_url="http://127.0.0.1") as http:
-        proxy.refuse(403)
+        store.refuse(403)
         assert http.delete(f"/v1/jobs/{job_id}").status_code == 503
         assert DeadLetters(own.redis, own.settings).retry(job_id) == "unknown"  # it would lose its images
         assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "failed"
-        proxy.refuse(None)
+        store.refuse(None)
         assert http.delete(f"/v1/jobs/{job_id}").status_code == 204
 
 
@@ -87,22 +79,18 @@ def test_a_dead_letter_whose_removal_has_begun_is_not_retried(own: Service, prox
 def running(servers: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """API and worker, on a store that removes one by one and is busy now and then."""
     port = str(ports.assign(tmp_path_factory.mktemp("worker") / "ports.json", ["worker"])["worker"])
-    with pytest.MonkeyPatch.context() as patch, standing_before(servers, Google) as store:
-        patch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps credentials
-        for name, value in servers.environ().items():
-            patch.setenv(name, value)  # the bucket's key pair
-        with service(servers) as own:
-            environ = {**own.environ, "ZIMAGE_S3_ENDPOINT": store.url, "ZIMAGE_LEASE_SECONDS": "3"}
-            settings = own.settings.model_copy(update={"s3_endpoint": store.url, "lease_seconds": 3.0})
-            command = [sys.executable, "-m", "cli.main", "worker"]
-            with (
-                TestClient(create_app(settings), base_url="http://127.0.0.1") as http,
-                subprocess.Popen(command, env={**os.environ, **environ, "ZIMAGE_METRICS_PORT": port}) as worker,
-            ):
-                try:
-                    yield SimpleNamespace(own=own, store=store, http=http, worker=f"http://127.0.0.1:{port}")
-                finally:
-                    worker.terminate()
+    with standing_before(servers, Google) as store, service(servers) as own:
+        environ = {**own.environ, "ZIMAGE_S3_ENDPOINT": store.url, "ZIMAGE_LEASE_SECONDS": "3"}
+        settings = own.settings.model_copy(update={"s3_endpoint": store.url, "lease_seconds": 3.0})
+        command = [sys.executable, "-m", "cli.main", "worker"]
+        with (
+            TestClient(create_app(settings), base_url="http://127.0.0.1") as http,
+            subprocess.Popen(command, env={**os.environ, **environ, "ZIMAGE_METRICS_PORT": port}) as worker,
+        ):
+            try:
+                yield SimpleNamespace(own=own, store=store, http=http, worker=f"http://127.0.0.1:{port}")
+            finally:
+                worker.terminate()
 
 
 def test_a_store_that_takes_no_image_is_told_until_it_does(running: SimpleNamespace) -> None:

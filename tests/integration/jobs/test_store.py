@@ -26,6 +26,8 @@ from jobs.store.client import ClientStore
 from jobs.store.redis_client import connect, connect_async
 from jobs.store.worker import AloneError, Claim, WorkerStore
 from support.demanding import demanding
+from support.redis_keys import remove_keys
+from support.s3_access import s3_keys
 
 CARD = ModelCard(name="tiny", min_size=64, max_size=1024, precision="float32", load_seconds=7.0)
 OWNER = "someone"
@@ -69,7 +71,14 @@ class Queue:
 
     def end_leases(self) -> None:
         """Let every lease be over, as if its time had passed."""
-        key = f"{self.settings.redis_prefix}running"
+        self._let_pass("running")
+
+    def end_retention(self) -> None:
+        """Let every ended job be old, as if its time had passed."""
+        self._let_pass("ended")
+
+    def _let_pass(self, times: str) -> None:
+        key = f"{self.settings.redis_prefix}{times}"
         for job_id in self.redis.zrange(key, 0, -1):
             self.redis.zadd(key, {job_id: 1})
 
@@ -89,8 +98,7 @@ async def queue(servers: Stack, overrides: dict[str, Any]) -> AsyncIterator[Queu
     settings = Settings(redis_url=servers.redis_url, redis_prefix=f"test-{secrets.token_hex(4)}:", **overrides)
     blocking, asynchronous = connect(settings), connect_async(settings)
     yield Queue(settings, ClientStore(asynchronous, settings), WorkerStore(blocking, settings), blocking)
-    for key in blocking.scan_iter(f"{settings.redis_prefix}*"):
-        blocking.delete(key)
+    remove_keys(blocking, settings.redis_prefix)
     blocking.close()
     await asynchronous.aclose()
 
@@ -778,7 +786,6 @@ async def test_a_full_redis_refuses_submits_and_ends_what_it_has(queue: Queue, s
         await queue.job("job_3")
 
 
-@pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
 async def test_a_full_redis_still_lets_go_of_what_is_old(
     queue: Queue, small_redis: redis.Redis, servers: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -787,7 +794,7 @@ async def test_a_full_redis_still_lets_go_of_what_is_old(
     settings = queue.settings.model_copy(update={"s3_endpoint": servers.s3_url, "s3_bucket": "zimage"})
     await queue.submit("job_1")
     queue.commit(queue.claim())
-    await asyncio.sleep(1.1)
+    queue.end_retention()
     small_redis.config_set("maxmemory", 1)
     Reaper(queue.redis, ImageStore(settings), celery_app(settings), settings).tick()
 
@@ -823,32 +830,31 @@ async def test_the_reaper_rings_for_jobs_whose_message_was_lost(queue: Queue) ->
         assert queue.redis.llen(messages_key(queue.settings)) == 3
 
 
-@pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
 async def test_an_old_job_whose_record_is_gone_is_forgotten(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.store.worker._RETIRED_AGAIN_SECONDS", 0)
     await queue.submit("job_1")
     for _ in range(3):
         queue.worker.lose(queue.claim(), JobError(code="device_error", message="x", retryable=True))
     queue.redis.delete(f"{queue.settings.redis_prefix}job:job_1")
-    await asyncio.sleep(1.1)
+    queue.end_retention()
     assert queue.worker.retire() == ["job_1"]
     queue.worker.delete("job_1")
     assert queue.worker.retire() == []
     assert (await queue.client.overview()).dead_letters == 0
 
 
-@pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
 async def test_an_old_job_is_removed_by_one_process_at_a_time_and_by_another_if_that_one_dies(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.store.worker._RETIRED_AGAIN_SECONDS", 2)
-    jobs = [f"job_{n:03}" for n in range(150)]
+    monkeypatch.setattr("jobs.store.worker.MOST_RETIRED", 4)
+    jobs = [f"job_{n}" for n in range(6)]
     for job_id in jobs:
         await queue.submit(job_id)
         queue.commit(queue.claim())
-    await asyncio.sleep(1.1)
+    queue.end_retention()
     first, second = queue.worker.retire(), queue.worker.retire()
-    assert (first, second) == (jobs[:100], jobs[100:])
+    assert (first, second) == (jobs[:4], jobs[4:])
     assert queue.worker.retire() == []
     for job_id in first:
         queue.worker.delete(job_id)
@@ -856,20 +862,21 @@ async def test_an_old_job_is_removed_by_one_process_at_a_time_and_by_another_if_
     assert queue.worker.retire() == second
 
 
-@pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
 async def test_all_that_is_old_goes_without_waiting_for_a_next_round(
     queue: Queue, servers: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in servers.environ().items():
         monkeypatch.setenv(name, value)
+    for module in ("jobs.store.worker", "jobs.objects.retention"):
+        monkeypatch.setattr(f"{module}.MOST_RETIRED", 4)
     settings = queue.settings.model_copy(update={"s3_endpoint": servers.s3_url, "s3_bucket": "zimage"})
     images = ImageStore(settings)
-    jobs = {f"job_{secrets.token_hex(8)}" for _ in range(150)}
+    jobs = {f"job_{secrets.token_hex(8)}" for _ in range(6)}
     for job_id in jobs:
         await queue.submit(job_id)
         images.put_png(images.key(job_id, 1, 0), b"png")
         queue.commit(queue.claim())
-    await asyncio.sleep(1.1)
+    queue.end_retention()
     Reaper(queue.redis, images, celery_app(settings), settings).tick()
 
     async def until_gone(job_id: str) -> None:
@@ -882,18 +889,14 @@ async def test_all_that_is_old_goes_without_waiting_for_a_next_round(
     assert not jobs & {stored.job_id for page in images.uploads() for stored in page}
 
 
-@pytest.mark.parametrize("overrides", [{"job_ttl": 1}])
-async def test_an_s3_that_hangs_keeps_no_lease_waiting(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps credentials
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
-    with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections, and says nothing
+async def test_an_s3_that_hangs_keeps_no_lease_waiting(queue: Queue) -> None:
+    with s3_keys(), socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections, and says nothing
         endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         settings = queue.settings.model_copy(update={"s3_endpoint": endpoint})
         reaper = Reaper(queue.redis, ImageStore(settings), celery_app(settings), settings)
         await queue.submit("job_1")
         queue.commit(queue.claim())
-        await asyncio.sleep(1.1)
+        queue.end_retention()
         reaper.tick()  # job_1 is past its retention
         await queue.submit("job_2")
         queue.claim()

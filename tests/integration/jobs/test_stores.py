@@ -24,6 +24,7 @@ from jobs.settings import Settings
 from pipeline import Generation
 from support import stores
 from support.operating import Service, service
+from support.redis_keys import remove_keys
 from support.store_contract import put_list_get_and_remove
 from support.stores import Store, standing_before
 from worker.claims.ending import job_error
@@ -36,12 +37,8 @@ NOISE = Generation(torch.randint(255, (1, 64, 64, 3), dtype=torch.uint8), {}, 0,
 
 @pytest.fixture(scope="module")
 def shared(servers: Stack) -> Iterator[Service]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps credentials
-        for name, value in servers.environ().items():
-            patch.setenv(name, value)  # the bucket's key pair
-        with service(servers) as running:
-            yield running
+    with service(servers) as running:
+        yield running
 
 
 @pytest.fixture
@@ -49,8 +46,7 @@ def own(shared: Service) -> Iterator[Service]:
     """An empty service."""
     yield shared
     shared.images.removal.remove(uploaded(shared))
-    for key in shared.redis.scan_iter(f"{shared.settings.redis_prefix}*"):
-        shared.redis.delete(key)
+    remove_keys(shared.redis, shared.settings.redis_prefix)
 
 
 @pytest.fixture
@@ -193,6 +189,23 @@ def test_the_doctor_names_what_the_store_refuses(own: Service, store: Store) -> 
     assert level == "fail"
     assert "takes no images" in message
     assert message.endswith("allow s3:PutObject for the key in AWS_ACCESS_KEY_ID")
+
+
+@pytest.mark.parametrize(
+    ("store", "level", "said"),
+    [
+        (stores.Garbling, "fail", "gives back other bytes than it took"),
+        (stores.Cutting, "fail", "gives back other bytes than it took"),
+        (stores.Optimising, "fail", "answered with other bytes: see ZIMAGE_S3_PUBLIC_ENDPOINT"),
+        (stores.Feigning, "fail", "says of an object that it was removed, and still gives it"),
+        (stores.Small, "fail", "raise the size that the store, or a proxy in front of it, takes"),
+        (stores.Late, "warn", "what was written is not listed yet"),
+    ],
+    indirect=["store"],
+)
+def test_the_doctor_looks_at_what_comes_of_each_operation(own: Service, store: Store, level: str, said: str) -> None:
+    findings = doctor(settings_for(own, store))
+    assert [found for found, message in findings if message.endswith(said)] == [level]
 
 
 @UNREMOVING

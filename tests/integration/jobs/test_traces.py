@@ -5,9 +5,8 @@ import json
 import os
 import secrets
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from cli.stack import Stack
 from jobs.keys import KeysFile
 from support.collecting import Collector, Span, collector
+from support.waiting import wait_until
 
 SMALL = {"prompt": "a secret wish", "width": 64, "height": 64, "num_inference_steps": 2}
 LONG = {**SMALL, "width": 384, "height": 384, "num_inference_steps": 50}
@@ -69,13 +69,6 @@ class Traced:
         """Return the lines of a part's log; all of them are JSON."""
         lines = (self.stack.data_dir / "logs" / f"{part}.log").read_text().splitlines()
         return [json.loads(line) for line in lines]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

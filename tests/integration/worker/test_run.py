@@ -106,10 +106,7 @@ class Worker(SimpleNamespace):
 
 
 @pytest.fixture
-def worker(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps credentials
-    for name, value in servers.environ().items():
-        monkeypatch.setenv(name, value)  # the bucket's key pair
+def worker(servers: Stack) -> Iterator[Worker]:
     with service(servers) as own:
         drawer, points = Drawer(), (Points(), Points())
         observers = FanOut(*points)

@@ -9,16 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from PIL import Image
+from typer.testing import CliRunner
 
+from cli.main import app
 from cli.stack import Stack
 from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, CheckpointError
 from pipeline.checkpoint.components import Checkpoint
 from pipeline.checkpoint.s3 import download
+from support.s3_access import key_pair, s3_client, s3_keys
 from worker.loading import find_checkpoint
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -26,15 +27,7 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(scope="module")
 def s3(servers: Stack) -> Any:
-    environ = servers.environ()
-    return boto3.client(
-        "s3",
-        endpoint_url=servers.s3_url,
-        region_name="us-east-1",
-        aws_access_key_id=environ["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
-        config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
-    )
+    return s3_client(servers.s3_url, *key_pair(servers))
 
 
 @pytest.fixture
@@ -66,30 +59,47 @@ def stamps(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+def draw(model: str, folder: Path, environ: dict[str, str]) -> tuple[str, bytes]:
+    """Return the model's name and the picture's pixels."""
+    command = [sys.executable, "-m", "cli.main", "generate", "a red heart on blue", "--model", model, "--json"]
+    options = ["--seed", "7", "--width", "64", "--height", "64", "--steps", "2", "--out", str(folder)]
+    done = subprocess.run(
+        [*command, *options], env={**os.environ, **environ}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    drawn = json.loads(done.stdout)
+    return drawn["model"], Image.open(drawn["images"][0]["path"]).tobytes()
+
+
+@pytest.fixture(scope="module")
+def from_directory(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
+    return draw(str(TINY_CHECKPOINT), tmp_path_factory.mktemp("drawn"), {})
+
+
 @pytest.mark.parametrize("variable", ["ZIMAGE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3"])
 def test_it_draws_the_picture_that_the_directory_draws(
-    servers: Stack, bucket: str, tmp_path: Path, variable: str
+    servers: Stack, bucket: str, tmp_path: Path, variable: str, from_directory: tuple[str, bytes]
 ) -> None:
     environ = {key: value for key, value in servers.environ().items() if not key.startswith("ZIMAGE_")}
     environ |= {variable: servers.s3_url, "ZIMAGE_CACHE_DIR": str(tmp_path / "cache")}
 
-    def draw(model: str, *sides: str) -> tuple[str, bytes]:
-        """Return the model's name and the picture's pixels."""
-        command = [sys.executable, "-m", "cli.main", "generate", "a red heart on blue", "--model", model, "--json"]
-        options = ["--seed", "7", "--steps", "2", "--out", str(tmp_path)]
-        done = subprocess.run(
-            [*command, *options, *sides], env={**os.environ, **environ}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        drawn = json.loads(done.stdout)
-        return drawn["model"], Image.open(drawn["images"][0]["path"]).tobytes()
-
-    from_s3 = draw(f"s3://{bucket}/models/tiny", "--width", "128", "--height", "128")
-    from_directory = draw(str(TINY_CHECKPOINT))  # which is known to be the bundled model's: so is its size
+    from_s3 = draw(f"s3://{bucket}/models/tiny", tmp_path, environ)
 
     assert from_s3[1] == from_directory[1]
     assert (from_s3[0], from_directory[0]) == ("models/tiny", "tiny")
     assert any((tmp_path / "cache/s3").iterdir())
+
+
+def test_the_doctor_looks_for_it(servers: Stack, bucket: str) -> None:
+    named = {"ZIMAGE_MODEL": f"s3://{bucket}/models/tiny", "ZIMAGE_VAE": f"s3://{bucket}/models"}
+    with s3_keys(*key_pair(servers)):
+        findings = json.loads(CliRunner(env={**servers.environ(), **named}).invoke(app, ["doctor", "--json"]).stdout)
+    told = {finding["check"]: (finding["level"], finding["message"]) for finding in findings}
+    here = len(files(TINY_CHECKPOINT))
+    assert told["model"][0] == "ok"
+    assert told["model"][1].startswith(f"s3://{bucket}/models/tiny, {here} files of 0.02 GiB in S3; kept in ")
+    expected = f"s3://{bucket}/models: no checkpoint, expected model_index.json below this prefix: see ZIMAGE_VAE"
+    assert told["vae"] == ("fail", expected)
 
 
 def test_only_the_checkpoint_is_downloaded_and_only_once(s3: Any, bucket: str, tmp_path: Path) -> None:
@@ -186,21 +196,7 @@ def test_a_pointer_in_the_bucket_is_told(s3: Any, bucket: str, tmp_path: Path) -
 
 
 def test_errors_say_what_is_wrong(servers: Stack, s3: Any, bucket: str, tmp_path: Path) -> None:
-    stranger = boto3.client(
-        "s3",
-        endpoint_url=servers.s3_url,
-        region_name="us-east-1",
-        aws_access_key_id="stranger",
-        aws_secret_access_key="guessed",
-    )
-    nowhere = boto3.client(
-        "s3",
-        endpoint_url="http://127.0.0.1:1",
-        region_name="us-east-1",
-        aws_access_key_id="a",
-        aws_secret_access_key="b",
-        config=Config(retries={"total_max_attempts": 1}),
-    )
+    stranger, nowhere = s3_client(servers.s3_url, "stranger", "guessed"), s3_client("http://127.0.0.1:1", "a", "b")
     cases = [
         (f"s3://{bucket}-2/models", s3, f"s3://{bucket}-2/models: no such bucket"),
         (f"s3://{bucket}/empty", s3, "no checkpoint, expected model_index.json below this prefix"),

@@ -2,16 +2,16 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 import pytest
 
 from cli.stack import Stack
+from support.s3_access import key_pair, s3_client
+from support.waiting import wait_until
 
 LEASE_SECONDS = 2
 SMALL = {"prompt": "a cat", "width": 64, "height": 64, "num_inference_steps": 2}
@@ -32,13 +32,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def http(pair: Stack) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=pair.api_url, timeout=90) as client:
         yield client
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def submit(http: httpx.Client, **fields: Any) -> dict[str, Any]:
@@ -68,15 +61,7 @@ def worker_pid(pair: Stack, http: httpx.Client, job: dict[str, Any]) -> int:
 
 
 def objects(pair: Stack, job: dict[str, Any]) -> list[str]:
-    environ = pair.environ()
-    client = boto3.client(
-        "s3",
-        endpoint_url=pair.s3_url,
-        region_name="us-east-1",
-        aws_access_key_id=environ["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
-    )
-    page = client.list_objects_v2(Bucket="zimage", Prefix=f"jobs/{job['id']}/")
+    page = s3_client(pair.s3_url, *key_pair(pair)).list_objects_v2(Bucket="zimage", Prefix=f"jobs/{job['id']}/")
     return sorted(item["Key"].split("/", 2)[2] for item in page.get("Contents", []))
 
 

@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,6 +11,7 @@ import pytest
 
 from cli.stack import supervisor as supervisor_module
 from cli.stack.supervisor import Part, Supervisor
+from support.waiting import wait_until
 
 PATIENT = "import time; time.sleep(600)"
 STUBBORN = (
@@ -22,13 +21,6 @@ STUBBORN = (
 
 def part(folder: Path, name: str, program: str, stop_seconds: float = 10) -> Part:
     return Part(name, [sys.executable, "-c", program], dict(os.environ), folder, folder / f"{name}.log", stop_seconds)
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def no_news(_pids: dict[str, int]) -> None:

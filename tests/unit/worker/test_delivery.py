@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from jobs.settings import Settings
 from jobs.spec import JobInput
 from jobs.store.worker import Claim
 from pipeline import Generation
+from support.s3_access import s3_keys
 from worker.caretaker import look_for_work
 from worker.delivery import Delivery
 from worker.held import HeldJob, StopJobError
@@ -33,13 +35,11 @@ def held_job(timeout_seconds: int | None = None) -> HeldJob:
 
 
 @pytest.fixture
-def unreachable(monkeypatch: pytest.MonkeyPatch) -> ImageStore:
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps credentials
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+def unreachable() -> Iterator[ImageStore]:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
-    return ImageStore(Settings(s3_endpoint=f"http://127.0.0.1:{port}"), attempts=1)
+    with s3_keys():
+        yield ImageStore(Settings(s3_endpoint=f"http://127.0.0.1:{port}"), attempts=1)
 
 
 def test_a_picture_is_held_no_longer_once_its_job_was_canceled(unreachable: ImageStore) -> None:

@@ -1,5 +1,6 @@
 """A broken checkpoint is refused with one line that names file, key and what was expected."""
 
+import codecs
 import json
 import math
 import re
@@ -80,6 +81,15 @@ def both(first: Callable[[Path], object], second: Callable[[Path], object]) -> C
         second(root)
 
     return change
+
+
+def mark(name: str) -> Callable[[Path], object]:
+    return lambda root: (root / name).write_bytes(codecs.BOM_UTF8 + (root / name).read_bytes())
+
+
+def unfinished_shard(root: Path) -> None:
+    shard = sorted((root / "transformer").glob("*.safetensors"))[1]
+    shard.rename(shard.with_name(f"{shard.name}.crdownload"))
 
 
 def drop_chat_template(root: Path) -> None:
@@ -342,6 +352,67 @@ CASES: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
         "small",
         link(TRANSFORMER, "../.git/annex/objects/x1/SHA256E-s1--1.safetensors"),
         [f"{TRANSFORMER}: is a link to ../.git/annex/objects/x1/", "which is not there: run `git annex get`"],
+    ),
+    "a pointer of Git LFS from an editor": (
+        "small",
+        write_bytes(TRANSFORMER, codecs.BOM_UTF8 + POINTER.replace("\n", "\r\n").encode()),
+        [f"{TRANSFORMER}: is a Git LFS"],
+    ),
+    "a pointer of Git LFS from PowerShell": (
+        "small",
+        write_bytes("vae/config.json", POINTER.encode("utf-16")),
+        ["vae/config.json: is a Git LFS"],
+    ),
+    "a pointer of git-annex where there are no links": (
+        "small",
+        write(TRANSFORMER, "../../.git/annex/objects/x1/Qz/SHA256E-s1--1.safetensors"),
+        [f"{TRANSFORMER}: is a git-annex pointer"],
+    ),
+    "a refusal in Chinese": (
+        "small",
+        write(TRANSFORMER, "模型不存在，请登录。" * 99),
+        [f"{TRANSFORMER}: is text that begins with '模型不存在，", "download it again"],
+    ),
+    "a refusal in JSON": (
+        "small",
+        write(TRANSFORMER, '{"error": "Repository not found"}'),
+        [f'{TRANSFORMER}: is text that begins with \'{{"error": '],
+    ),
+    "a web page that begins otherwise": (
+        "small",
+        write(TRANSFORMER, "<!-- 404 -->\n<html>"),
+        [f"{TRANSFORMER}: is a web page"],
+    ),
+    "a line's end alone": ("small", write(TRANSFORMER, "\r\n"), [f"{TRANSFORMER}: is empty: download it again"]),
+    "a download that has not ended": (
+        "small",
+        rename(TRANSFORMER, f"{TRANSFORMER}.part"),
+        [f"{TRANSFORMER}.part: is a download that has not ended: download it again"],
+    ),
+    "a config whose download has not ended": (
+        "small",
+        rename("vae/config.json", "vae/config.json.incomplete"),
+        ["vae/config.json: is missing, and config.json.incomplete is there"],
+    ),
+    "a shard whose download has not ended": (
+        "wide",
+        unfinished_shard,
+        ["transformer/diffusion_pytorch_model-00002-of-", "safetensors.crdownload is there, a download", "expects"],
+    ),
+    "a download of aria2 that has not ended": (
+        "small",
+        write(f"{TRANSFORMER}.aria2", "x"),
+        [f"{TRANSFORMER}: its download by aria2 has not ended"],
+    ),
+    "a tokenizer with a byte order mark": (
+        "small",
+        mark("tokenizer/tokenizer.json"),
+        ["tokenizer/tokenizer.json: begins with a byte order mark", "without one"],
+    ),
+    "a template with a byte order mark": (
+        "small",
+        mark("tokenizer/chat_template.jinja"),
+        ["tokenizer/chat_template.jinja: begins with a byte order mark"],
     ),
     "a pointer of Xet": ("small", write(TRANSFORMER, "# xet version 0\nfilesize = 1\n"), ["is a Git-Xet pointer"]),
     "a link to nothing": ("small", link("vae/config.json", "../blobs/4665fc"), ["is a link to ../blobs/4665fc, which"]),

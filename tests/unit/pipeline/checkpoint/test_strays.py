@@ -30,27 +30,28 @@ def root(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "shape"),
     [
-        "text_encoders.qwen3_4b.logit_scale",
-        "text_encoders.qwen3_4b.transformer.model.rotary_emb.inv_freq",
-        "cond_stage_model.embeddings.position_ids",
-        "rotary_emb.inv_freq",
-        "layers.0.attention.rotary_emb.inv_freq",
-        "model_ema.decay",
-        "model_ema.num_updates",
-        "model_ema.diffusion_modellayers0attentionto_qweight",
-        "ema.layers.0.attention.to_q.weight",
-        "vae.bn.num_batches_tracked",
-        "global_step",
-        "scaled_fp8",
+        ("text_encoders.qwen3_4b.logit_scale", ()),
+        ("text_encoders.qwen3_4b.transformer.model.rotary_emb.inv_freq", (64,)),
+        ("cond_stage_model.embeddings.position_ids", (1, 77)),
+        ("rotary_emb.inv_freq", (64,)),
+        ("layers.0.attention.rotary_emb.inv_freq", (64,)),
+        ("layers.0.attention.logit_scale", (1,)),
+        ("model_ema.decay", ()),
+        ("model_ema.num_updates", ()),
+        ("model_ema.diffusion_modellayers0attentionto_qweight", (64, 64)),
+        ("ema.layers.0.attention.to_q.weight", (64, 64)),
+        ("vae.bn.num_batches_tracked", ()),
+        ("global_step", ()),
+        ("scaled_fp8", (0,)),
+        ("model.diffusion_model.scaled_fp8", (2,)),
     ],
 )
 def test_what_training_and_saving_left_is_told_and_passed_over(
-    root: Path, caplog: pytest.LogCaptureFixture, name: str
+    root: Path, caplog: pytest.LogCaptureFixture, name: str, shape: tuple[int, ...]
 ) -> None:
-    many = name.startswith(("ema.", "model_ema.diffusion")) or name.endswith(("inv_freq", "position_ids"))
-    with_tensors(root, TRANSFORMER, {name: torch.arange(64).reshape(8, 8) if many else ONE})
+    with_tensors(root, TRANSFORMER, {name: torch.ones(shape)})
 
     weights = transformer_weights(root / "transformer")
 
@@ -89,6 +90,13 @@ def test_it_draws_the_same_picture(root: Path, small: ZImagePipeline, caplog: py
         ("text_encoders.qwen3_4b.transformer.model.norm.weight", torch.zeros(48)),
         ("vae.decoder.conv_in.weight", torch.zeros(8, 16, 3, 3)),
         ("layers.0.ema.weight", torch.zeros(64)),
+        ("text_encoders.qwen3_4b.logit_scale", torch.zeros(64, 64)),
+        ("layers.0.attention.logit_scale", torch.zeros(2)),  # of cosine attention, a number a head
+        ("vae.bn.num_batches_tracked", torch.zeros(64, 64)),
+        ("embeddings.position_ids", torch.zeros(64, 64)),
+        ("rotary_emb.inv_freq", torch.zeros(2, 16)),
+        ("scaled_fp8", torch.zeros(64, 64)),
+        ("ema.layers.0.attention.to_q.lora_A.weight", torch.zeros(4, 64)),
     ],
 )
 def test_what_could_be_a_weight_is_refused(root: Path, name: str, tensor: Tensor) -> None:

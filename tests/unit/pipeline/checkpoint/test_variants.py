@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline import CheckpointError
-from pipeline.checkpoint.components import text_encoder_weights, transformer_weights
+from pipeline.checkpoint.components import Checkpoint, text_encoder_weights, transformer_weights
 
 CPU = torch.device("cpu")
 
@@ -58,6 +58,45 @@ def merge(folder: Path, name: str, change: float = 0.0) -> None:
     save_file(tensors, folder / name)
 
 
+def test_weights_of_one_component_may_be_a_variant(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    root = tmp_path / "checkpoint"
+    shutil.copytree(checkpoints["small"], root)
+    (root / "text_encoder/model.safetensors").rename(root / "text_encoder/model.fp16.safetensors")
+
+    assert Checkpoint(root).text_encoder.holds
+
+
+@pytest.mark.parametrize("source", ["small", "wide"])  # one file, and shards
+@pytest.mark.parametrize("content", [b"", b"<html>", b'{"weight_map": 1}'])
+def test_what_lies_beside_whole_weights_is_not_read(
+    checkpoints: dict[str, Path], tmp_path: Path, source: str, content: bytes
+) -> None:
+    for name in (
+        "diffusion_pytorch_model.safetensors.index.json",
+        "diffusion_pytorch_model.safetensors.index.fp16.json",
+        "diffusion_pytorch_model.fp16.safetensors.index.json",
+        "diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+        "diffusion_pytorch_model.bf16.safetensors",
+        "diffusion_pytorch_model.safetensors.part",
+        "._diffusion_pytorch_model.safetensors",
+    ):
+        (tmp_path / name).write_bytes(content)
+    for file in (checkpoints[source] / "transformer").iterdir():
+        shutil.copy(file, tmp_path)
+
+    assert transformer_weights(tmp_path).holds
+
+
+@pytest.mark.parametrize("name", ["", ".bf16"])
+def test_a_broken_index_of_others_does_not_stand_in_a_variant_s_way(
+    folder: Path, plain: dict[str, Tensor], name: str
+) -> None:
+    (folder / f"diffusion_pytorch_model{name}.safetensors.index.json").write_text("<html>")
+    (folder / "._diffusion_pytorch_model.fp16.safetensors").write_text("of another system")
+
+    assert same(loaded(folder), plain)
+
+
 def index_of_nothing(folder: Path) -> None:
     index = json.loads((folder / "diffusion_pytorch_model.safetensors.index.fp16.json").read_text())
     names = {key: name.replace(".fp16", "") for key, name in index["weight_map"].items()}
@@ -84,6 +123,10 @@ def test_an_index_alone_tells_what_is_missing(folder: Path) -> None:
         loaded(folder)
 
 
+def broken_index(folder: Path) -> None:
+    (folder / "diffusion_pytorch_model.safetensors.index.fp16.json").write_text("{}")
+
+
 def plain_with_a_shard(folder: Path) -> None:
     index_of_nothing(folder)
     shard = next(folder.glob("*fp16-00001-of-*.safetensors"))
@@ -98,6 +141,7 @@ def two_variants(folder: Path) -> None:
     ("add", "told"),
     [
         (plain_with_a_shard, r"diffusion_pytorch_model-000\d\d-of-\d+.safetensors: missing shard"),
+        (broken_index, "index.fp16.json: missing field 'weight_map'"),
         (two_variants, r"holds several variants \(.*index.fp16.json, .*bf16.safetensors\)"),
     ],
 )
