@@ -41,13 +41,16 @@ def generate(
         raise UserError("--model chooses what this process draws with; a service has its own", ExitCode.USAGE)
     with options.connect(url, key) as client:
         job = client.submit(request)
+        print_warnings(job["warnings"])
         with time_limit(timeout, job["id"]):
-            finish(client, follow(client, job["id"]), out, as_json)
+            finish(client, follow(client, job["id"]), out, as_json, job["warnings"])
 
 
 def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool) -> None:
     settings = load_settings(model=model)
     job = _checked(request, size_limits(settings.model).default_size)
+    known = [*job.warnings, *size_warnings(settings.model, job.width, job.height)]
+    print_warnings(known)
     generation, name = _draw(settings, job)
     told = {
         "model": name,
@@ -55,12 +58,12 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
         "images": _save(generation, job, name, out),
         "timings": generation.timings,
         "peak_vram_bytes": generation.peak_vram_bytes,
-        "warnings": [*generation.warnings, *size_warnings(name, job.width, job.height)],
+        "warnings": list(dict.fromkeys([*known, *generation.warnings])),
     }
     if as_json:
         print_json(told)
     else:
-        _print(told)
+        _print(told, known)
 
 
 def _checked(request: JobRequest, side: int) -> JobInput:
@@ -111,8 +114,8 @@ def _save(generation: "Generation", job: JobInput, model: str, out: Path) -> lis
     return images
 
 
-def _print(told: dict[str, Any]) -> None:
-    print_warnings(told["warnings"])
+def _print(told: dict[str, Any], known: list[str]) -> None:
+    print_warnings(told["warnings"], known)
     print_timings(told["timings"])
     for image in told["images"]:
         print(image["path"])
