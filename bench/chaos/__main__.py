@@ -3,8 +3,8 @@
     python -m bench.chaos [FAULT …] [--jobs N] [--hits N] [--lease SECONDS] [--out DIR]
 
 Without a name all faults of `bench.chaos.faults` are run, one after the other. Each is judged: it must have hit enough
-jobs, or the run is void; nothing may be lost, doubled, damaged or mistimed; whatever failed must have failed for the stated
-reason; and work must go on as soon as is promised, and not anew. The control, `unfenced`, must double some. The
+jobs, or the run is void; nothing may be lost, doubled, damaged or mistimed; whatever failed must have failed for the
+stated reason; and work must go on as soon as is promised, and not anew. The control, `unfenced`, must double some. The
 pipeline is the real one with the bundled model, at 64x64 in 2 steps, on the CPU.
 """
 
