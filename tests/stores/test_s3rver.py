@@ -1,6 +1,7 @@
 """s3rver, an S3 for tests that is written in JavaScript: what the service asks of any S3, asked of it."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -48,12 +49,13 @@ def images(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             return True
         return False
 
-    with subprocess.Popen(command, env={**os.environ, "PATH": with_node()}) as server:
+    # The wheel's `node` is a script that starts node: a session of their own, so that both end.
+    with subprocess.Popen(command, env={**os.environ, "PATH": with_node()}, start_new_session=True) as server:
         try:
             wait_for(answers, 60, "s3rver's first answer")
             yield images
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGTERM)
 
 
 def test_s3rver_is_spoken(images: ImageStore) -> None:
