@@ -74,7 +74,7 @@ async def submit(
         job_input.model_copy(update={"seed": random_seed()}) if job_input.seed is None else job_input,
         idempotency_key=idempotency_key,
         digest=job_input.digest(),
-        # When the key came first another model may have been the served one, or an earlier release have filled it in.
+        # Without a size it had another digest while another model was served, or when 1024 was the default of all.
         other_digests=[request.complete(side, side).digest() for side in DEFAULT_SIZES],
         rate=key.rate if key else None,
         in_flight=key.in_flight if key else None,

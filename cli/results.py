@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,15 @@ def print_timings(timings: Mapping[str, float]) -> None:
     print("  ".join(f"{stage} {seconds:.3f} s" for stage, seconds in timings.items()), file=sys.stderr)
 
 
-def finish(client: ZImageClient, job: Job, out: Path | None, as_json: bool) -> None:
+def finish(client: ZImageClient, job: Job, out: Path | None, as_json: bool, told: Collection[str] = ()) -> None:
     """Hand over an ended job: its images' files, or else URLs, on stdout.
+
+    Args:
+        client: of the service.
+        job: the job.
+        out: where the files go, see `output_path`; None: nowhere.
+        as_json: prints the job instead.
+        told: those of its warnings that were told before.
 
     Raises:
         UserError: the job did not succeed.
@@ -78,7 +85,7 @@ def finish(client: ZImageClient, job: Job, out: Path | None, as_json: bool) -> N
             image["path"] = str(path)
         print_json({**job, "images": images})
     else:
-        print_warnings(job["warnings"])
+        print_warnings(job["warnings"], told)
         print_timings(job["timings"])
         for line in map(str, paths) if out else (image["url"] for image in job["images"]):
             print(line)
@@ -86,10 +93,11 @@ def finish(client: ZImageClient, job: Job, out: Path | None, as_json: bool) -> N
         raise UserError(ended_badly(job), ExitCode.JOB_FAILED)
 
 
-def print_warnings(warnings: Iterable[str]) -> None:
-    """Tell them, beside what the command prints."""
+def print_warnings(warnings: Iterable[str], told: Collection[str] = ()) -> None:
+    """Tell them, but for those told before, beside what the command prints."""
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        if warning not in told:
+            print(f"warning: {warning}", file=sys.stderr)
 
 
 def ended_badly(job: Job) -> str:

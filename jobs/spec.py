@@ -135,8 +135,8 @@ Side = Annotated[
     Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_MULTIPLE),
     _Number,
     advised(
-        f"must be a multiple of {SIDE_MULTIPLE} that the served model draws; none draws less than {MIN_SIDE} or more "
-        f"than {MAX_SIDE}"
+        f"must be a whole number, a multiple of {SIDE_MULTIPLE} within the served model's limits, which lie between "
+        f"{MIN_SIDE} and {MAX_SIDE}"
     ),
     Trait(picture=True, help="Pixels, a multiple of 16; default: the model's."),
 ]

@@ -3,8 +3,8 @@
     python -m bench.chaos [FAULT …] [--jobs N] [--hits N] [--lease SECONDS] [--out DIR]
 
 Without a name all faults of `bench.chaos.faults` are run, one after the other. Each is judged: it must have hit enough
-jobs, or the run is void; nothing may be lost, doubled or damaged; whatever failed must have failed for the stated
-reason; and work must go on as soon as is promised, and not anew. The control, `unfenced`, must double some. The
+jobs, or the run is void; nothing may be lost, doubled, damaged or mistimed; whatever failed must have failed for the
+stated reason; and work must go on as soon as is promised, and not anew. The control, `unfenced`, must double some. The
 pipeline is the real one with the bundled model, at 64x64 in 2 steps, on the CPU.
 """
 
@@ -162,6 +162,7 @@ def run(name: str, place: Place, jobs: int, hits: int, pause: float = 0.0) -> di
     feed(load, quiet, {})
     load.wait_until_done()
     account = load.account()
+    other = account.other()
     scene.hits += [(line["time"], line["job"]) for line in load.notes("hits.jsonl")]
     result = {
         "fault": name,
@@ -174,6 +175,7 @@ def run(name: str, place: Place, jobs: int, hits: int, pause: float = 0.0) -> di
         "hits": scene.jobs_hit,
         "hits_by_fault": hits_by_fault(load),
         **account.counts(),
+        "other_seconds": {"median": statistics.median(other), "max": max(other)},
         "expected_lost": len(scene.expected_lost),
         "refusals": dict(load.refusals),
         **scene.notes,
@@ -222,7 +224,8 @@ def problems(fault: Fault, scene: Scene, account: Account, hits: int) -> list[st
     lost = set(account.lost)
     if lost != scene.expected_lost:
         found.append(f"lost: {sorted(lost ^ scene.expected_lost)}")
-    found += [f"{word}: {ids}" for word, ids in (("doubled", account.doubled), ("damaged", account.damaged)) if ids]
+    wrong = {"doubled": account.doubled, "damaged": account.damaged, "mistimed": account.mistimed}
+    found += [f"{word}: {ids}" for word, ids in wrong.items() if ids]
     expected = {mark.fault: mark.ends_as for mark in fault.marks}
     for job in filter(None, account.jobs.values()):
         wanted = expected.get(job["input"]["metadata"].get("fault"), "succeeded")

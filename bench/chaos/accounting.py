@@ -2,11 +2,12 @@
 
 A job counts as accepted when a POST was answered 202 (or 200 to its repetition). It is lost when the service does not
 know it in the end, or it has not ended; doubled when Redis acknowledged the commits of two attempts; damaged when its
-record and its image in S3 don't agree.
+record and its image in S3 don't agree; mistimed when its stages don't add up to its time, or hide a lost attempt.
 """
 
 import hashlib
 import json
+import math
 import secrets
 import statistics
 import threading
@@ -197,6 +198,7 @@ class Account:
             job_id for job_id, job in jobs.items()
             if job and job["status"] != "succeeded" and winners.get(job_id)
         )]  # fmt: skip
+        self.mistimed = [job_id for job_id, job in jobs.items() if job and not _is_well_timed(job)]
 
     def counts(self) -> dict[str, Any]:
         """Return the numbers that a run is judged by."""
@@ -211,6 +213,10 @@ class Account:
             "damaged": len(self.damaged),
         }
 
+    def other(self) -> list[float]:
+        """Return the seconds of each job that are in none of its stages."""
+        return [job["timings"]["other"] for job in self.jobs.values() if job and job["finished_at"]]
+
     def finished(self) -> list[float]:
         """Return when each job ended, Unix time, in order."""
         moments = (job["finished_at"] for job in self.jobs.values() if job and job["finished_at"])
@@ -220,6 +226,14 @@ class Account:
         """Return when the last attempt at a job began, Unix time."""
         job = self.jobs[job_id]
         return datetime.fromisoformat(job["started_at"]).timestamp() if job and job["started_at"] else None
+
+
+def _is_well_timed(job: Job) -> bool:
+    timings = dict(job["timings"])
+    total = timings.pop("total", 0.0)
+    # Of an attempt that was given up, and ended well all the same, the record does not tell when it began.
+    lost = job["attempt"] > 1 and job["started_at"] is not None
+    return math.isclose(sum(timings.values()), total, abs_tol=1e-6) and (timings.get("lost", 0.0) > 0 or not lost)
 
 
 def rate(finished: Sequence[float], begin: float, end: float) -> float:

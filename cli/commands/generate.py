@@ -41,14 +41,17 @@ def generate(
         raise UserError("--model chooses what this process draws with; a service has its own", ExitCode.USAGE)
     with options.connect(url, key) as client:
         job = client.submit(request)
+        print_warnings(job["warnings"])
         with time_limit(timeout, job["id"]):
-            finish(client, follow(client, job["id"]), out, as_json)
+            finish(client, follow(client, job["id"]), out, as_json, job["warnings"])
 
 
 def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool) -> None:
     settings = load_settings(model=model)
     name = served_name(settings.model)
     job = _checked(request, size_limits(name).default_size)
+    known = [*job.warnings, *size_warnings(name, job.width, job.height)]
+    print_warnings(known)
     generation = _draw(settings, job)
     told = {
         "model": name,
@@ -56,12 +59,12 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
         "images": _save(generation, job, name, out),
         "timings": generation.timings,
         "peak_vram_bytes": generation.peak_vram_bytes,
-        "warnings": [*generation.warnings, *size_warnings(name, job.width, job.height)],
+        "warnings": list(dict.fromkeys([*known, *generation.warnings])),
     }
     if as_json:
         print_json(told)
     else:
-        _print(told)
+        _print(told, known)
 
 
 def _checked(request: JobRequest, side: int) -> JobInput:
@@ -91,12 +94,15 @@ def _draw(settings: "Settings", job: JobInput) -> "Generation":
 
         try:
             pipeline, _ = load_pipeline(settings)
-            drawing = Drawing(**job.picture(), seed=job.seed or 0, num_images=job.num_images, on_step=on_step)
-            return pipeline.generate(drawing)
         except CheckpointError as error:
             raise UserError(str(error)) from error
         except ValueError as error:  # a setting that this machine can't follow
             raise UserError(f"wrong setting: {error}", ExitCode.USAGE) from error
+        drawing = Drawing(**job.picture(), seed=job.seed or 0, num_images=job.num_images, on_step=on_step)
+        try:
+            return pipeline.generate(drawing)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
 
 def _save(generation: "Generation", job: JobInput, model: str, out: Path) -> list[dict[str, Any]]:
@@ -114,8 +120,8 @@ def _save(generation: "Generation", job: JobInput, model: str, out: Path) -> lis
     return images
 
 
-def _print(told: dict[str, Any]) -> None:
-    print_warnings(told["warnings"])
+def _print(told: dict[str, Any], known: list[str]) -> None:
+    print_warnings(told["warnings"], known)
     print_timings(told["timings"])
     for image in told["images"]:
         print(image["path"])

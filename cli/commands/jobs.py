@@ -42,6 +42,7 @@ def status(
         print_json(job)
         return
     print(_line(job))
+    print_warnings(job["warnings"])
     for image in job["images"]:
         print(image["url"])
     if job["images"]:

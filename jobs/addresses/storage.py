@@ -70,8 +70,10 @@ def checkpoint(source: str) -> str:
     if source.startswith("s3://"):
         if not _BUCKET.fullmatch(source.removeprefix("s3://").partition("/")[0]):
             raise ValueError("names no bucket, expected s3://bucket/prefix; keys are AWS_ACCESS_KEY_ID and so on")
-    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", source) or (re.search("[?@]", source) and not os.path.exists(source)):
+    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", source):
         raise ValueError(f"must not be a URL: name {expected}")
+    elif re.search("[?@]", source) and not source.startswith((".", "/", "~")) and not os.path.exists(source):
+        raise ValueError(f"is no directory here, and no hub id has ? or @ in it: name {expected}")
     return source
 
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from jobs.addresses import SettingError
 from jobs.addresses.storage import s3_endpoint
@@ -39,7 +39,7 @@ def connect(settings: Settings, endpoint: str | None, attempts: int = ATTEMPTS, 
     """
     proxies = {} if only_signs else _proxies(endpoint or _endpoint_of_boto3(settings))
     with usable_configuration():
-        client = boto3.client(
+        client: Any = boto3.client(
             "s3",
             endpoint_url=endpoint,
             region_name=settings.s3_region,
@@ -56,10 +56,33 @@ def connect(settings: Settings, endpoint: str | None, attempts: int = ATTEMPTS, 
                 response_checksum_validation="when_required",
             ),
         )
+    client._make_api_call = _with_errors_of_its_own(client._make_api_call)
+    client.generate_presigned_url = _with_errors_of_its_own(client.generate_presigned_url)
     client.meta.events.register("before-sign.s3.DeleteObjects", _digest_as_every_store_knows_it)
     if endpoint:
         client.meta.events.register("before-call.s3", _keep_to_the_region)
     return client
+
+
+class UnforeseenError(BotoCoreError):
+    """botocore failed by an error that is none of its own."""
+
+    fmt = "boto3 failed ({error}): see its AWS_… variables and files, and whether ZIMAGE_S3_ENDPOINT is S3"
+
+
+def _with_errors_of_its_own(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn what a client lets through, from credential helpers or answers that are not S3's, into its own errors."""
+
+    def told(*arguments: Any, **options: Any) -> Any:
+        try:
+            return call(*arguments, **options)
+        except (BotoCoreError, ClientError):  # some of them are OSErrors, too
+            raise
+        except (ValueError, LookupError, OSError) as error:
+            file = getattr(error, "filename", None)
+            raise UnforeseenError(error=": ".join(filter(None, (type(error).__name__, file)))) from error
+
+    return told
 
 
 @contextmanager
@@ -70,8 +93,14 @@ def usable_configuration() -> Iterator[None]:
     except BotoCoreError as error:  # no such profile, a file that can't be read
         said = re.sub(r"\S*@", "***@", " ".join(str(error).split())).rstrip(" .:")
         raise SettingError(f"boto3's AWS_… variables or files can't be used: {said}") from None
+    except OSError as error:  # of the program or the token file that credentials come from
+        fault = f"{error.filename or 'the source of the credentials'}: {error.strerror}"
+        raise SettingError(f"boto3's AWS_… variables or files can't be used: {fault}") from None
     except ValueError:  # whose text may repeat a password
-        fault = "one holds an address or a number that can't be read, such as an endpoint_url without a host"
+        fault = (
+            "one holds an address or a number that can't be read, such as an endpoint_url without a host, or names a "
+            "program that prints no credentials"
+        )
         raise SettingError(f"boto3's AWS_… variables or files can't be used: {fault}") from None
 
 

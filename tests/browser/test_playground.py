@@ -19,6 +19,7 @@ from selenium.webdriver.support.ui import Select
 from cli.stack import Stack
 from jobs.keys import KeysFile
 from jobs.spec import MAX_SEED
+from support.halting import halted
 from support.waiting import wait_until
 
 PROMPT = "a red heart on blue"
@@ -119,11 +120,22 @@ def test_the_place_in_the_queue_falls_with_the_jobs_in_front(page: Chrome, stack
     wait_until(lambda: state(page) == "Succeeded" and picture_is_visible(page))
 
 
-def test_a_job_is_canceled(page: Chrome) -> None:
-    draw(page, prompt="a long job", width=512, height=512, steps=50, number=8)
-    wait_until(lambda: by_id(page, "cancel").is_displayed())
-    by_id(page, "cancel").click()
+def test_a_job_is_canceled(page: Chrome, stack: Stack) -> None:
+    def in_history() -> object:
+        return page.execute_script("return document.querySelector('#entries em')?.innerText")
+
+    draw(page, prompt="a long job", width=512, height=512, steps=50)
+    wait_until(lambda: steps_are_shown(page))
+    assert in_history() == "running"
+    with halted(stack.pids()["workers"]):
+        by_id(page, "cancel").click()
+        wait_until(lambda: state(page) == "Canceling")
+        assert in_history() == "canceling"
+        assert not by_id(page, "cancel").is_displayed()
+        page.refresh()
+        wait_until(lambda: state(page) == "Canceling" and in_history() == "canceling")
     wait_until(lambda: state(page) == "Canceled")
+    assert in_history() == "canceled"
     assert not by_id(page, "bar").is_displayed()
 
 

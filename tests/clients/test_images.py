@@ -37,10 +37,12 @@ class Client:
 SCRIPTS = [
     Client("python/openai_images.py", "openai", "openai", pictures=10),
     Client("python/litellm_images.py", "litellm", "litellm", pictures=2),
+    Client("python/litellm_proxy_images.py", "litellm", "litellm-proxy", pictures=2),
     Client("python/langchain_images.py", "langchain-community", "langchain", side=256),
     Client("python/agno_images.py", "agno", "agno", side=256),
     Client("python/haystack_images.py", "haystack-ai", "haystack"),
     Client("python/pydantic_ai_images.py", "pydantic-ai-slim", "pydantic-ai", side=None),
+    Client("python/semantic_kernel_images.py", "semantic-kernel", "semantic-kernel", pictures=2, side=256),
     Client("javascript/openai.mjs", "openai", pictures=2),
     Client("javascript/ai-sdk.mjs", "ai", pictures=12),
     Client("javascript/ai-sdk-compatible.mjs", "@ai-sdk/openai-compatible", pictures=2),

@@ -52,7 +52,7 @@ class Executor(Protocol):
         """
 
     def sign_of_life(self) -> int | None:
-        """Return a number that changes at each step of the job on the device; None while there is no job on it."""
+        """Return a number that changes as the job on the device goes on; None while there is no job on it."""
 
     def close(self) -> None:
         """Give the device up, at the process's orderly end: no job is at hand any more."""

@@ -63,7 +63,7 @@ class DeviceThread:
         return drawing.result()
 
     def sign_of_life(self) -> int | None:
-        """Return a number that changes at each step of the job on the device; None while there is no job on it."""
+        """Return a number that changes as the job on the device goes on; None while there is no job on it."""
         return self._signs_of_life if self._drawing else None
 
     def close(self) -> None:
@@ -103,17 +103,19 @@ class DeviceThread:
     def _generate(self, job: Job, images: range, busy: BusySeconds, listener: Listener) -> Generation:
         """Draw some of the job's images, counted from 0."""
 
-        def on_step(step: int, _total: int = 0) -> None:
+        def alive() -> None:
             self._signs_of_life += 1
             busy.count()
+
+        def on_step(step: int, _total: int) -> None:
+            alive()
             listener.on_step(step)
 
         def on_decode(image: int, _total: int) -> None:
-            self._signs_of_life += 1
-            busy.count()
+            alive()
             listener.on_decode(images.start + image)
 
-        on_step(0)
+        on_step(0, job.input.num_inference_steps)
         first_seed, num_images = (job.input.seed or 0) + images.start, len(images)
         fields = job.input.picture()
         drawing = Drawing(**fields, seed=first_seed, num_images=num_images, on_step=on_step, on_decode=on_decode)

@@ -1,6 +1,7 @@
-"""SGLang's `bench_serving`, unchanged, without what its packages import beside it: triton and the like.
+"""SGLang's `bench_serving`, unchanged, without what the packages that it lies in import of SGLang's engine.
 
-It takes the same options.
+They want triton, torchvision and others that PyPI has for CUDA's torch only; the benchmark uses none of them. It takes
+the same options.
 """
 
 import runpy
@@ -9,11 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+ENGINE = ("sglang", "sglang.multimodal_gen", "sglang.srt.utils")
+
 spec = find_spec("sglang")
 assert spec
 assert spec.origin
-for name, folder in (("sglang", "."), ("sglang.multimodal_gen", "multimodal_gen")):
+for name in ENGINE:
     package = ModuleType(name)
-    package.__path__ = [str(Path(spec.origin).parent / folder)]
+    package.__path__ = [str(Path(spec.origin).parents[1].joinpath(*name.split(".")))]
     sys.modules[name] = package
 runpy.run_module("sglang.multimodal_gen.benchmarks.bench_serving", run_name="__main__")

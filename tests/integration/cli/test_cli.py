@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from cli.stack import Stack
 from pipeline import TINY_CHECKPOINT
+from support.halting import halted
 from support.proxying import proxy
 from zimage.client import ZImageClient
 
@@ -97,13 +98,21 @@ def test_every_field_of_a_job_has_an_option(zimage: Shell) -> None:
     assert {name: job["input"][name] for name in expected} == expected
 
 
-def test_a_job_that_does_not_succeed_ends_wait_with_3(zimage: Shell) -> None:
+def test_a_job_that_does_not_succeed_ends_wait_with_3(zimage: Shell, stack: Stack) -> None:
     job_id = zimage("submit", "a cat", *SLOW).strip()
     zimage("wait", job_id, "--timeout", "0", code=4)
     assert f"`zimage wait {job_id}`" in zimage.told
-    assert zimage("cancel", job_id).strip() in ("canceled", "canceling")
-    zimage("wait", job_id, code=3)
-    assert zimage.told.splitlines()[-1] == f"zimage: {job_id} canceled"
+    with ZImageClient(stack.api_url) as client:
+        next(job for job in client.progress(job_id) if job["status"] == "running")
+    with halted(stack.pids()["workers"]):
+        assert zimage("cancel", job_id) == "canceling\n"
+        assert zimage("list", "--limit", "1").startswith(f"{job_id}\tcanceling\t")
+        waiting = zimage.start("wait", job_id)
+        assert waiting.stderr
+        assert waiting.stderr.readline().startswith("canceling")
+    _, told = waiting.communicate(timeout=120)
+    assert waiting.returncode == 3
+    assert told.splitlines()[-1] == f"zimage: {job_id} canceled"
     assert zimage.json("wait", job_id, code=3)["status"] == "canceled"
 
 
@@ -180,9 +189,13 @@ def test_refusals_are_one_line(zimage: Shell) -> None:
 
 
 def test_a_picture_from_the_service_is_the_one_drawn_here(zimage: Shell, stack: Stack) -> None:
-    asked = ["generate", "a red fox", "--steps", "2", "--seed", "11"]  # in the served model's size
-    assert zimage(*asked, "--out", "service.png") == "service.png\n"
-    assert zimage(*asked, "--out", "new/here.png", ZIMAGE_URL="") == "new/here.png\n"
+    # In the served model's size
+    asked = ["generate", "a red fox", "--negative-prompt", "blur", "--steps", "2", "--seed", "11"]
+    for out, environ in {"service.png": {}, "new/here.png": {"ZIMAGE_URL": ""}}.items():
+        assert zimage(*asked, "--out", out, **environ) == f"{out}\n"
+        warned = [line.startswith("warning: the negative prompt has no effect") for line in zimage.told.splitlines()]
+        assert warned[0]  # before it draws
+        assert sum(warned) == 1
     service, here = (Image.open(zimage.folder / name) for name in ("service.png", "new/here.png"))
     assert service.tobytes() == here.tobytes()
     assert service.info["parameters"] == here.info["parameters"]

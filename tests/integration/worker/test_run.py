@@ -185,10 +185,10 @@ def test_a_job_that_is_canceled_before_the_device_begins_has_only_waited(worker:
 
 def test_a_job_that_is_canceled_while_it_is_decoded_brings_no_image_to_s3(worker: Worker) -> None:
     worker.drawer.decode = lambda job: worker.service.cancel(job.id)
-    job_id = worker.service.submit(num_images=8)
+    worker.service.submit(num_images=8)
     assert worker.run()
     assert told(worker) == ["claimed", "begun ['device_wait']", "ended canceled"]
-    assert list(worker.service.job(job_id).stages) == ["device_wait", *STAGES]
+    assert list(worker.service.images.uploads()) == [[]]
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -220,13 +220,17 @@ def test_the_next_job_is_claimed_when_the_last_image_is_decoded(worker: Worker, 
 
 
 def test_the_wait_for_the_device_is_a_stage_and_not_lost_in_the_rest(worker: Worker) -> None:
-    free_at = time.monotonic() + 1
-    worker.drawer.free = lambda _job: time.monotonic() > free_at
+    asked: list[float] = []
+
+    def free(_job: Job) -> bool:
+        asked.append(time.monotonic())
+        time.sleep(0.05)
+        return len(asked) > 4
+
+    worker.drawer.free = free
     job_id = worker.service.submit()
     assert worker.run()
-    timings = worker.service.job(job_id).timings
-    assert timings["device_wait"] > 0.5 > timings["other"]
-    assert sum(timings.values()) == pytest.approx(2 * timings["total"])
+    assert worker.service.job(job_id).timings["device_wait"] >= asked[-1] - asked[0]
 
 
 def test_a_job_that_breaks_the_device_is_told_by_whoever_hands_it_back(

@@ -60,6 +60,15 @@ def worker_pid(pair: Stack, http: httpx.Client, job: dict[str, Any]) -> int:
     return int(pid)
 
 
+def lost(job: dict[str, Any]) -> float:
+    """Return the seconds that attempts took which came to nothing, of an ended job all of whose time is told."""
+    *parts, (last, total) = job["timings"].items()
+    assert last == "total"
+    assert sum(seconds for _, seconds in parts) == pytest.approx(total, abs=1e-6)
+    assert job["timings"]["other"] < LEASE_SECONDS  # nothing that long is between the stages
+    return job["timings"].get("lost", 0.0)
+
+
 def objects(pair: Stack, job: dict[str, Any]) -> list[str]:
     page = s3_client(pair.s3_url, *key_pair(pair)).list_objects_v2(Bucket="zimage", Prefix=f"jobs/{job['id']}/")
     return sorted(item["Key"].split("/", 2)[2] for item in page.get("Contents", []))
@@ -92,6 +101,7 @@ def test_a_killed_workers_job_is_done_by_another_once(pair: Stack, http: httpx.C
     os.kill(worker_pid(pair, http, job), signal.SIGKILL)
     ended = wait(http, job)
     assert (ended["status"], ended["attempt"]) == ("succeeded", 2)
+    assert lost(ended) >= LEASE_SECONDS
     assert len(ended["images"]) == 1
     assert httpx.get(ended["images"][0]["url"]).status_code == 200
     assert objects(pair, job) == ["2/0.png", "2/job.json"]
@@ -168,6 +178,7 @@ def test_a_worker_told_to_leave_finishes_its_job(pair: Stack, http: httpx.Client
     os.kill(worker_pid(pair, http, job), signal.SIGTERM)
     ended = wait(http, job)
     assert (ended["status"], ended["attempt"]) == ("succeeded", 1)
+    assert lost(ended) == 0
     wait_until(lambda: http.get("/v1/queue").json()["workers"] == 2)
 
 

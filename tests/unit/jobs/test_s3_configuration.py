@@ -4,11 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+from botocore.awsrequest import AWSRequest, AWSResponse
 from typer.testing import CliRunner
+from urllib3 import HTTPResponse
 
 from cli.main import app
 from jobs.addresses import SettingError
 from jobs.objects.images import ImageStore
+from jobs.objects.refusals import STORAGE_ERRORS
+from jobs.objects.s3_client import connect
 from jobs.settings import Settings
 from support.proxying import set_proxies
 
@@ -20,11 +24,12 @@ def nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configuration file of boto3's own, which is read anew."""
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     return tmp_path / "config"
 
 
@@ -100,3 +105,31 @@ def test_what_boto3_stumbles_over_is_a_line(config: Path, environ: dict[str, str
     assert refused.exit_code == 2
     assert re.fullmatch(f"zimage: boto3's AWS_… variables or files can't be used: .*{told}.*\n", refused.output)
     assert not re.search("gEh|Eh3|Imx", refused.output)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("credential_process = /nowhere/helper", "/nowhere/helper: No such file or directory"),
+        ("credential_process = echo none", "names a program that prints no credentials"),
+    ],
+)
+def test_where_no_credentials_come_from_is_told(
+    monkeypatch: pytest.MonkeyPatch, config: Path, line: str, told: str
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    config.write_text(f"[default]\n{line}\n")
+    assert told in refusal()
+
+
+def test_what_boto3_lets_through_is_an_error_of_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: AWSRequest, **_: object) -> AWSResponse:
+        return AWSResponse(request.url, 200, {"x-amz-object-size": "no number"}, HTTPResponse(b""))
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
+    client = connect(Settings(), "http://s3.example:9000")
+    client.meta.events.register("before-send.s3", answer)
+    with pytest.raises(STORAGE_ERRORS, match=r"boto3 failed \(ValueError\): see its AWS_"):
+        client.put_object(Bucket="zimage", Key="x", Body=b"")

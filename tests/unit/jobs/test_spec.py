@@ -77,7 +77,7 @@ def test_a_side_out_of_bounds_is_not_told_that_every_model_draws_up_to_the_bound
     with pytest.raises(ValidationError) as refused:
         JobRequest(prompt="a cat", width=side)
     [error] = refused.value.errors()
-    assert error["msg"].startswith("must be a multiple of 16 that the served model draws; none draws less than 64 or")
+    assert error["msg"].startswith("must be a whole number, a multiple of 16 within the served model's limits")
 
 
 @pytest.mark.parametrize("body", [[], ["prompt"], "a cat", 7, False, None])
