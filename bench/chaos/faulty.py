@@ -93,7 +93,7 @@ def spoil_drawing() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory (by bench.chaos.faulty)")
         if fault == "device-error":
             hit(fault, job)
-            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered (by bench.chaos.faulty)")
+            raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered (by bench.chaos.faulty)")
         return generate(self, job, images, *told)
 
     ProgressReporter.report = report_or_fail  # type: ignore[method-assign]

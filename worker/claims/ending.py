@@ -13,7 +13,7 @@ from jobs.record import ImageRecord, JobError
 from jobs.store.worker import Claim, WorkerStore
 from worker.claims.departure import BROKEN, Departure
 from worker.delivery import ClockSkewError, TooLargeError
-from worker.executor.device_errors import breaks_device, device_error
+from worker.executor.device_errors import Fault, device_error, fault_of
 from worker.held import HeldJob, StopJobError
 from worker.observers.observer import Observer
 from worker.patience import patiently
@@ -87,7 +87,7 @@ class Ending:
 
     def _fail(self, held: HeldJob, exception: Exception) -> str:
         error = held.error = job_error(exception)
-        if breaks_device(exception):
+        if fault_of(exception) is Fault.BROKEN:
             log.critical("the device is broken for this process, which ends: %s", exception)
             self._departure.leave(BROKEN, held, error)
         if not isinstance(exception, StopJobError):

@@ -46,9 +46,10 @@ class Executor(Protocol):
         """Wait for the device and draw the images of a claimed job.
 
         Raises:
-            torch.OutOfMemoryError: not even one image at a time fits into the device's memory.
+            worker.executor.device_errors.BrokenDeviceError: something failed, and now the device does nothing more.
             ValueError: the pipeline refuses the request.
-            Exception: whatever else is raised by the pipeline, or by the listener.
+            Exception: whatever else is raised by the pipeline, or by the listener; `fault_of` tells what it means for
+                the device. For `Fault.MEMORY` images were tried one at a time already.
         """
 
     def sign_of_life(self) -> int | None:

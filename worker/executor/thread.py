@@ -17,6 +17,7 @@ from jobs.record import Job
 from pipeline import Drawing, Generation, ZImagePipeline
 from pipeline.timeline import Stages
 from worker.executor.busy import BusySeconds
+from worker.executor.device_errors import Fault, fault_of, try_device
 from worker.executor.executor import Listener, Loaded
 from worker.executor.rate import Rate
 
@@ -86,6 +87,10 @@ class DeviceThread:
         busy = BusySeconds(job.owner)
         try:
             return self._draw_within_memory(job, busy, listener)
+        except Exception as error:
+            if fault_of(error) is None:  # whose fault it was may show in the next job only, which is innocent
+                try_device(self._pipeline.device)
+            raise
         finally:
             self._drawing = False
             busy.count()
@@ -94,8 +99,10 @@ class DeviceThread:
         every = range(job.input.num_images)
         try:
             return self._generate(job, every, busy, listener)
-        except torch.OutOfMemoryError:
-            pass  # and on outside of this block: the exception keeps the failed call's tensors alive
+        except Exception as error:
+            if fault_of(error) is not Fault.MEMORY:
+                raise
+        # Outside of that block: the exception keeps the failed call's tensors alive.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return _together([self._generate(job, every[image : image + 1], busy, listener) for image in every])

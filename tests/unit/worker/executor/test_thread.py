@@ -14,6 +14,7 @@ from jobs.record import Job, JobStatus
 from jobs.settings import Settings
 from jobs.spec import JobInput
 from pipeline import Generation, ZImagePipeline
+from worker.executor.device_errors import BrokenDeviceError
 from worker.executor.executor import Executor, Loaded
 from worker.executor.thread import DeviceThread
 from worker.loading import load_pipeline
@@ -142,6 +143,18 @@ def test_a_job_is_stopped_in_its_midst_and_the_next_one_drawn(executor: Executor
     assert executor.draw(job(), Asked()).images.shape == (1, 64, 64, 3)
 
 
+def test_a_job_that_fails_on_a_device_that_does_nothing_more_is_the_device_s_fault(
+    executor: Executor, pipeline: ZImagePipeline, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(step: int) -> None:
+        monkeypatch.setattr(pipeline, "device", torch.device("meta"))  # which computes nothing
+        raise KeyError("something unexpected")
+
+    asked.at_step = fail
+    with pytest.raises(BrokenDeviceError):
+        executor.draw(job(), asked)
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_busy_seconds_are_counted_for_the_owner_however_the_job_ends(
     executor: Executor, asked: Asked, ends: bool
@@ -157,15 +170,18 @@ def test_busy_seconds_are_counted_for_the_owner_however_the_job_ends(
     assert (REGISTRY.get_sample_value("zimage_key_gpu_seconds_total", {"key": owner}) or 0) > 0
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("Triton Error [CUDA]: out of memory")]
+)
 def test_images_that_don_t_fit_together_are_drawn_one_at_a_time(
-    executor: Executor, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    executor: Executor, asked: Asked, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     together = executor.draw(job(num_images=3), Asked())
     generate = DeviceThread._generate
 
     def generate_one(self: DeviceThread, job: Job, images: range, *told: Any) -> Generation:
         if len(images) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return generate(self, job, images, *told)
 
     monkeypatch.setattr(DeviceThread, "_generate", generate_one)
