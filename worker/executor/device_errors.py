@@ -1,4 +1,4 @@
-"""Errors of the device: sorted, by type and as CUDA, its libraries, Triton and NCCL spell them; what clients are told."""
+"""Errors of the device: sorted, by type and as CUDA, its libraries, Triton and NCCL spell them; what clients hear."""
 
 import re
 from enum import Enum, auto
