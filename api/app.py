@@ -6,7 +6,6 @@ import functools
 from collections.abc import AsyncIterator
 
 from fastapi import Depends, FastAPI
-from fastapi.routing import iter_route_contexts
 from fastapi.security import HTTPBearer
 
 from api.background import end
@@ -18,7 +17,7 @@ from api.http.cors import CrossOrigin
 from api.http.head import Head
 from api.http.hosts import HostGuard
 from api.http.middleware import BodyGuard, RequestId, SingleHeaders
-from api.http.prefix import BehindProxy, first_part
+from api.http.prefix import BehindProxy
 from api.http.query import known_parameters
 from api.openai.refusals import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
@@ -28,7 +27,6 @@ from api.webhooks import deliverer
 from api.webhooks.addresses import Addresses, PinnedTransport
 from api.webhooks.deliverer import Deliverer, JobEvent
 from jobs import __version__
-from jobs.addresses import SettingError
 from jobs.doorbell import celery_app
 from jobs.events import EventHub
 from jobs.keys import KeyRing
@@ -44,7 +42,6 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the API.
 
     Raises:
-        jobs.addresses.SettingError: the service's own paths are below `ZIMAGE_ROOT_PATH`.
         jobs.keys.KeysFileError: the file of API keys is missing or broken.
     """
     keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
@@ -105,7 +102,7 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
 
 
 def _add_layers(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
-    """Add the middleware, once the routes are there; the last one added is the outermost."""
+    """Add the middleware; the last one added is the outermost."""
     app.add_middleware(BodyGuard)
     if keys:
         app.add_middleware(Authentication, keys=keys)
@@ -116,18 +113,7 @@ def _add_layers(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
     if settings.cors_origins:
         app.add_middleware(CrossOrigin, origins=settings.cors_origins)
     app.add_middleware(Head)
-    app.add_middleware(BehindProxy, root_path=settings.root_path, own=_own_parts(app, settings.root_path))
-
-
-def _own_parts(app: FastAPI, root_path: str | None) -> set[str]:
-    """Return the first parts of the app's own paths; raise where the prefix has one of them."""
-    own = {first_part(context.path or "/") for context in iter_route_contexts(app.routes)}
-    if root_path and first_part(root_path) in own:
-        paths = ", ".join(f"/{part}" for part in sorted(own) if part)
-        raise SettingError(
-            f"ZIMAGE_ROOT_PATH begins as a path of the service's own does ({paths}): name another one, such as /zimage"
-        )
-    return own
+    app.add_middleware(BehindProxy, root_path=settings.root_path)
 
 
 def _add_routes(app: FastAPI, *, keyed: bool) -> None:

@@ -11,7 +11,7 @@ TINY_FOLDER = Path(__file__).parents[1] / "pipeline" / "models" / TINY
 TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # width, height; what it draws at others, training/README.md says
 DEFAULT_SIZES = TINY_SIDE, USUAL_SIDE = 128, 1024  # pixels on a side, for whom names none
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class SizeLimits(BaseModel):

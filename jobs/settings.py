@@ -83,7 +83,9 @@ class Settings(BaseSettings):
     s3_bucket: Annotated[str, AfterValidator(storage.bucket)] = Field(
         "zimage", validate_default=True, description="bucket for the images; it must exist"
     )
-    s3_prefix: str = Field("jobs", description="key prefix within the bucket")
+    s3_prefix: Annotated[str, AfterValidator(storage.prefix)] = Field(
+        "jobs", description="key prefix within the bucket"
+    )
     s3_region: Annotated[str, AfterValidator(storage.region)] = Field(
         "us-east-1", description="region used for signing"
     )

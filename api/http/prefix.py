@@ -1,16 +1,14 @@
 """The path below which a proxy shows the service: a setting, or what a trusted proxy says (`X-Forwarded-Prefix`).
 
 Proxies pass it on or take it away; inside it is there always, as ASGI has it, and `route_path` is what is below it.
-None of the service's own paths may begin so, or it could not be seen whether a proxy took it away.
 """
 
 import os
-from collections.abc import Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from jobs.addresses.web import ROOT_PATH
+from jobs.addresses import web
 
 HEADER = b"x-forwarded-prefix"
 
@@ -23,13 +21,11 @@ class BehindProxy(ProxyHeadersMiddleware):
     Args:
         app: what comes after.
         root_path: the prefix, whatever proxies say; None: what they say.
-        own: the first parts of the service's own paths.
     """
 
-    def __init__(self, app: ASGIApp, root_path: str | None, own: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, root_path: str | None) -> None:
         super().__init__(app, os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"))  # type: ignore[arg-type]
         self._root_path = root_path
-        self._own = own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
         """Handle one request (ASGI)."""
@@ -46,13 +42,10 @@ class BehindProxy(ProxyHeadersMiddleware):
         if (client[0] if client else None) not in self.trusted_hosts:
             return None
         values = [value for name, value in scope["headers"] if name == HEADER]
-        prefix = values[-1].decode("latin-1").rstrip("/") if values else ""
-        return prefix if ROOT_PATH.fullmatch(prefix) and first_part(prefix) not in self._own else None
-
-
-def first_part(path: str) -> str:
-    """Return `v1` of `/v1/jobs`."""
-    return path.split("/")[1]
+        try:
+            return web.root_path(values[-1].decode("latin-1").rstrip("/")) if values else None
+        except ValueError:
+            return None
 
 
 def route_path(scope: Scope) -> str:

@@ -63,7 +63,7 @@ def _examine(data: Path | None) -> Iterator[Finding]:
         yield Finding("settings", "fail", str(error))
         return
     yield Finding("settings", "ok", "valid")
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [_device, _redis, _s3, _model, _keys, _api, _traces]
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [_device, _redis, _s3, _model, _keys, _traces]
     for check in checks:
         try:
             yield from check(settings)
@@ -277,16 +277,6 @@ def _keys(settings: "Settings") -> Iterator[Finding]:
         yield Finding("keys", "fail", f"ZIMAGE_API_KEYS_FILE: {error}")
     else:
         yield Finding("keys", "ok", f"{count} in {settings.api_keys_file}")
-
-
-def _api(settings: "Settings") -> Iterator[Finding]:
-    """Make the API as it is made at its start, which raises what is wrong with its settings."""
-    from api.app import create_app
-    from jobs.keys import KeysFileError
-
-    with suppress(KeysFileError):  # told of by _keys
-        create_app(settings)
-    yield from ()
 
 
 def _traces(_settings: "Settings") -> Iterator[Finding]:

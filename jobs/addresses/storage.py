@@ -44,6 +44,17 @@ def region(name: str) -> str:
     return name
 
 
+def prefix(name: str) -> str:
+    """Check what the keys of objects begin with; return it.
+
+    Raises:
+        ValueError: it is empty, or stores would read it as another path.
+    """
+    if {"", ".", ".."} & set(name.split("/")):
+        raise ValueError("must be a name, or several with a slash between them, such as jobs or zimage/jobs")
+    return name
+
+
 def bucket(name: str, info: ValidationInfo) -> str:
     """Check a bucket's name, and that no endpoint ends with it; return it.
 

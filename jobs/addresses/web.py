@@ -5,20 +5,25 @@ import re
 
 from jobs.addresses.servers import authority
 
-ROOT_PATH = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+")  # below which a proxy shows the service
+# With what the service's own paths begin. No prefix may, or it could not be seen whether a proxy took it away.
+OWN = frozenset({"docs", "health", "livez", "metrics", "openapi.json", "readyz", "server_info", "v1"})
+_ROOT_PATH = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<server>[a-z0-9._:\[\]-]+)")
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}  # which browsers leave out
 
 
 def root_path(path: str) -> str:
-    """Return a path below which a proxy shows the service, or the empty one. The API refuses those of its own.
+    """Return a path below which a proxy shows the service, or the empty one.
 
     Raises:
-        ValueError: it can't be one.
+        ValueError: it can't be one, or begins as a path of the service's own does.
     """
-    if path and not ROOT_PATH.fullmatch(path):
+    if path and not _ROOT_PATH.fullmatch(path):
         raise ValueError("must be a path such as /zimage, without a slash at its end")
+    if path and path.split("/")[1] in OWN:
+        own = ", ".join(f"/{part}" for part in sorted(OWN))
+        raise ValueError(f"begins as a path of the service's own does ({own}): name another one, such as /zimage")
     return path
 
 

@@ -12,6 +12,7 @@ import torch
 
 from cli.stack import Stack
 from jobs.model_card import ModelCard, size_limits
+from jobs.objects.images import ImageStore
 from jobs.record import ImageRecord, Job, JobError, JobStatus
 from pipeline import Generation
 from support.operating import WORKER, Service, service
@@ -73,8 +74,9 @@ class Points(Observer):
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def claimed(self, _held: HeldJob) -> None:
+    def claimed(self, held: HeldJob) -> None:
         self.told.append("claimed")
+        self.held = held
 
     def begun(self, held: HeldJob) -> None:
         self.told.append(f"begun {sorted(held.stages)}")
@@ -188,6 +190,23 @@ def test_a_job_that_is_canceled_while_it_is_decoded_brings_no_image_to_s3(worker
     worker.service.submit(num_images=8)
     assert worker.run()
     assert told(worker) == ["claimed", "begun ['device_wait']", "ended canceled"]
+    assert list(worker.service.images.uploads()) == [[]]
+
+
+def test_a_job_that_is_canceled_between_two_uploads_leaves_no_image_in_s3(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = ImageStore.put_png
+
+    def put_and_cancel(images: ImageStore, key: str, png: bytes) -> None:
+        put(images, key, png)
+        worker.service.cancel(job_id)
+        worker.points[0].held.verdict = "cancel"  # as the next renewal of its lease would tell
+
+    monkeypatch.setattr(ImageStore, "put_png", put_and_cancel)
+    job_id = worker.service.submit(num_images=2)
+    assert worker.run()
+    assert told(worker) == ["claimed", "begun ['device_wait']", "drawn", "ended canceled"]
     assert list(worker.service.images.uploads()) == [[]]
 
 

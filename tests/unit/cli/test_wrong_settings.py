@@ -125,6 +125,8 @@ KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ("CORS_ORIGINS", "https://app.example?k=gEh3Imx", "is no origin"),
         ("CORS_ORIGINS", "gEh3Imx", "is no origin"),
         ("ROOT_PATH", "/zimage?k=gEh3Imx", "must be a path"),
+        *(("ROOT_PATH", path, "/livez, /metrics, /openapi.json") for path in ("/health", "/v1/x", "/docs")),
+        *(("S3_PREFIX", prefix, "such as jobs or zimage/jobs") for prefix in ("", "/jobs", "jobs/", "../jobs", "a//b")),
         ("DEVICE", "cpu\r", "holds a line end"),
         ("API_KEYS_FILE", "", "is empty: name a path, or unset it"),
         ("CACHE_DIR", " ", "is empty: name a path, or unset it"),

@@ -18,6 +18,7 @@ from pipeline import TINY_CHECKPOINT
         ("models/tiny", "models/tiny"),  # not the bundled one
         ("s3://bucket/models/Z-Image-Turbo/", "Z-Image-Turbo"),
         ("s3://bucket/tiny", "bucket/tiny"),
+        ("_not/a-hub-id", "a-hub-id"),
         ("/not/mounted/here/Z-Image-Turbo", "Z-Image-Turbo"),  # where the API runs, only where the worker does
         (str(TINY_CHECKPOINT), "tiny"),
         (f"{TINY_CHECKPOINT}/../tiny/", "tiny"),
