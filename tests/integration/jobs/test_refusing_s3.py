@@ -3,10 +3,13 @@
 The whole service runs on the most awkward store.
 """
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -19,10 +22,12 @@ from api.app import create_app
 from bench.chaos.accounting import wait_for
 from cli.stack import Stack, ports
 from jobs.objects.images import ImageStore
+from jobs.objects.refusals import STORAGE_ERRORS
 from jobs.record import JobStatus
 from jobs.store.dead_letters import DeadLetters
 from pipeline import Generation
 from support.operating import Service, service
+from support.s3_access import key_pair
 from support.stores import Google, Store, standing_before
 from worker.delivery import Delivery
 from worker.held import HeldJob
@@ -61,6 +66,31 @@ def test_nothing_is_claimed_until_s3_takes_images_again(
     wait_for(delivery.ready, 30, "S3 takes images")
     assert delivery.trouble() is None
     assert list(own.images.uploads()) == [[]]  # nothing of the question stays
+
+
+def test_a_helper_for_credentials_that_fails_for_a_while_is_waited_for(
+    own: Service, servers: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.delivery.STORAGE_PAUSE", 0.05)
+    key, secret = key_pair(servers)
+    expiration = datetime.now(UTC) + timedelta(minutes=5)  # so soon that each request asks anew
+    credentials = {"Version": 1, "AccessKeyId": key, "SecretAccessKey": secret, "Expiration": expiration.isoformat()}
+    told, config = tmp_path / "credentials.json", tmp_path / "config"
+    told.write_text(json.dumps(credentials))
+    config.write_text(f"[default]\ncredential_process = cat {told}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    delivery = Delivery(ImageStore(own.settings, attempts=1), "tiny", seconds=0.1)
+    own.submit()
+    held = HeldJob(own.claim())
+    told.write_text("your session has expired")
+    with pytest.raises(STORAGE_ERRORS):
+        delivery.deliver(held, DRAWN)
+    assert not delivery.ready()
+    told.write_text(json.dumps(credentials))
+    wait_for(delivery.ready, 30, "S3 takes images")
 
 
 def test_a_dead_letter_whose_removal_has_begun_is_not_retried(own: Service, store: Store) -> None:
