@@ -75,7 +75,7 @@ async def submit(
         idempotency_key=idempotency_key,
         digest=job_input.digest(),
         # Without a size it had another digest while another model was served, or when 1024 was the default of all.
-        other_digests=[request.complete(side, side).digest() for side in DEFAULT_SIZES],
+        other_digests=[request.complete(side, side).digest() for side in DEFAULT_SIZES] if idempotency_key else (),
         rate=key.rate if key else None,
         in_flight=key.in_flight if key else None,
         warnings=[*job_input.warnings, *size_warnings(served.names[0], job_input.width, job_input.height)],

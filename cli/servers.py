@@ -30,6 +30,5 @@ def redis_client(settings: "Settings") -> "Iterator[redis.Redis]":
         except RedisError as error:
             chosen = "redis_url" in settings.model_fields_set
             unset = "set it, or name the directory of a running `zimage up` with --data"
-            advice = authorities.advice(error) if chosen else unset
-            told = ": ".join(filter(None, (str(error).rstrip("."), advice)))
+            told = authorities.told(error, otherwise="" if chosen else unset)
             raise UserError(f"Redis at {settings.redis_url.place} (ZIMAGE_REDIS_URL): {told}") from error

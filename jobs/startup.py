@@ -79,5 +79,5 @@ def _wait(
 
 def _told(error: Exception) -> str:
     if isinstance(error, RedisError):
-        return ": ".join(filter(None, (str(error).rstrip("."), authorities.advice(error))))
+        return authorities.told(error)
     return told(error)

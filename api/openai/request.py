@@ -72,7 +72,7 @@ class ImagesRequest(JobOptions):
     ] = Field(None, description="Taken, and told in `warnings` to have no effect: say it in the prompt.")
     complexity: Annotated[
         Literal["low", "medium", "high"] | None,
-        advised("there is nothing to plan: leave it out (or send low, medium or high, to no effect)"),
+        advised("the model has no such setting: leave it out (or send low, medium or high, to no effect)"),
     ] = Field(None, description="Taken, and told in `warnings` to have no effect.")
     background: Annotated[
         Literal["auto", "opaque"] | None, advised("the model draws opaque pictures only: auto or opaque")

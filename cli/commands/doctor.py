@@ -113,8 +113,8 @@ def _redis(settings: "Settings") -> Iterator[Finding]:
             server = client.info("server")
             findings = examine(client)
     except redis.RedisError as error:
-        advice = authorities.advice(error) or "start it, or set ZIMAGE_REDIS_URL"
-        yield Finding("redis", "fail", f"{address.place}: {str(error).rstrip('.')}: {advice}")
+        told = authorities.told(error, otherwise="start it, or set ZIMAGE_REDIS_URL")
+        yield Finding("redis", "fail", f"{address.place}: {told}")
         return
     version = server.get("valkey_version") or server["redis_version"]
     yield Finding("redis", "ok", f"{server.get('server_name', 'redis')} {version} at {address.place}")

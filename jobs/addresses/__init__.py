@@ -1,7 +1,7 @@
 """What the settings name by an address: each is read once, here.
 
-What is refused is told in one line that says what is wrong and what is right. It repeats nothing of the address, since
-any part of it may be a secret in the wrong place.
+What is refused is told in one line that says what is wrong and what is right. It repeats nothing of the address but
+a file's path, since any part of it may be a secret in the wrong place.
 """
 
 

@@ -58,3 +58,8 @@ def _with_usual(extra: Path, *usual: Path) -> IO[bytes]:
 def advice(error: Exception) -> str:
     """Return what to do about a certificate that nobody is known to have signed; "" for other errors."""
     return certificates.advice(error, "ZIMAGE_CA_BUNDLE")
+
+
+def told(error: Exception, otherwise: str = "") -> str:
+    """Return what an error says and what to do about it: about authorities, or else something else."""
+    return ": ".join(filter(None, (str(error).rstrip("."), advice(error) or otherwise)))

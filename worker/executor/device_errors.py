@@ -36,11 +36,13 @@ _UNSUPPORTED = re.compile(
 
 def fault_of(error: BaseException) -> Fault | None:
     """Return what an error means for the device; None: it is none of the device's."""
+    if isinstance(error, BrokenDeviceError):
+        return Fault.BROKEN
     if isinstance(error, torch.OutOfMemoryError):
         return Fault.MEMORY
     told = str(error)
     of_triton = type(error).__module__.startswith("triton.")  # which has no common base for its errors
-    of_torch = isinstance(error, torch.AcceleratorError | BrokenDeviceError)
+    of_torch = isinstance(error, torch.AcceleratorError)
     if not (of_torch or of_triton or (isinstance(error, RuntimeError) and _OF_DEVICE.search(told))):
         return None
     if _MEMORY.search(told):
@@ -49,7 +51,7 @@ def fault_of(error: BaseException) -> Fault | None:
 
 
 def try_device(device: torch.device) -> None:
-    """Have the device multiply two small matrices.
+    """Have the device multiply two small matrices; one whose memory is full at the moment is not broken.
 
     Raises:
         BrokenDeviceError: it can't.
@@ -58,6 +60,8 @@ def try_device(device: torch.device) -> None:
         ones = torch.ones(16, 16, device=device)
         right = bool((ones @ ones == 16).all())  # waits for it
     except RuntimeError as error:
+        if fault_of(error) is Fault.MEMORY:
+            return
         raise BrokenDeviceError(f"the device can't even multiply two small matrices: {error}") from error
     if not right:
         raise BrokenDeviceError("the device multiplies two small matrices wrongly")

@@ -140,7 +140,7 @@ def test_who_asked_is_refused_by_the_name_it_came_under(name: str, fields: dict[
         ({"quality": "HD"}, "there is one quality: leave it out"),
         ({"quality": "ultra"}, "there is one quality: leave it out"),
         ({"quality": 1}, "there is one quality: leave it out"),
-        ({"complexity": "extreme"}, "there is nothing to plan: leave it out"),
+        ({"complexity": "extreme"}, "the model has no such setting: leave it out"),
     ],
 )
 def test_other_words_for_what_has_no_effect_are_told_to_be_left_out(fields: dict[str, Any], advice: str) -> None:

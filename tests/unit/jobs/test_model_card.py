@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs import model_card
 from jobs.model_card import DEFAULT_SIZES, TINY_FOLDER, served_name, size_limits
 from pipeline import TINY_CHECKPOINT
+from pipeline.checkpoint.sources import HUB_ID
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,8 @@ def test_a_model_is_called_by_its_name_whichever_way_it_is_named(
     assert size_limits(served_name(model)).default_size == (128 if name == "tiny" else 1024)
 
 
-def test_the_bundled_model_is_where_the_pipeline_has_it() -> None:
+def test_name_and_folder_are_read_as_the_pipeline_reads_them() -> None:
+    assert model_card._HUB_ID == HUB_ID
     assert TINY_FOLDER == TINY_CHECKPOINT
     assert TINY_FOLDER.is_dir()
 

@@ -95,3 +95,7 @@ def test_a_device_that_does_nothing_is_found_out() -> None:
     with pytest.raises(BrokenDeviceError) as told:
         try_device(torch.device("meta"))  # which computes nothing
     assert fault_of(told.value) is Fault.BROKEN
+
+
+def test_a_device_that_is_found_broken_is_broken_whatever_it_says() -> None:
+    assert fault_of(BrokenDeviceError("the device does nothing more: no kernel image is available")) is Fault.BROKEN
