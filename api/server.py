@@ -1,7 +1,7 @@
 """The API process: decides whether it may listen where it is told to, waits for its servers, serves."""
 
-import contextlib
 import resource
+import signal
 import socket
 import sys
 
@@ -65,8 +65,9 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     server = _Server(config, app)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn listens late, and once it has ended sends them again
+        signal.signal(number, server.handle_exit)
+    server.run()
     trace_export.flush()
     if not server.started:
         sys.exit(1)

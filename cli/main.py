@@ -1,19 +1,27 @@
 """The `zimage` command.
 
 Exit codes: 0 done; 1 the service or this machine said no; 2 wrong usage or setting; 3 the job ended as failed, canceled
-or expired; 4 gave up waiting; 130 interrupted. Errors are one line on stderr.
+or expired; 4 gave up waiting; 130 interrupted; of the programs those of `jobs.exit_codes`. Errors are one line on
+stderr.
 
 Commands import what they need when they run: torch takes seconds, and `zimage status` needs none of it.
 """
 
-import typer
+import sys
 
-from cli.commands import checkpoint, dead, doctor, generate, jobs, keys, programs, prune, up, webhooks
-from cli.exits import ZImageGroup
+from cli import early_signals
+
+early_signals.hear(sys.argv[1:])  # before anything else is imported, which takes seconds
+
+import typer  # noqa: E402
+
+from cli.commands import checkpoint, dead, doctor, generate, jobs, keys, programs, prune, up, webhooks  # noqa: E402
+from cli.exits import ZImageGroup  # noqa: E402
 
 EPILOG = (
     "Exit codes: 0 done · 1 the service or this machine said no · 2 wrong usage or setting · "
-    "3 the job ended as failed, canceled or expired · 4 gave up waiting (--timeout) · 130 interrupted"
+    "3 the job ended as failed, canceled or expired · 4 gave up waiting (--timeout) · 130 interrupted · "
+    "of `zimage worker` also 69 this machine can't · 70 broken GPU"
 )
 
 app = typer.Typer(

@@ -46,8 +46,9 @@ class Settings(BaseSettings):
     vae: Checkpoint | None = Field(None, description="another VAE: its directory, or a checkpoint as in `ZIMAGE_MODEL`")
     device: str = Field(
         "auto",
-        description="`auto` (the GPU with the most free memory of those that no other worker has taken, else the CPU), "
-        "`cpu`, `cuda`, `cuda:N`",
+        description="`gpu`: one that no other worker of this machine has taken, with the most free memory, or none "
+        "at all; `auto`: the same, shared if all are taken, and the CPU for the bundled model if there is none; `cpu`, "
+        "`cuda`, `cuda:N`",
     )
     quantization: str = Field(
         "none",
@@ -143,7 +144,7 @@ class Settings(BaseSettings):
     idempotency_ttl: int = Field(86_400, ge=1, description="seconds that an Idempotency-Key is remembered")
     priority_seconds: int = Field(60, ge=0, description="how much earlier `high` and later `low` jobs are sorted")
     lease_seconds: float = Field(30.0, ge=1, description="a worker silent for longer loses its job")
-    startup_timeout: float = Field(60.0, ge=0, description="seconds to wait for Redis and S3 at start")
+    startup_timeout: float = Field(60.0, ge=0, description="seconds to wait at start for Redis, S3 and a free GPU")
 
     # Worker
     worker_slots: int = Field(3, ge=1, le=16, description="jobs that one worker handles at once (one on the GPU)")

@@ -4,12 +4,15 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from pipeline.driver import UnfitGpuError, count_gpus
+
 
 def find_device(name: str | torch.device) -> torch.device:
     """Return the device of this machine that has this name: cpu, cuda or cuda:N.
 
     Raises:
-        ValueError: there is none.
+        UnfitGpuError: torch can use no GPU of this machine.
+        ValueError: the name is no device's, or that of a GPU that is not there.
     """
     try:
         device = torch.device(name)
@@ -17,10 +20,14 @@ def find_device(name: str | torch.device) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise ValueError(f"device is {str(name)!r}, expected cpu, cuda or cuda:N")
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        there = ", ".join(f"cuda:{index}" for index in range(count)) or "no CUDA device"
-        raise ValueError(f"device is {device}, and this machine has {there}; cpu works without one")
+    if device.type == "cuda":
+        try:
+            count = count_gpus()
+        except UnfitGpuError as error:
+            raise UnfitGpuError(f"device is {device}, and {error}; cpu works without one") from error
+        if (device.index or 0) >= count:
+            there = ", ".join(f"cuda:{index}" for index in range(count))
+            raise ValueError(f"device is {device}, and this machine has {there}; cpu works without one")
     return device
 
 

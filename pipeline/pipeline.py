@@ -65,6 +65,7 @@ class ZImagePipeline:
         Raises:
             CheckpointError: something is missing, broken or not supported; one line names file, key and expectation.
             QuantizationError: a quantization that is unknown or that the device cannot run.
+            UnfitGpuError: torch can use no GPU here, or in bfloat16 not this one: too old a driver, too old a card.
             ValueError: `device` is none of this machine.
         """
         return cls(Recipe(path_or_id, find_device(device), dtype, vae_path, find(quantization)).build())

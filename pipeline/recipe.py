@@ -16,6 +16,7 @@ import torch
 from pipeline.checkpoint.components import Checkpoint
 from pipeline.checkpoint.sources import locate
 from pipeline.device import current
+from pipeline.driver import check_capability
 from pipeline.formats.number_format import NumberFormat
 from pipeline.model.autoencoder import Autoencoder, Decoder
 from pipeline.model.scheduler import Schedule
@@ -55,6 +56,7 @@ class Recipe:
 
     Raises:
         QuantizationError: the device can't run the format, or not beside `dtype`.
+        UnfitGpuError: the fused parts can't run on the device.
     """
 
     source: str | Path
@@ -64,6 +66,8 @@ class Recipe:
     number_format: NumberFormat | None
 
     def __post_init__(self) -> None:
+        if self.fused:
+            check_capability(self.device)
         if self.number_format:
             self.number_format.check(self.device, self.dtype)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from prometheus_client import start_http_server
 
+from jobs.addresses import SettingError
 from jobs.settings import Settings
 from worker.claims.leases import Leases
 
@@ -27,7 +28,7 @@ class Health:
         settings: where to listen, and how long a lease is.
 
     Raises:
-        ValueError: the address can't be listened on.
+        SettingError: the address can't be listened on.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -39,7 +40,7 @@ class Health:
             server, _ = start_http_server(settings.metrics_port, settings.metrics_host)
         except OSError as error:
             address = f"ZIMAGE_METRICS_HOST={settings.metrics_host}, ZIMAGE_METRICS_PORT={settings.metrics_port}"
-            raise ValueError(f"{address}: {error}") from error
+            raise SettingError(f"{address}: {error}") from error
         self._metrics: Application = server.get_app()  # type: ignore[assignment]
         server.set_app(self._answer)
         self.port = server.server_port

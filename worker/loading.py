@@ -1,5 +1,6 @@
 """From the settings to a loaded pipeline: which model it is, where its files are, and how it is loaded."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -10,15 +11,17 @@ from jobs.model_card import TINY, served_name
 from jobs.objects.s3_client import connect
 from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, CheckpointError, ZImagePipeline
+from pipeline.checkpoint.config import NoRoomError
 from pipeline.checkpoint.sources import locate
 from worker.executor.device_choice import choose_device
+from worker.executor.device_errors import multiply
 
 
 def find_checkpoint(settings: Settings, name: str) -> Path:
     """Return the directory of the checkpoint that `ZIMAGE_MODEL` may name so; what is remote is downloaded first.
 
     Raises:
-        pipeline.CheckpointError: it is not there, can't be reached, or `ZIMAGE_CACHE_DIR` can't be written.
+        pipeline.CheckpointError: it is not there, can't be reached (AwayError), or kept (NoRoomError: a full disk).
     """
     if name == TINY:
         return TINY_CHECKPOINT
@@ -26,21 +29,28 @@ def find_checkpoint(settings: Settings, name: str) -> Path:
         return locate(name, cache_dir=settings.cache_dir, connect_s3=lambda: connect(settings, settings.s3_endpoint))
     except CheckpointError as error:
         if advice := authorities.advice(error):
-            raise CheckpointError(f"{error}: {advice}") from error
+            raise type(error)(f"{error}: {advice}") from error
         raise
     except OSError as error:
+        kind = NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT) else CheckpointError
         place = f"{settings.cache_dir} (ZIMAGE_CACHE_DIR)"
-        raise CheckpointError(f"{name}: can't be kept in {place}: {error.strerror}") from error
+        raise kind(f"{name}: can't be kept in {place}: {error.strerror}") from error
 
 
-def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
+def load_pipeline(settings: Settings, device: torch.device | None = None) -> tuple[ZImagePipeline, str]:
     """Load the model that the settings name; return it and its name.
+
+    Args:
+        settings: of the worker.
+        device: to load it on; None: the one that they name.
 
     Raises:
         pipeline.CheckpointError: the checkpoint is missing something or is broken.
         ValueError: the device is not there, or cannot run the quantization; names the setting.
+        RuntimeError: the device, its driver or Triton fails.
     """
-    device = choose_device(settings)
+    device = device or choose_device(settings)
+    multiply(device)  # before gigabytes are fetched for one that can't
     root = _find_named(settings, "model", settings.model)
     vae = None if settings.vae is None else _find_named(settings, "vae", settings.vae)
     # CPUs are quicker in float32 than in emulated bfloat16.
@@ -60,4 +70,4 @@ def _find_named(settings: Settings, field: str, name: str) -> Path:
     try:
         return find_checkpoint(settings, name)
     except CheckpointError as error:
-        raise CheckpointError(f"ZIMAGE_{field.upper()}: {error}") from error
+        raise type(error)(f"ZIMAGE_{field.upper()}: {error}") from error

@@ -15,17 +15,17 @@ import redis
 import torch
 
 from jobs.doorbell import celery_app
+from jobs.exit_codes import ProgramExit
 from jobs.model_card import ModelCard, size_limits
 from jobs.objects.images import ImageStore
 from jobs.reaper import Reaper
 from jobs.settings import Settings
 from jobs.spec import ABILITIES
-from jobs.startup import UnreachableError, wait_for_redis, wait_for_s3
+from jobs.startup import wait_for_redis, wait_for_s3
 from jobs.store.redis_client import connect
 from jobs.store.worker import WorkerStore
 from jobs.telemetry import trace_export
 from jobs.telemetry.logs import configure_logging
-from pipeline import CheckpointError
 from worker import metrics
 from worker.caretaker import look_for_work
 from worker.celery_worker import hear_the_bell
@@ -35,6 +35,7 @@ from worker.claims.ending import Ending
 from worker.claims.leases import Leases
 from worker.claims.progress import ProgressReporter
 from worker.delivery import Delivery
+from worker.executor.device_choice import choose_device
 from worker.executor.executor import Executor, Loaded
 from worker.executor.thread import DeviceThread
 from worker.executor.watchdog import watch
@@ -43,6 +44,7 @@ from worker.loading import load_pipeline, local_folder
 from worker.observers.fan_out import FanOut
 from worker.observers.log_and_spans import LogAndSpans
 from worker.observers.prometheus import Prometheus
+from worker.obstacles import obstacle, unforeseen
 from worker.run import JobRunner
 from worker.shutdown import drain_at_shutdown
 
@@ -52,27 +54,37 @@ S3_ATTEMPTS = 2  # at a request, 10 s each: the worker tries again by itself, an
 
 
 def run(settings: Settings) -> int:
-    """Serve jobs until SIGTERM or SIGINT; return the exit code: 1 when a server is away, 2 when a setting is wrong."""
+    """Serve jobs until SIGTERM or SIGINT; return the exit code. What keeps it from starting is one line on stderr."""
     configure_logging(settings.log_format)
     trace_export.start("zimage-worker")
     started = time.monotonic()
     client, images = connect(settings), ImageStore(settings, S3_ATTEMPTS)
+    device: torch.device | None = None
     try:
         health = Health(settings)
         log.info("metrics at http://%s:%d/metrics", settings.metrics_host, health.port)
         wait_for_redis(client, settings)
         wait_for_s3(images, settings)
-        executor = DeviceThread(lambda: load_pipeline(settings))
-    except UnreachableError as error:
-        print(f"zimage worker: {error}", file=sys.stderr)
-        return 1
-    except (CheckpointError, ValueError) as error:
-        print(f"zimage worker: {error}", file=sys.stderr)
-        return 2  # a wrong setting: starting again does not help
+        chosen = device = choose_device(settings, settings.startup_timeout)
+        executor = DeviceThread(lambda: load_pipeline(settings, chosen))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  # what Rust's libraries panic with is no Exception
+        return _give_up(error, settings, device)
     card = _card(executor.loaded, local_folder(settings), time.monotonic() - started)
     _tell_metrics(executor.loaded, card)
     _serve(settings, client, images, health, executor, card)
-    return 0
+    return ProgramExit.STOPPED
+
+
+def _give_up(error: BaseException, settings: Settings, device: torch.device | None) -> int:
+    """Say why this worker can't start, and return the exit code that says so too."""
+    found = obstacle(error, settings, device)
+    if found is None:
+        found = unforeseen(error)
+        log.error("not started", exc_info=error)
+    print(f"zimage worker: {found.line}", file=sys.stderr)
+    return found.code
 
 
 def _serve(

@@ -1,6 +1,9 @@
 """`zimage generate`: a picture now, from a service or, without one, drawn in this process."""
 
 import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +17,13 @@ from cli.errors import ExitCode, UserError
 from cli.exits import time_limit
 from cli.job_options import describes_job
 from cli.results import finish, output_path, print_json, print_timings, print_warnings, write_file
-from jobs.model_card import served_name, size_limits, size_warnings
+from jobs.model_card import TINY, served_name, size_limits, size_warnings
 from jobs.spec import JobInput, random_seed
 from zimage import JobRequest
 
 if TYPE_CHECKING:
+    import torch
+
     from jobs.settings import Settings
     from pipeline import Generation
 
@@ -83,7 +88,8 @@ def _draw(settings: "Settings", job: JobInput) -> "Generation":
     from worker.executor.kernel_cache import keep_kernels
 
     keep_kernels(settings.cache_dir)
-    from pipeline import CheckpointError, Drawing
+    from pipeline import Drawing
+    from worker.executor.device_choice import choose_device
     from worker.loading import load_pipeline
 
     with progress_report() as report:
@@ -92,17 +98,47 @@ def _draw(settings: "Settings", job: JobInput) -> "Generation":
         def on_step(step: int, total: int) -> None:
             report("drawing", step, total)
 
-        try:
-            pipeline, _ = load_pipeline(settings)
-        except CheckpointError as error:
-            raise UserError(str(error)) from error
-        except ValueError as error:  # a setting that this machine can't follow
-            raise UserError(f"wrong setting: {error}", ExitCode.USAGE) from error
-        drawing = Drawing(**job.picture(), seed=job.seed or 0, num_images=job.num_images, on_step=on_step)
-        try:
-            return pipeline.generate(drawing)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        settings = _on_the_cpu_if_need_be(settings)
+        with _told_in_one_line(settings, None):
+            device = choose_device(settings, settings.startup_timeout)
+        with _told_in_one_line(settings, device):
+            pipeline, _ = load_pipeline(settings, device)
+            drawing = Drawing(**job.picture(), seed=job.seed or 0, num_images=job.num_images, on_step=on_step)
+            try:
+                return pipeline.generate(drawing)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+
+
+def _on_the_cpu_if_need_be(settings: "Settings") -> "Settings":
+    """Have any model drawn on the CPU where there is no GPU: a worker would lose jobs so, who waits here sees it."""
+    from pipeline.driver import why_none
+
+    if settings.device != "auto" or not (why := why_none()):
+        return settings
+    if served_name(settings.model) != TINY:
+        print(f"zimage: {why}: drawing on the CPU, slowly", file=sys.stderr)
+    return settings.model_copy(update={"device": "cpu"})
+
+
+@contextmanager
+def _told_in_one_line(settings: "Settings", device: "torch.device | None") -> Iterator[None]:
+    from pipeline import CheckpointError
+    from worker.obstacles import obstacle
+
+    try:
+        yield
+    except UserError:
+        raise
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+    except ValueError as error:  # a setting that this machine can't follow
+        raise UserError(f"wrong setting: {error}", ExitCode.USAGE) from error
+    except Exception as error:
+        found = obstacle(error, settings, device)
+        if found is None:
+            raise
+        raise UserError(found.line) from error
 
 
 def _save(generation: "Generation", job: JobInput, model: str, out: Path) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """`zimage api, worker`: the two programs, each for a machine or container of its own."""
 
+import sys
 from typing import Annotated
 
 import typer
 
 from cli.checked_settings import load_settings
+from jobs.exit_codes import ProgramExit
 
 
 def api(
@@ -24,6 +26,13 @@ def worker() -> None:
     from worker.executor.kernel_cache import keep_kernels
 
     keep_kernels(settings.cache_dir)
-    from worker.process import run
+    try:
+        from worker.process import run
+    except ModuleNotFoundError:
+        raise
+    except (ImportError, OSError) as error:  # a library of torch's: of another version, or not there
+        told = f"{error}: the installation is not whole: pip install --force-reinstall 'zimage-service[worker]'"
+        print(f"zimage worker: {' '.join(told.split())}", file=sys.stderr)
+        raise typer.Exit(ProgramExit.UNFIT_MACHINE) from error
 
     raise typer.Exit(run(settings))

@@ -65,6 +65,7 @@ def demo(
     load_settings()
     print("zimage: starting Valkey, SeaweedFS, the API and a worker", file=sys.stderr)
     with orderly_interrupts(), Stack(data, model="tiny") as stack, ZImageClient(stack.api_url) as client:
+        stack.wait_for_worker()
         print(f"zimage: the API is at {stack.api_url}; it gets: {DEMO_JOB['prompt']}", file=sys.stderr)
         job_id = client.submit(DEMO_JOB)["id"]
         with time_limit(DEMO_SECONDS, job_id):

@@ -140,6 +140,18 @@ class Stack:
             os.close(self._lock)
             self._lock = None
 
+    def wait_for_worker(self) -> None:
+        """Return once the first worker takes jobs: `start` returns before, since loading may take minutes.
+
+        Raises:
+            StackError: it can't start, or takes too long; the message says what it said.
+        """
+        name = self._workers[0]
+        address = f"http://127.0.0.1:{self._site.ports[name]}"
+        if self._supervisor:
+            deadline = time.monotonic() + START_SECONDS
+            self._wait_for(name, functools.partial(parts.is_ready, address), self._supervisor, deadline)
+
     def wait(self) -> str:
         """Block for as long as the stack is kept running; return why it no longer is."""
         return self._supervisor.wait() if self._supervisor else "the stack is not running"
@@ -207,15 +219,18 @@ class Stack:
             "s3": functools.partial(parts.bucket_ready, self._site),
         }
         if self._services:
-            checks["api"] = functools.partial(parts.api_ready, self.api_url)
+            checks["api"] = functools.partial(parts.is_ready, self.api_url)
         deadline = time.monotonic() + START_SECONDS
         for name, ready in checks.items():
-            while not ready():
-                if hopeless := supervisor.hopeless():
-                    raise StackError(hopeless)
-                if time.monotonic() > deadline:
-                    raise StackError(f"{name} is not ready after {START_SECONDS:.0f} s: see {self._site.log(name)}")
-                time.sleep(POLL_SECONDS)
+            self._wait_for(name, ready, supervisor, deadline)
+
+    def _wait_for(self, name: str, ready: Callable[[], bool], supervisor: Supervisor, deadline: float) -> None:
+        while not ready():
+            if hopeless := supervisor.hopeless():
+                raise StackError(hopeless)
+            if time.monotonic() > deadline:
+                raise StackError(f"{name} is not ready after {START_SECONDS:.0f} s: see {self._site.log(name)}")
+            time.sleep(POLL_SECONDS)
 
     def _by_part(self, values: Mapping[str, int]) -> dict[str, Any]:
         single: dict[str, Any] = {name: value for name, value in values.items() if name not in self._workers}

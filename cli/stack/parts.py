@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cli.stack import ports
 from cli.stack.supervisor import Part
+from jobs.model_card import TINY, served_name
 from jobs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -159,8 +160,8 @@ def api(site: Site, environ: Mapping[str, str], host: str) -> Part:
     return _zimage("api", "api", site, {**environ, **own})
 
 
-def api_ready(url: str) -> bool:
-    """Tell whether jobs can be posted."""
+def is_ready(url: str) -> bool:
+    """Tell whether the API takes jobs, or the worker does; by the address of either."""
     import httpx
 
     try:
@@ -185,6 +186,9 @@ def devices(workers: int, environ: Mapping[str, str]) -> list[str]:
         return [chosen] * workers
     gpus = _gpu_count(environ)
     if not gpus:
+        name = served_name(environ.get("ZIMAGE_MODEL", TINY))
+        if name != TINY:
+            log.warning("there is no GPU: %s is drawn on the CPU, which takes minutes for a picture", name)
         return ["cpu"] * workers
     if workers > gpus:
         log.warning("%d workers share %d GPUs: each loads the model, so memory may not suffice", workers, gpus)

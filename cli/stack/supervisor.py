@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.errors import ExitCode
+from jobs.exit_codes import FINAL
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +85,15 @@ class _Child:
         """Notice a death, restart when the backoff is over; tell whether a new process was started.
 
         Raises:
-            HopelessError: it says at its first start that a setting is wrong; no restart mends that.
+            HopelessError: it says at its first start that a setting is wrong, or this machine unfit; no restart mends
+                that.
         """
         if self.process is None or self.process.poll() is None:
             return False
         now = time.monotonic()
         if self._restart_at is None:
             # However long it took to find that out: on a busy machine a worker reads its model late.
-            if self.process.returncode == ExitCode.USAGE and self.deaths == 0:
+            if self.process.returncode in FINAL and self.deaths == 0:
                 raise HopelessError(self.last_words())
             # One that ended by itself and in order was told to by somebody, and is simply replaced.
             healthy = now - self._started_at >= HEALTHY_SECONDS or self.process.returncode == 0

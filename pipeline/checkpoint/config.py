@@ -14,6 +14,14 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded: one line that names the file, the key and what was expected."""
 
 
+class AwayError(CheckpointError):
+    """The hub, or S3, does not give the checkpoint now; later it may."""
+
+
+class NoRoomError(CheckpointError):
+    """The checkpoint does not fit on this machine's disk."""
+
+
 class Config:
     """The JSON object of one file; its complaints name the file and the key.
 

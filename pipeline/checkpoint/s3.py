@@ -16,11 +16,12 @@ from typing import Any
 from urllib.parse import quote
 
 import boto3
-from boto3.exceptions import Boto3Error
-from botocore.exceptions import BotoCoreError, ClientError
+from boto3.exceptions import Boto3Error, RetriesExceededError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as UnreachableError
 
 from network.proxies import ProxyError, through
-from pipeline.checkpoint.config import CheckpointError, one_line
+from pipeline.checkpoint.config import AwayError, CheckpointError, one_line
 from pipeline.checkpoint.files import CHECKPOINT_FILES
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def download(url: str, cache: Path, connect: Callable[[], Any] | None = None) ->
         The checkpoint's directory.
 
     Raises:
-        CheckpointError: no such bucket, no checkpoint below the prefix, access denied, or S3 can't be reached.
+        CheckpointError: no such bucket, no checkpoint below the prefix, access denied; AwayError: S3 can't be reached.
         OSError: the files can't be written.
     """
     with _bucket(url, connect) as (client, bucket, start):
@@ -86,7 +87,8 @@ def _bucket(url: str, connect: Callable[[], Any] | None) -> Iterator[tuple[Any, 
     try:
         yield client, bucket, f"{prefix}/" if prefix else ""
     except (ClientError, BotoCoreError, Boto3Error) as error:
-        raise CheckpointError(f"{url}{through(client.meta.endpoint_url)}: {_reason(error)}") from error
+        kind = AwayError if _may_pass(error) else CheckpointError
+        raise kind(f"{url}{through(client.meta.endpoint_url)}: {_reason(error)}") from error
 
 
 def _list(client: Any, bucket: str, start: str, url: str) -> Objects:
@@ -147,6 +149,14 @@ def _lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it is none of the settings' fault: no answer, or one that says so."""
+    if isinstance(error, ClientError):
+        status: int = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        return status >= 500 or status in (408, 429)
+    return isinstance(error, HTTPClientError | UnreachableError | RetriesExceededError)
 
 
 def _reason(error: Exception) -> str:

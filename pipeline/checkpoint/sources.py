@@ -1,5 +1,6 @@
 """Where a checkpoint comes from: a directory, an id of the hub, or a bucket; what is remote is downloaded first."""
 
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -7,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from network.proxies import ProxyError, all_variables, place
-from pipeline.checkpoint.config import CheckpointError, one_line
+from pipeline.checkpoint.config import AwayError, CheckpointError, NoRoomError, one_line
 from pipeline.checkpoint.files import CHECKPOINT_FILES
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 S3_SCHEME = "s3://"
+NO_ROOM = os.strerror(errno.ENOSPC)
 
 
 def locate(
@@ -25,7 +27,9 @@ def locate(
         connect_s3: makes boto3's client; None: as boto3's own configuration says.
 
     Raises:
-        CheckpointError: there is no such directory, repository, bucket or prefix, or it can't be reached.
+        CheckpointError: there is no such directory, repository, bucket or prefix; AwayError: it can't be reached now;
+            NoRoomError: there is no room for it in the hub's cache.
+        OSError: the cache of what comes from S3 can't be written.
     """
     name = str(path_or_id)
     path = Path(path_or_id)
@@ -47,7 +51,7 @@ def _from_hub(name: str) -> Path:
     server = place(endpoint) if endpoint else None
     if endpoint and not (server and server.startswith(("http://", "https://"))):
         raise CheckpointError(f"{name}: the hub can't be asked: HF_ENDPOINT names no server: expected https://HOST")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     settings = [f"HF_ENDPOINT={server}"] if server else []
     try:
@@ -55,10 +59,36 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(CHECKPOINT_FILES)))
     except ProxyError as error:
         raise CheckpointError(f"{name}: the hub can't be asked: {error}") from None
-    except Exception as error:  # its library lets through what httpx, httpx2 and SOCKS raise
-        told = f" (with {', '.join(settings)})" if settings else ""
+    except Exception as error:  # its library lets through what httpx, httpx2, SOCKS and its Rust raise
         said = re.sub(r"://\S*@", "://***@", one_line(error))  # HF_ENDPOINT may hold a password
-        raise CheckpointError(f"{name}: no such directory, and no such hub id: {said}{told}") from error
+        if reason := _disk_fault(error):
+            kind = NoRoomError if reason == NO_ROOM else CheckpointError
+            raise kind(f"{name}: can't be kept in {constants.HF_HUB_CACHE} (HF_HOME): {reason}") from error
+        if constants.HF_HUB_OFFLINE and not isinstance(error, ValueError):
+            raise CheckpointError(
+                f"{name}: no such directory, and the hub's cache {constants.HF_HUB_CACHE} (HF_HOME) lacks it, or "
+                f"files of it, while HF_HUB_OFFLINE keeps the hub from being asked: {said}"
+            ) from error
+        told = f" (with {', '.join(settings)})" if settings else ""
+        if _is_refusal(error):
+            raise CheckpointError(f"{name}: no such directory, and no such hub id: {said}{told}") from error
+        raise AwayError(f"{name}: no such directory, and the hub does not give it: {said}{told}") from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the hub, or its library, said no for good: no such id, not for this token, no id at all."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status in (400, 401, 403, 404, 410) or isinstance(error, ValueError)
+
+
+def _disk_fault(error: Exception) -> str | None:
+    """What is wrong with the disk that a download goes to; None: nothing. Rust tells of it by words alone."""
+    number = error.errno if isinstance(error, OSError) else None
+    if found := re.search(r"\(os error (\d+)\)", str(error)):
+        number = int(found[1])
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return NO_ROOM
+    return os.strerror(number) if number in (errno.EACCES, errno.EPERM, errno.EROFS) else None
 
 
 def _user_cache() -> Path:

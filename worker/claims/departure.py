@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from redis.exceptions import RedisError
 
+from jobs.exit_codes import ProgramExit
 from jobs.record import JobError
 from jobs.store.worker import MAX_LOSSES, WorkerStore
 from jobs.telemetry import trace_export
@@ -23,7 +24,7 @@ from worker.observers.observer import Observer
 log = logging.getLogger(__name__)
 
 LEAVE_SECONDS = 6.0  # with the flush of traces less than the 10 s that docs/operations.md names beside the drain
-BROKEN = 70  # exit code: the device is of no use to this process, a new one may do better
+BROKEN = ProgramExit.BROKEN_DEVICE
 
 
 class Departure:

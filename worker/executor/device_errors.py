@@ -57,13 +57,21 @@ def try_device(device: torch.device) -> None:
         BrokenDeviceError: it can't.
     """
     try:
-        ones = torch.ones(16, 16, device=device)
-        right = bool((ones @ ones == 16).all())  # waits for it
+        multiply(device)
     except RuntimeError as error:
         if fault_of(error) is Fault.MEMORY:
             return
         raise BrokenDeviceError(f"the device can't even multiply two small matrices: {error}") from error
-    if not right:
+
+
+def multiply(device: torch.device) -> None:
+    """Multiply two small matrices, and wait for it; raises whatever the device does.
+
+    Raises:
+        BrokenDeviceError: the product is wrong.
+    """
+    ones = torch.ones(16, 16, device=device)
+    if not bool((ones @ ones == 16).all()):
         raise BrokenDeviceError("the device multiplies two small matrices wrongly")
 
 

@@ -11,6 +11,14 @@ _held: list[int] = []  # the lock lasts as long as its file is open: till the pr
 def claim_first(gpus: Sequence[str], folder: Path) -> int:
     """Return the index of the first GPU that no worker holds, and hold it; the first one when all are held.
 
+    Args and errors as of `claim_free`.
+    """
+    return claim_free(gpus, folder) or 0
+
+
+def claim_free(gpus: Sequence[str], folder: Path) -> int | None:
+    """Return the index of the first GPU that no worker holds, and hold it; None when all are held.
+
     Args:
         gpus: their UUIDs, the one to be preferred first.
         folder: of the locks; workers that share it (a volume, for containers) know of each other.
@@ -28,4 +36,4 @@ def claim_first(gpus: Sequence[str], folder: Path) -> int:
         else:
             _held.append(file)
             return index
-    return 0
+    return None

@@ -80,7 +80,7 @@ def test_the_checkpoint_lacks_a_file(servers: Stack, tmp_path: Path) -> None:
     broken = tmp_path / "model"
     shutil.copytree(TINY_CHECKPOINT, broken)
     (broken / "vae" / "config.json").unlink()
-    line = last_line(start("worker", {**servers.environ(), "ZIMAGE_MODEL": str(broken)}))
+    line = last_line(start("worker", {**servers.environ(), "ZIMAGE_MODEL": str(broken), "ZIMAGE_DEVICE": "cpu"}))
     assert str(broken / "vae" / "config.json") in line
 
 

@@ -222,7 +222,7 @@ def test_the_worker_ends_with_the_reason(servers: Stack, tmp_path: Path) -> None
     environ = {**os.environ, **servers.environ(), "ZIMAGE_MODEL": "s3://no-such-bucket/turbo"}
     done = subprocess.run(
         [sys.executable, "-m", "cli.main", "worker"],
-        env={**environ, "ZIMAGE_CACHE_DIR": str(tmp_path), "ZIMAGE_METRICS_PORT": "0"},
+        env={**environ, "ZIMAGE_CACHE_DIR": str(tmp_path), "ZIMAGE_DEVICE": "cpu", "ZIMAGE_METRICS_PORT": "0"},
         capture_output=True,
         text=True,
         timeout=120,
