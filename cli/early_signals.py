@@ -31,5 +31,5 @@ def hear(arguments: Sequence[str]) -> None:
             os.write(STDERR, told.encode())
         os._exit(0)  # threads may be anywhere
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)

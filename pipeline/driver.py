@@ -104,8 +104,8 @@ def _reason(said: str) -> str:
         return f"CUDA_VISIBLE_DEVICES={visible!r} leaves none of its GPUs to this process: unset it, or name one"
     if "No CUDA GPUs" in said or not said:
         return f"the NVIDIA driver{_driver_version()} finds none: {_SEE}"
-    first = " ".join(said.split("\n")[0].split())
-    return f"the NVIDIA driver{_driver_version()} fails ({first.rstrip('.')}): {_SEE}"
+    words = re.sub(r"^Unexpected error .* (?=Error \d+:)|\(Triggered internally .*", "", " ".join(said.split()))
+    return f"the NVIDIA driver{_driver_version()} fails ({words.strip(' .')}): {_SEE}"
 
 
 def _least_driver() -> str:

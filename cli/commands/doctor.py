@@ -21,6 +21,7 @@ from network.proxies import ProxyError, through
 
 if TYPE_CHECKING:
     import httpx
+    import torch
 
     from jobs.objects.images import ImageStore
     from jobs.settings import Settings
@@ -77,26 +78,76 @@ def _torch() -> Iterator[Finding]:
     except ModuleNotFoundError:
         yield Finding("torch", "warn", "not installed: workers need it (pip install 'zimage-service[worker]')")
         return
+    except (ImportError, OSError) as error:
+        yield Finding("torch", "fail", f"{_one_line(error)}: the installation is not whole: install it anew")
+        return
+    from pipeline.driver import UnfitGpuError, check_capability, why_none
+
     yield Finding("torch", "ok", str(torch.__version__))
-    if not torch.cuda.is_available():
-        yield Finding("gpu", "warn", "none that torch can use: workers draw on the CPU, slowly")
+    if why := why_none():
+        yield Finding("gpu", "warn", f"{why}; on the CPU workers draw slowly")
+        return
     for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        yield Finding("gpu", "ok", f"cuda:{index} {name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free")
+        try:
+            check_capability(torch.device("cuda", index))
+            free, total = torch.cuda.mem_get_info(index)
+            name = torch.cuda.get_device_name(index)
+        except UnfitGpuError as error:
+            yield Finding("gpu", "warn", str(error))
+        except RuntimeError as error:
+            yield Finding("gpu", "fail", f"cuda:{index}: {_one_line(error)}: see what nvidia-smi says")
+        else:
+            yield Finding("gpu", "ok", f"cuda:{index} {name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free")
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _device(settings: "Settings") -> Iterator[Finding]:
+    """Choose a device, and try it, as a worker does at its start."""
     try:
-        from worker.executor.device_choice import choose_device
-    except ModuleNotFoundError:
+        from worker.executor.device_choice import AllTakenError, choose_device
+        from worker.executor.device_errors import multiply
+        from worker.obstacles import obstacle
+    except (ImportError, OSError):
         return  # told of already
+    device = None
     try:
         device = choose_device(settings)
-    except ValueError as error:
-        yield Finding("device", "fail", str(error))
+        multiply(device)
+    except Exception as error:
+        found = obstacle(error, settings, device)
+        if found is None:
+            raise
+        yield Finding("device", "warn" if isinstance(error, AllTakenError) else "fail", found.line)
+        return
+    yield Finding("device", "ok", f"workers draw on {device}, quantization {settings.quantization}")
+    if device.type == "cuda":
+        yield from _needs(settings, device)
+
+
+def _needs(settings: "Settings", device: "torch.device") -> Iterator[Finding]:
+    """What a worker finds out only once it has loaded its model: a compiler for its kernels, memory to draw."""
+    from jobs.model_card import TINY, served_name
+    from worker.executor import compiler
+    from worker.executor.gpu_memory import free_and_total, taken
+
+    if told := compiler.missing():
+        yield Finding("compiler", "fail", told)
     else:
-        yield Finding("device", "ok", f"workers draw on {device}, quantization {settings.quantization}")
+        yield Finding("compiler", "ok", "a C compiler and Python's headers are there")
+    if served_name(settings.model) == TINY:
+        return
+    free, total = free_and_total(device)
+    needed = taken(settings.quantization)
+    message = f"Z-Image-Turbo takes about {needed / GIB:.1f} GiB at 1024×1024"
+    if total < needed:
+        yield Finding("memory", "fail", f"{message}, and {device} has {total / GIB:.1f}: see ZIMAGE_QUANTIZATION")
+    elif free < needed:
+        yield Finding("memory", "warn", f"{message}, and of {device} {free / GIB:.1f} are free: nvidia-smi tells why")
+    else:
+        yield Finding("memory", "ok", f"{message}; {device} has {free / GIB:.1f} free")
 
 
 def _redis(settings: "Settings") -> Iterator[Finding]:

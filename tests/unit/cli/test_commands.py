@@ -166,7 +166,14 @@ def test_ports_are_remembered_and_replaced_when_taken(tmp_path: Path) -> None:
         ({"CUDA_VISIBLE_DEVICES": "3"}, ["cuda:0", "cuda:0"]),
         ({"CUDA_VISIBLE_DEVICES": ""}, ["cpu", "cpu"]),
         ({"CUDA_VISIBLE_DEVICES": "0,1", "ZIMAGE_DEVICE": "cpu"}, ["cpu", "cpu"]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "ZIMAGE_DEVICE": "gpu"}, ["gpu", "gpu"]),
     ],
 )
 def test_each_worker_gets_a_device(environ: dict[str, str], expected: list[str]) -> None:
     assert devices(2, environ) == expected
+
+
+@pytest.mark.parametrize(("model", "told"), [("tiny", False), ("Tongyi-MAI/Z-Image-Turbo", True)])
+def test_whoever_has_no_gpu_is_told_what_that_means(caplog: pytest.LogCaptureFixture, model: str, told: bool) -> None:
+    assert devices(1, {"CUDA_VISIBLE_DEVICES": "", "ZIMAGE_MODEL": model}) == ["cpu"]
+    assert (f"there is no GPU: {model} is drawn on the CPU, which takes minutes" in caplog.text) is told

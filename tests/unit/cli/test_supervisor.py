@@ -79,14 +79,32 @@ def test_a_part_that_dies_again_and_again_is_hopeless_and_says_why(
         running.stop()
 
 
-def test_a_wrong_setting_ends_everything_even_if_it_is_found_late(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("code", [2, 69])
+def test_a_wrong_setting_or_an_unfit_machine_ends_everything_even_if_it_is_found_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     monkeypatch.setattr(supervisor_module, "HEALTHY_SECONDS", 0.0)
-    program = "import sys; print('no such device'); sys.exit(2)"
+    program = f"import sys; print('no such device'); sys.exit({code})"
     running = Supervisor([[part(tmp_path, "bad", program)]], no_news)
     running.start()
-    assert running.wait() == f"bad ended with status 2 (log: {tmp_path}/bad.log): no such device"
+    assert running.wait() == f"bad ended with status {code} (log: {tmp_path}/bad.log): no such device"
+
+
+@pytest.mark.parametrize("code", [0, 1, 70])
+def test_what_may_pass_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(supervisor_module, "FIRST_BACKOFF", 0.01)
+    program = (
+        "import pathlib, sys, time\n"
+        f"if pathlib.Path('was').exists(): time.sleep(600)\npathlib.Path('was').touch(); sys.exit({code})"
+    )
+    told: list[dict[str, int]] = []
+    running = Supervisor([[part(tmp_path, "a", program)]], told.append)
+    running.start()
+    try:
+        wait_until(lambda: len(told) == 2)
+        assert not running.hopeless()
+    finally:
+        running.stop()
 
 
 def test_a_program_that_is_not_there_ends_everything_with_its_name(tmp_path: Path) -> None:

@@ -106,4 +106,4 @@ def test_a_worker_has_a_gpu_or_does_not_start(name: str) -> None:
     objects = overlay(name)
     resources = container(objects, "zimage-worker")["resources"]
     assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == 1
-    assert environment(objects, "zimage-worker")["ZIMAGE_DEVICE"] == "cuda"
+    assert environment(objects, "zimage-worker")["ZIMAGE_DEVICE"] == "gpu"

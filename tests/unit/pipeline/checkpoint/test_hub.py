@@ -1,13 +1,25 @@
 """A hub that can't be asked: one line that says with which address and which proxies it was tried."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
+import httpx
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 from jobs.settings import Settings
 from pipeline import CheckpointError
+from pipeline.checkpoint.config import AwayError, NoRoomError
 from pipeline.checkpoint.sources import locate
 from support.private_tls import Authority
 from support.proxying import proxy, set_proxies
@@ -88,3 +100,56 @@ def test_a_certificate_that_nobody_known_has_signed_is_told_with_what_to_do(
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"https://localhost:{secured.port}")
         with pytest.raises(CheckpointError, match=r"name the authority that signed .* in ZIMAGE_CA_BUNDLE$"):
             find_checkpoint(Settings(), NAME)
+
+
+def answered(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    return kind(f"{status} of the hub", response=httpx.Response(status, request=httpx.Request("GET", "http://hub")))  # type: ignore[arg-type]
+
+
+AWAY = r"^no-such/checkpoint: no such directory, and the hub does not give it: "
+REFUSED = r"^no-such/checkpoint: no such directory, and no such hub id: "
+KEPT = r"^no-such/checkpoint: can't be kept in .* \(HF_HOME\): "
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (RuntimeError("Data processing error: CAS service error : Error : single flight error"), AwayError, AWAY),
+        (RuntimeError("Data processing error: CAS service error : IO Error: Timer expired"), AwayError, AWAY),
+        (LocalEntryNotFoundError("outgoing traffic has been disabled"), AwayError, AWAY),
+        (answered(HfHubHTTPError, 503), AwayError, AWAY),
+        (answered(HfHubHTTPError, 429), AwayError, AWAY),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), AwayError, AWAY),
+        (answered(RepositoryNotFoundError, 401), CheckpointError, REFUSED),
+        (answered(GatedRepoError, 403), CheckpointError, REFUSED),
+        (HFValidationError("Repo id must use alphanumeric chars"), CheckpointError, REFUSED),
+        (OSError(errno.ENOSPC, "No space left on device", "/hub/x.incomplete"), NoRoomError, KEPT + "No space left"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), NoRoomError, KEPT + "No space left"),
+        (RuntimeError("Data processing error: IO Error: No space left on device (os error 28)"), NoRoomError, KEPT),
+        (PermissionError(errno.EACCES, "Permission denied", "/hub"), CheckpointError, KEPT + "Permission denied$"),
+        (RuntimeError("IO Error: Read-only file system (os error 30)"), CheckpointError, KEPT + "Read-only file"),
+    ],
+    ids=str,
+)
+def test_what_its_library_raises_is_sorted(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], told: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> NoReturn:
+        raise error
+
+    set_proxies(monkeypatch)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(CheckpointError, match=told) as caught:
+        locate(NAME)
+    assert type(caught.value) is kind
+
+
+def test_offline_and_not_in_its_cache_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> NoReturn:
+        raise OfflineModeIsEnabled("offline")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(CheckpointError, match=r"\(HF_HOME\) lacks it, or files of it, while HF_HUB_OFFLINE") as caught:
+        locate(NAME)
+    assert type(caught.value) is CheckpointError

@@ -1,0 +1,96 @@
+"""`zimage doctor` says of a machine what a worker would end with, without a traceback."""
+
+import json
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cli.commands import doctor
+from cli.main import app
+from support.fake_gpus import GIB, gpus, no_gpu
+
+L4 = ("NVIDIA L4", (8, 9))
+TURBO = "Tongyi-MAI/Z-Image-Turbo"
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, tuple[str, str]]]:
+    """What it finds of the machine: level and message by check. Servers are not asked."""
+    for check in ("_redis", "_s3"):
+        monkeypatch.setattr(doctor, check, lambda _settings: iter(()))
+    monkeypatch.setattr("worker.executor.device_errors.multiply", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _index: (20 * GIB, 24 * GIB))
+
+    def examine(**settings: str) -> dict[str, tuple[str, str]]:
+        env = {f"ZIMAGE_{name.upper()}": value for name, value in settings.items()}
+        told = CliRunner().invoke(app, ["doctor", "--json"], env={"ZIMAGE_CACHE_DIR": str(tmp_path), **env})
+        findings: list[dict[str, Any]] = json.loads(told.stdout)
+        assert told.exit_code == any(finding["level"] == "fail" for finding in findings)
+        return {finding["check"]: (finding["level"], finding["message"]) for finding in findings}
+
+    return examine
+
+
+def test_no_gpu_is_a_warning_and_a_failure_where_one_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, found: Callable[..., dict[str, tuple[str, str]]]
+) -> None:
+    no_gpu(monkeypatch, "The NVIDIA driver on your system is too old (found version 11040).")
+    by_default, gpu, turbo = found(), found(device="gpu"), found(model=TURBO)
+    assert by_default["gpu"][0] == "warn"
+    assert "too old, it knows CUDA 11.4" in by_default["gpu"][1]
+    assert by_default["device"][0] == "ok"
+    for asked in (gpu, turbo):
+        assert asked["device"][0] == "fail"
+        assert "too old, it knows CUDA 11.4" in asked["device"][1]
+
+
+def test_a_card_that_is_too_old_is_told(
+    monkeypatch: pytest.MonkeyPatch, found: Callable[..., dict[str, tuple[str, str]]]
+) -> None:
+    gpus(monkeypatch, ("Tesla T4", (7, 5)))
+    assert [found(device="gpu")[check][0] for check in ("gpu", "device")] == ["warn", "fail"]
+
+
+@pytest.mark.parametrize(
+    ("free", "quantization", "level"), [(22.0, "none", "ok"), (10.0, "none", "warn"), (13.0, "fp8", "ok")]
+)
+def test_compiler_and_memory_are_looked_at_before_a_worker_misses_them(
+    monkeypatch: pytest.MonkeyPatch,
+    found: Callable[..., dict[str, tuple[str, str]]],
+    tmp_path: Path,
+    free: float,
+    quantization: str,
+    level: str,
+) -> None:
+    gpus(monkeypatch, L4, free=int(free * GIB))
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setenv("CC", "/bin/sh")  # a program, at least
+    told = found(model=TURBO, quantization=quantization, device="cuda")
+    assert told["compiler"] == ("fail", told["compiler"][1])
+    assert f"{tmp_path}/Python.h" in told["compiler"][1]
+    assert told["memory"][0] == level
+    (tmp_path / "Python.h").touch()
+    assert found(model=TURBO, quantization=quantization, device="cuda")["compiler"][0] == "ok"
+
+
+def test_a_gpu_that_fails_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, found: Callable[..., dict[str, tuple[str, str]]]
+) -> None:
+    def broken(*_: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might")
+
+    gpus(monkeypatch, L4)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    monkeypatch.setattr("worker.executor.device_errors.multiply", broken)
+    told = found(device="cuda")
+    assert told["gpu"] == (
+        "fail",
+        "cuda:0: CUDA error: an illegal memory access was encountered: see what nvidia-smi says",
+    )
+    assert told["device"][0] == "fail"
+    assert "cuda (NVIDIA L4) is broken: " in told["device"][1]
