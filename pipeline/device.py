@@ -24,7 +24,8 @@ def find_device(name: str | torch.device) -> torch.device:
         try:
             count = count_gpus()
         except UnfitGpuError as error:
-            raise UnfitGpuError(f"device is {device}, and {error}; cpu works without one") from error
+            told = f"device is {device}, and this machine has no CUDA device; cpu works without one: {error}"
+            raise UnfitGpuError(told) from error
         if (device.index or 0) >= count:
             there = ", ".join(f"cuda:{index}" for index in range(count))
             raise ValueError(f"device is {device}, and this machine has {there}; cpu works without one")

@@ -66,8 +66,8 @@ def _from_hub(name: str) -> Path:
             raise kind(f"{name}: can't be kept in {constants.HF_HUB_CACHE} (HF_HOME): {reason}") from error
         if constants.HF_HUB_OFFLINE and not isinstance(error, ValueError):
             raise CheckpointError(
-                f"{name}: no such directory, and the hub's cache {constants.HF_HUB_CACHE} (HF_HOME) lacks it, or "
-                f"files of it, while HF_HUB_OFFLINE keeps the hub from being asked: {said}"
+                f"{name}: no such directory, and no such hub id: its cache {constants.HF_HUB_CACHE} (HF_HOME) lacks "
+                f"it, or files of it, and HF_HUB_OFFLINE keeps the hub from being asked: {said}"
             ) from error
         told = f" (with {', '.join(settings)})" if settings else ""
         if _is_refusal(error):

@@ -70,9 +70,7 @@ def test_torch_s_own_warnings_neither_end_nor_double_it(monkeypatch: pytest.Monk
     no_gpu(monkeypatch, "The NVIDIA driver on your system is too old (found version 11040).")
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter(warnings_are)  # type: ignore[arg-type]
-        with pytest.raises(
-            UnfitGpuError, match=r"^device is cuda, and torch can use no GPU here: .*; cpu works without"
-        ):
+        with pytest.raises(UnfitGpuError, match=r"^device is cuda, and this machine has no .* GPU here: .* too old"):
             find_device("cuda")
     assert not seen
 
