@@ -1,6 +1,7 @@
 """What keeps a worker from starting: each error before it is ready as one line, and the exit code of its kind."""
 
 import errno
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -89,8 +90,8 @@ def _of_triton(error: BaseException, said: str) -> Obstacle | None:
         told = f"Triton finds no libcuda.so: let ldconfig, or LD_LIBRARY_PATH, name the driver's folder ({said})"
     elif isinstance(error, subprocess.CalledProcessError) or _NO_COMPILER.search(said):
         told = compiler.missing() or f"the C compiler fails at what Triton gives it, see above: {said}"
-    elif isinstance(error, FileNotFoundError) and error.filename and compiler.missing():
-        told = str(compiler.missing())
+    elif isinstance(error, FileNotFoundError) and error.filename == os.environ.get("CC", ""):
+        told = compiler.missing() or said
     elif isinstance(error, ImportError) and _NO_EXECUTION in said:
         told = f"{said}: no program may be loaded from there (noexec): name another folder in TRITON_CACHE_DIR"
     elif isinstance(error, ImportError):

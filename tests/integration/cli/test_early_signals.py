@@ -100,3 +100,15 @@ def test_while_a_worker_loads_its_model(servers: Stack, tmp_path: Path) -> None:
         process.terminate()
         ended(started, "worker", signal.SIGTERM)
     os.close(writers[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_api_that_serves_ends_in_order(servers: Stack, number: signal.Signals) -> None:
+    with program("api", servers.environ(), []) as (started, process):
+        assert started.stderr
+        next(line for line in started.stderr if "Uvicorn running" in line)
+        process.send_signal(number)
+        _, told = started.communicate(timeout=60)
+        assert "Finished server process" in told
+        assert "before it was ready" not in told
+        assert started.returncode == 0

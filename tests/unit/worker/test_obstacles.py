@@ -101,7 +101,6 @@ def test_what_nobody_foresaw_is_none(error: Exception) -> None:
             "Failed to find C compiler. Please specify via CC environment variable or set triton.knobs.build.impl."
         ),
         subprocess.CalledProcessError(1, GCC),
-        FileNotFoundError(errno.ENOENT, "No such file or directory", "my-cc"),
     ],
 )
 @pytest.mark.parametrize("lacks", ["compiler", "headers", "CC"])
@@ -121,6 +120,14 @@ def test_without_a_compiler_or_headers_it_is_said_what_to_install(
     }
     assert found
     assert (found.line, found.code) == (told[lacks], 69)
+
+
+def test_a_compiler_that_is_not_there_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "my-cc")
+    missing = obstacle(FileNotFoundError(errno.ENOENT, "No such file or directory", "my-cc"), Settings(), CUDA0)
+    assert missing
+    assert (missing.line, missing.code) == ("CC=my-cc is no program: name a C compiler, or unset it", 69)
+    assert obstacle(FileNotFoundError(errno.ENOENT, "No such file or directory", "other"), Settings(), CUDA0) is None
 
 
 @pytest.mark.parametrize(
