@@ -96,7 +96,8 @@ def _serve(
     leases.start()
     reaper.start()
     health.warm(leases, admission.draining, delivery.trouble)
-    serving = f"{card.name}, {card.precision} on {executor.loaded.device}"
+    precision = f"{card.quantization} ({card.product})" if card.quantization else card.precision
+    serving = f"{card.name}, {precision} on {executor.loaded.device}"
     log.info("worker %s ready after %.1f s: %s", worker, card.load_seconds, serving)
     look_for_work(leases, runner.run)
     hear_the_bell(settings, runner.run, admission.draining, worker)
@@ -114,6 +115,7 @@ def _card(loaded: Loaded, path: str | None, load_seconds: float) -> ModelCard:
         name=loaded.model,
         precision=loaded.precision,
         quantization=loaded.quantization,
+        product=loaded.product,
         path=path,
         load_seconds=load_seconds,
         abilities=ABILITIES,
@@ -122,7 +124,8 @@ def _card(loaded: Loaded, path: str | None, load_seconds: float) -> ModelCard:
 
 def _tell_metrics(loaded: Loaded, card: ModelCard) -> None:
     metrics.model_load_seconds.set(card.load_seconds)
-    metrics.worker_info.labels(loaded.model, loaded.device, loaded.quantization or "none").set(1)
+    quantization, product = loaded.quantization or "none", loaded.product or "none"
+    metrics.worker_info.labels(loaded.model, loaded.device, quantization, product).set(1)
     if loaded.vram_bytes:
         metrics.vram_total_bytes.set(loaded.vram_bytes)
         metrics.vram_reserved_bytes.set_function(lambda: torch.cuda.memory_reserved(loaded.device))
