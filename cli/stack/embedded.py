@@ -27,6 +27,7 @@ from typing import Any, Self
 from cli.errors import UserError
 from cli.stack import parts, ports
 from cli.stack.supervisor import Part, Supervisor
+from jobs.addresses.listening import EVERYWHERE, in_url
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ class Stack:
     @property
     def api_url(self) -> str:
         """Address of the API, as this machine reaches it."""
-        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-        return self._api_url(loopback.get(self._host, self._host))
+        everywhere = self._host in (EVERYWHERE, "0.0.0.0")  # noqa: S104
+        return self._api_url("127.0.0.1" if everywhere else self._host)
 
     @property
     def listen_url(self) -> str:
@@ -87,7 +88,7 @@ class Stack:
         return self._api_url(self._host)
 
     def _api_url(self, host: str) -> str:
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._site.ports['api']}"
+        return f"http://{in_url(host)}:{self._site.ports['api']}"
 
     @property
     def redis_url(self) -> str:

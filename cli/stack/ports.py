@@ -10,6 +10,8 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
+from jobs.addresses.listening import of_one_socket
+
 GRPC_OFFSET = 10_000  # SeaweedFS opens its gRPC ports this far above the others
 _RANGE = range(10_000, 20_000)
 
@@ -17,7 +19,7 @@ _RANGE = range(10_000, 20_000)
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
     """Tell whether a server could listen there now."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(of_one_socket(host), port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no obstacle
             probe.bind(address)
