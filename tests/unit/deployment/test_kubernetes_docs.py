@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from support.kubernetes_objects import KUBERNETES, ROOT, Object, container, kustomize, title
+from support.kubernetes_objects import KUBERNETES, ROOT, Object, container, kustomize, pod, title, workload
 from support.network_policies import End, gets_through
 
 DOCS = (ROOT / "docs" / "kubernetes.md").read_text()
@@ -39,6 +39,18 @@ def test_weights_may_come_from_a_volume(tmp_path: Path) -> None:
     mounts = {mount["mountPath"]: mount for mount in container(objects, "zimage-worker")["volumeMounts"]}
     assert mounts["/models"]["readOnly"]
     assert {"/tmp", "/cache"} <= mounts.keys()  # noqa: S108
+
+
+def test_workers_may_want_a_runtime_class(tmp_path: Path) -> None:
+    objects = with_example(tmp_path, "runtime-class.yaml", "patches")
+    assert pod(workload(objects, "zimage-worker"))["runtimeClassName"] == "nvidia"
+    assert "runtimeClassName" not in pod(workload(objects, "zimage-api"))
+
+
+def test_names_may_be_resolved_elsewhere(tmp_path: Path) -> None:
+    server = End(address="198.51.100.53")
+    assert not gets_through(kustomize(KUBERNETES / "overlays" / "gpu"), WORKER, server, 53, "UDP")
+    assert gets_through(with_example(tmp_path, "dns-egress.yaml", "resources"), WORKER, server, 53, "UDP")
 
 
 def test_redis_may_be_elsewhere(tmp_path: Path) -> None:
