@@ -32,6 +32,7 @@ from jobs.addresses.listening import EVERYWHERE, in_url
 log = logging.getLogger(__name__)
 
 START_SECONDS = 90.0
+STARTS = 3  # before others that take the ports are given up against
 POLL_SECONDS = 0.05
 
 
@@ -120,14 +121,19 @@ class Stack:
             StackError: the directory is in use, a port is taken, or a part does not start.
             OSError: the directory can't be written.
         """
-        try:
-            self._site = self._prepare()
-            self._supervisor = Supervisor(self._stages(), self._write_pids)
-            self._supervisor.start()
-            self._wait_until_ready(self._supervisor)
-        except BaseException:
-            self.stop()
-            raise
+        for left in reversed(range(STARTS)):
+            try:
+                self._site = self._prepare()
+                self._supervisor = Supervisor(self._stages(), self._write_pids)
+                self._supervisor.start()
+                self._wait_until_ready(self._supervisor)
+                return
+            except BaseException as error:
+                self.stop()
+                # All of ours have stopped: who has a port now took it before the part that it was chosen for.
+                if not (left and isinstance(error, StackError) and ports.are_taken(self._site.ports.values())):
+                    raise
+                log.warning("%s: another program has taken a port, starting again with others", error)
 
     def stop(self) -> None:
         """Stop everything: workers first, with time to finish, then the API, SeaweedFS and Valkey."""

@@ -28,6 +28,11 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
+def are_taken(assigned: Iterable[int]) -> bool:
+    """Tell whether any of these ports, or of those for gRPC above them, is somebody's now."""
+    return not all(is_free(port) and is_free(port + GRPC_OFFSET) for port in assigned)
+
+
 def assign(memory: Path, names: Iterable[str]) -> dict[str, int]:
     """Return a free port for each name, and remember them.
 
@@ -39,7 +44,7 @@ def assign(memory: Path, names: Iterable[str]) -> dict[str, int]:
     assigned: dict[str, int] = {}
     for name in names:
         port = remembered.get(name)
-        while port is None or port in assigned.values() or not (is_free(port) and is_free(port + GRPC_OFFSET)):
+        while port is None or port in assigned.values() or are_taken([port]):
             port = random.choice(_RANGE)  # noqa: S311
         assigned[name] = port
     memory.write_text(json.dumps(remembered | assigned))

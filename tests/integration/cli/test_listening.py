@@ -4,9 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -17,8 +16,6 @@ from support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not ports.is_free(0, "::1"), reason="this machine has no IPv6")
 
-WITHOUT_IPV6 = (sys.executable, without_ipv6.__file__)
-PREFIX = {"X-Forwarded-Prefix": "/zimage"}
 METRICS = """
 import time
 from jobs.settings import Settings
@@ -28,22 +25,23 @@ time.sleep(60)
 """
 
 
-@contextmanager
-def process(*command: str, port: int, env: dict[str, str]) -> Iterator[None]:
-    """A process that listens."""
-    with subprocess.Popen(command, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True) as running:
-        try:
-            wait_until(lambda: running.poll() is not None or answers("127.0.0.1", port))
-            yield
-        finally:
-            running.terminate()
-
-
-@contextmanager
-def api(servers: Stack, port: int, *before: str) -> Iterator[None]:
-    env = {**servers.environ(), "ZIMAGE_HOST": "::", "ZIMAGE_PORT": str(port), "ZIMAGE_ALLOW_ANONYMOUS": "true"}
-    with process(*before, sys.executable, "-m", "cli.main", "api", port=port, env=env):
-        yield
+@pytest.fixture(scope="module")
+def found(servers: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
+    """Ports of processes that listen at `::`, on a machine with IPv6 and on one without."""
+    names = ["api", "metrics", "api without", "metrics without"]
+    assigned = ports.assign(tmp_path_factory.mktemp("listening") / "ports.json", names)
+    with ExitStack() as running:
+        for name, port in assigned.items():
+            program = ["-m", "cli.main", "api"] if "api" in name else ["-c", METRICS]
+            before = [sys.executable, without_ipv6.__file__] if "without" in name else []
+            told = {"ZIMAGE_HOST": "::", "ZIMAGE_PORT": str(port), "ZIMAGE_ALLOW_ANONYMOUS": "true"}
+            told |= {"ZIMAGE_METRICS_HOST": "::", "ZIMAGE_METRICS_PORT": str(port)}
+            env = {**os.environ, **servers.environ(), **told}
+            process = running.enter_context(subprocess.Popen([*before, sys.executable, *program], env=env))
+            running.callback(process.terminate)
+        for port in assigned.values():
+            wait_until(lambda port=port: answers("127.0.0.1", port))  # type: ignore[misc]
+        yield assigned
 
 
 def answers(host: str, port: int) -> bool:
@@ -51,27 +49,20 @@ def answers(host: str, port: int) -> bool:
         return client.connect_ex((host, port)) == 0
 
 
-@pytest.fixture
-def port(tmp_path: Path) -> int:
-    return ports.assign(tmp_path / "ports.json", ["one"])["one"]
+@pytest.mark.parametrize("program", ["api", "metrics"])
+def test_it_is_there_by_both_families(found: dict[str, int], program: str) -> None:
+    assert answers("127.0.0.1", found[program])
+    assert answers("::1", found[program])
 
 
-def test_the_api_is_there_by_both_families_and_knows_an_ipv4_client_by_its_address(servers: Stack, port: int) -> None:
-    with api(servers, port):
-        for address in ("127.0.0.1", "[::1]"):
-            # A proxy on loopback is believed: ::ffff:127.0.0.1 would not be.
-            told = httpx.get(f"http://{address}:{port}/v1/jobs/", headers=PREFIX)
-            assert told.headers["location"].endswith("/zimage/v1/jobs")
+@pytest.mark.parametrize("program", ["api without", "metrics without"])
+def test_without_ipv6_it_is_there_by_ipv4(found: dict[str, int], program: str) -> None:
+    assert answers("127.0.0.1", found[program])
+    assert not answers("::1", found[program])
 
 
-def test_the_api_is_there_without_ipv6(servers: Stack, port: int) -> None:
-    with api(servers, port, *WITHOUT_IPV6):
-        assert answers("127.0.0.1", port)
-        assert not answers("::1", port)
-
-
-@pytest.mark.parametrize(("before", "families"), [((), ("127.0.0.1", "::1")), (WITHOUT_IPV6, ("127.0.0.1",))])
-def test_a_worker_s_metrics_are_there(port: int, before: Sequence[str], families: Sequence[str]) -> None:
-    env = {"ZIMAGE_METRICS_HOST": "::", "ZIMAGE_METRICS_PORT": str(port)}
-    with process(*before, sys.executable, "-c", METRICS, port=port, env=env):
-        assert [address for address in ("127.0.0.1", "::1") if answers(address, port)] == list(families)
+@pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
+def test_a_proxy_on_loopback_is_believed(found: dict[str, int], address: str) -> None:
+    """Seen as ::ffff:127.0.0.1, which a socket for both families would make of it, it would not be."""
+    told = httpx.get(f"http://{address}:{found['api']}/v1/jobs/", headers={"X-Forwarded-Prefix": "/zimage"})
+    assert told.headers["location"] == f"http://{address}:{found['api']}/zimage/v1/jobs"
