@@ -131,7 +131,8 @@ class Stack:
             except BaseException as error:
                 self.stop()
                 # All of ours have stopped: who has a port now took it before the part that it was chosen for.
-                if not (left and isinstance(error, StackError) and ports.are_taken(self._site.ports.values())):
+                chosen = [port for port in self._site.ports.values() if port != self._port]
+                if not (left and isinstance(error, StackError) and ports.are_taken(chosen)):
                     raise
                 log.warning("%s: another program has taken a port, starting again with others", error)
 
