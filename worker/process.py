@@ -14,6 +14,7 @@ import time
 import redis
 import torch
 
+from jobs.addresses.listening import in_url
 from jobs.doorbell import celery_app
 from jobs.model_card import ModelCard, size_limits
 from jobs.objects.images import ImageStore
@@ -59,7 +60,7 @@ def run(settings: Settings) -> int:
     client, images = connect(settings), ImageStore(settings, S3_ATTEMPTS)
     try:
         health = Health(settings)
-        log.info("metrics at http://%s:%d/metrics", settings.metrics_host, health.port)
+        log.info("metrics at http://%s:%d/metrics", in_url(settings.metrics_host), health.port)
         wait_for_redis(client, settings)
         wait_for_s3(images, settings)
         executor = DeviceThread(lambda: load_pipeline(settings))
