@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.http.connections import BoundedHeads
 from api.http.hosts import is_loopback
+from jobs.addresses.listening import EVERYWHERE
 from jobs.keys import KeysFileError
 from jobs.objects.images import ImageStore
 from jobs.settings import Settings
@@ -57,7 +58,8 @@ def serve(settings: Settings) -> None:
         app,
         http=BoundedHeads,
         ws="none",
-        host=settings.host,
+        # "": a socket for each family that the machine has, so that clients' IPv4 addresses are not written as IPv6.
+        host="" if settings.host == EVERYWHERE else settings.host,
         port=settings.port,
         access_log=False,
         log_config=None,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
+from pipeline.cuda.attention import BACKENDS
 from pipeline.cuda.graphs import Graphs
 from pipeline.cuda.kernels.rows import quantize_rows
-from pipeline.cuda.transformer import ATTENTION
 from pipeline.formats.bfloat16 import BFloat16Matrix
 from pipeline.formats.number_format import Matrix, NumberFormat
 from pipeline.formats.row_format import Rows
@@ -55,7 +55,7 @@ class Ceiling:
 
     def _forward(self, qkv: Tensor) -> Tensor:
         q, k, v = qkv.view(*qkv.shape[:2], 3, HEADS, -1).unbind(2)
-        with sdpa_kernel(ATTENTION, set_priority=True):
+        with sdpa_kernel(list(BACKENDS), set_priority=True):
             for _ in range(BLOCKS):
                 attended = attend(q, k, v, None)
                 for product, (_, width) in zip(self.products, SHAPES, strict=True):

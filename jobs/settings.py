@@ -98,7 +98,9 @@ class Settings(BaseSettings):
     )
 
     # API
-    host: Host = Field("127.0.0.1", description="address that the API listens on")
+    host: Host = Field(
+        "127.0.0.1", description="address that the API listens on; `::`: all of this machine's, of IPv6 and IPv4"
+    )
     port: int = Field(8000, ge=0, le=65535, description="port that the API listens on")
     api_keys_file: File | None = Field(
         None, description="file of API keys (`zimage keys create`): every request needs one then; unset: no keys"

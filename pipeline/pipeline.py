@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Self
 
@@ -73,8 +74,16 @@ class ZImagePipeline:
     @property
     def quantization(self) -> str | None:
         """What the weights are in: the name of a number format, as asked for or as stored, or None."""
-        modules = [*self.transformer.modules(), *self.text_encoder.model.modules()]
-        return next((m.format_name for m in modules if isinstance(m, Matrix) and m.format_name), None)
+        return next((matrix.format_name for matrix in self._quantized_matrices()), None)
+
+    @property
+    def product(self) -> str | None:
+        """Which of the number format's products multiplies them on this device, or None."""
+        return next((matrix.product for matrix in self._quantized_matrices()), None)
+
+    def _quantized_matrices(self) -> Iterator[Matrix]:
+        modules = chain(self.transformer.modules(), self.text_encoder.model.modules())
+        return (module for module in modules if isinstance(module, Matrix) and module.format_name)
 
     @torch.inference_mode()
     def generate(self, drawing: Drawing, stages: Stages | None = None) -> Generation:

@@ -13,6 +13,7 @@ from typing import Any
 from prometheus_client import start_http_server
 
 from jobs.addresses import SettingError
+from jobs.addresses.listening import of_one_socket
 from jobs.settings import Settings
 from worker.claims.leases import Leases
 
@@ -37,7 +38,7 @@ class Health:
         self._draining = threading.Event()
         self._trouble: Callable[[], str | None] = lambda: None
         try:
-            server, _ = start_http_server(settings.metrics_port, settings.metrics_host)
+            server, _ = start_http_server(settings.metrics_port, of_one_socket(settings.metrics_host))
         except OSError as error:
             address = f"ZIMAGE_METRICS_HOST={settings.metrics_host}, ZIMAGE_METRICS_PORT={settings.metrics_port}"
             raise SettingError(f"{address}: {error}") from error

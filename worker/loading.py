@@ -13,8 +13,8 @@ from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, CheckpointError, ZImagePipeline
 from pipeline.checkpoint.config import NoRoomError
 from pipeline.checkpoint.sources import locate
+from pipeline.faults import multiply
 from worker.executor.device_choice import choose_device
-from worker.executor.device_errors import multiply
 
 
 def find_checkpoint(settings: Settings, name: str) -> Path:

@@ -29,7 +29,7 @@ server_errors_total = Counter(
 gpu_busy_seconds_total = Counter("zimage_gpu_busy_seconds_total", "Time that the GPU thread worked on jobs.")
 model_load_seconds = Gauge("zimage_model_load_seconds", "Time from start to a loaded and warm model.")
 job_attempts_total = Counter("zimage_job_attempts_total", "Attempts at jobs by how they ended.", ["outcome"])
-worker_info = Gauge("zimage_worker_info", "1; what this worker serves.", ["model", "device", "quantization"])
+worker_info = Gauge("zimage_worker_info", "1; what this worker serves.", ["model", "device", "quantization", "product"])
 
 # Series exist from the start, or the first failure would be no increase.
 for _outcome in ("succeeded", "failed", "canceled"):

@@ -18,10 +18,10 @@ from network.proxies import ProxyError
 from pipeline import CheckpointError
 from pipeline.checkpoint.config import AwayError, NoRoomError
 from pipeline.driver import UnfitGpuError
+from pipeline.faults import Fault, fault_of
 from pipeline.formats.number_format import QuantizationError
 from worker.executor import compiler
 from worker.executor.device_choice import AllTakenError
-from worker.executor.device_errors import Fault, fault_of
 from worker.executor.gpu_memory import GIB, free_and_total, taken
 
 _AGAIN_LATER = (UnreachableError, AllTakenError, AwayError)

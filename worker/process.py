@@ -14,6 +14,7 @@ import time
 import redis
 import torch
 
+from jobs.addresses.listening import in_url
 from jobs.doorbell import celery_app
 from jobs.exit_codes import ProgramExit
 from jobs.model_card import ModelCard, size_limits
@@ -62,7 +63,7 @@ def run(settings: Settings) -> int:
     device: torch.device | None = None
     try:
         health = Health(settings)
-        log.info("metrics at http://%s:%d/metrics", settings.metrics_host, health.port)
+        log.info("metrics at http://%s:%d/metrics", in_url(settings.metrics_host), health.port)
         wait_for_redis(client, settings)
         wait_for_s3(images, settings)
         chosen = device = choose_device(settings, settings.startup_timeout)
@@ -108,7 +109,8 @@ def _serve(
     leases.start()
     reaper.start()
     health.warm(leases, admission.draining, delivery.trouble)
-    serving = f"{card.name}, {card.precision} on {executor.loaded.device}"
+    precision = f"{card.quantization} ({card.product})" if card.quantization else card.precision
+    serving = f"{card.name}, {precision} on {executor.loaded.device}"
     log.info("worker %s ready after %.1f s: %s", worker, card.load_seconds, serving)
     look_for_work(leases, runner.run)
     hear_the_bell(settings, runner.run, admission.draining, worker)
@@ -126,6 +128,7 @@ def _card(loaded: Loaded, path: str | None, load_seconds: float) -> ModelCard:
         name=loaded.model,
         precision=loaded.precision,
         quantization=loaded.quantization,
+        product=loaded.product,
         path=path,
         load_seconds=load_seconds,
         abilities=ABILITIES,
@@ -134,7 +137,8 @@ def _card(loaded: Loaded, path: str | None, load_seconds: float) -> ModelCard:
 
 def _tell_metrics(loaded: Loaded, card: ModelCard) -> None:
     metrics.model_load_seconds.set(card.load_seconds)
-    metrics.worker_info.labels(loaded.model, loaded.device, loaded.quantization or "none").set(1)
+    quantization, product = loaded.quantization or "none", loaded.product or "none"
+    metrics.worker_info.labels(loaded.model, loaded.device, quantization, product).set(1)
     if loaded.vram_bytes:
         metrics.vram_total_bytes.set(loaded.vram_bytes)
         metrics.vram_reserved_bytes.set_function(lambda: torch.cuda.memory_reserved(loaded.device))

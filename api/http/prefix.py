@@ -24,7 +24,7 @@ class BehindProxy(ProxyHeadersMiddleware):
     """
 
     def __init__(self, app: ASGIApp, root_path: str | None) -> None:
-        super().__init__(app, os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"))  # type: ignore[arg-type]
+        super().__init__(app, os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.0/8,::1"))  # type: ignore[arg-type]
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]

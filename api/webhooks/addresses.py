@@ -31,6 +31,7 @@ _SPECIAL = [
         "192.175.48.0/24",
         "2620:4f:8000::/48",
         "192.52.193.0/24",  # AMT relays (RFC 7450)
+        "34.118.224.0/20",  # Services in clusters of GKE
         "168.63.129.16/32",  # Azure's metadata and agents, inside of each virtual machine's network
     )
 ]

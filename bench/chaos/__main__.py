@@ -5,7 +5,7 @@
 Without a name all faults of `bench.chaos.faults` are run, one after the other. Each is judged: it must have hit enough
 jobs, or the run is void; nothing may be lost, doubled, damaged or mistimed; whatever failed must have failed for the
 stated reason; and work must go on as soon as is promised, and not anew. The control, `unfenced`, must double some. The
-pipeline is the real one with the bundled model, at 64x64 in 2 steps, on the CPU.
+pipeline is the real one with the bundled model, at 64x64 in 2 steps, on the GPU if there is one.
 """
 
 import argparse
@@ -168,7 +168,7 @@ def run(name: str, place: Place, jobs: int, hits: int, pause: float = 0.0) -> di
         "fault": name,
         "what": fault.what,
         "command": "python -m " + " ".join(["bench.chaos", *sys.argv[1:]]),
-        "device": f"CPU, {os.cpu_count()} cores, {WORKERS} workers",
+        "device": f"{device()}, {WORKERS} workers",
         "versions": versions(scene),
         "settings": {name: place.environ[name] for name in ENVIRON},
         "seconds": time.time() - began,
@@ -293,6 +293,11 @@ def versions(scene: Scene) -> dict[str, str]:
         "redis-py": redis.__version__,
         "valkey": str(server.get("valkey_version") or server["redis_version"]),
     }
+
+
+def device() -> str:
+    """Return what the workers draw on."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
 
 
 def summary(result: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ def asked(job: Job) -> str | None:
 
 
 def spoil_drawing() -> None:
-    """kill-denoise, always-kill, hang, always-hang: at the first step; oom, always-oom, device-error: instead of it."""
+    """kill-denoise, always-kill, hang, always-hang: at the first step; oom, always-oom, device-error: before it."""
     import torch
 
     from worker.claims.progress import ProgressReporter
@@ -93,7 +93,11 @@ def spoil_drawing() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory (by bench.chaos.faulty)")
         if fault == "device-error":
             hit(fault, job)
-            raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered (by bench.chaos.faulty)")
+            if not torch.cuda.is_available():
+                raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered (by bench.chaos)")
+            from bench.chaos.illegal_address import break_device
+
+            break_device(self._pipeline.device)
         return generate(self, job, images, *told)
 
     ProgressReporter.report = report_or_fail  # type: ignore[method-assign]

@@ -108,8 +108,8 @@ def _device(settings: "Settings") -> Iterator[Finding]:
     """Choose a device, and try it, as a worker does at its start."""
     try:
         from pipeline.driver import why_none
+        from pipeline.faults import multiply
         from worker.executor.device_choice import AllTakenError, choose_device
-        from worker.executor.device_errors import multiply
         from worker.obstacles import obstacle
     except (ImportError, OSError):
         return  # told of already

@@ -27,10 +27,12 @@ from typing import Any, Self
 from cli.errors import UserError
 from cli.stack import parts, ports
 from cli.stack.supervisor import Part, Supervisor
+from jobs.addresses.listening import EVERYWHERE, in_url
 
 log = logging.getLogger(__name__)
 
 START_SECONDS = 90.0
+STARTS = 3  # before others that take the ports are given up against
 POLL_SECONDS = 0.05
 
 
@@ -78,8 +80,8 @@ class Stack:
     @property
     def api_url(self) -> str:
         """Address of the API, as this machine reaches it."""
-        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-        return self._api_url(loopback.get(self._host, self._host))
+        everywhere = self._host in (EVERYWHERE, "0.0.0.0")  # noqa: S104
+        return self._api_url("127.0.0.1" if everywhere else self._host)
 
     @property
     def listen_url(self) -> str:
@@ -87,7 +89,7 @@ class Stack:
         return self._api_url(self._host)
 
     def _api_url(self, host: str) -> str:
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._site.ports['api']}"
+        return f"http://{in_url(host)}:{self._site.ports['api']}"
 
     @property
     def redis_url(self) -> str:
@@ -119,14 +121,20 @@ class Stack:
             StackError: the directory is in use, a port is taken, or a part does not start.
             OSError: the directory can't be written.
         """
-        try:
-            self._site = self._prepare()
-            self._supervisor = Supervisor(self._stages(), self._write_pids)
-            self._supervisor.start()
-            self._wait_until_ready(self._supervisor)
-        except BaseException:
-            self.stop()
-            raise
+        for left in reversed(range(STARTS)):
+            try:
+                self._site = self._prepare()
+                self._supervisor = Supervisor(self._stages(), self._write_pids)
+                self._supervisor.start()
+                self._wait_until_ready(self._supervisor)
+                return
+            except BaseException as error:
+                self.stop()
+                # All of ours have stopped: who has a port now took it before the part that it was chosen for.
+                chosen = [port for port in self._site.ports.values() if port != self._port]
+                if not (left and isinstance(error, StackError) and ports.are_taken(chosen)):
+                    raise
+                log.warning("%s: another program has taken a port, starting again with others", error)
 
     def stop(self) -> None:
         """Stop everything: workers first, with time to finish, then the API, SeaweedFS and Valkey."""

@@ -5,6 +5,8 @@ import os
 import re
 from urllib.parse import urlsplit
 
+from jobs.addresses.listening import EVERYWHERE
+
 _AUTHORITY = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<name>[\w.-]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -69,14 +71,19 @@ def http_variable(name: str) -> None:
 
 
 def listening_host(host: str) -> str:
-    """Check an address that a port is opened on; return it. Empty: all of this machine's.
+    """Check an address that a port is opened on; return it. Empty: all of this machine's, which is `::`.
 
     Raises:
         ValueError: it holds more than an address or a name.
     """
     if not _is_plain(host):
         raise ValueError("must be an address or a name alone, such as 127.0.0.1 or ::1: the port is another setting")
-    return host
+    if not host:
+        return EVERYWHERE
+    try:
+        return str(ipaddress.ip_address(host))  # one spelling of each
+    except ValueError:
+        return host
 
 
 def host_names(names: str) -> str:

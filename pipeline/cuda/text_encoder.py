@@ -5,6 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.cuda.attention import attend_by_first
 from pipeline.cuda.graphs import Graphs
 from pipeline.cuda.kernels.rows import quantize_rows
 from pipeline.formats.number_format import Matrix, NumberFormat
@@ -43,7 +44,8 @@ def fuse(encoder: TextEncoder, device: torch.device, number_format: NumberFormat
             if format_of(module):
                 encoder.model.set_submodule(name, QuantizedLinear(module, name.rpartition(".")[2]))
     settle_(encoder.model, device)
-    graphs = Graphs(encoder.run)
+    plain = encoder.run
+    graphs = Graphs(lambda tokens: attend_by_first("earlier tokens", lambda: plain(tokens)))
 
     def run(tokens: Tensor) -> Tensor:
         # Causal attention lets no token see a later one, so what fills up the end changes nothing before it.

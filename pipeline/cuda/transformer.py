@@ -12,9 +12,9 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.cuda import graphs
+from pipeline.cuda.attention import attend_by_first
 from pipeline.cuda.kernels.rows import gate_, gate_norm, norm, quantize_rows, rotate_qk_, swiglu
 from pipeline.formats.number_format import Matrix, NumberFormat
 from pipeline.formats.quantizing import join, quantize_, settle_
@@ -22,14 +22,6 @@ from pipeline.formats.row_format import RowFormat, Rows
 from pipeline.model.layers import ModulatedBlock, attend
 from pipeline.model.stack import Conditioning
 from pipeline.model.transformer import Tables, Transformer
-
-# cuDNN's is the quickest on Hopper: 0.5 ms for 4,160 tokens where flash takes 0.8; it has no plan for some masks.
-ATTENTION = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
 
 KEPT_TABLES = 16  # each takes 2 MB for every 1,000 tokens
 
@@ -55,7 +47,10 @@ class FusedTransformer(Transformer):
         self.add_module("layers", layers)
         self.stack = FusedStack(layers)
         self._embedded = graphs.Graphs(super().embed)
-        self._refined_captions = graphs.Graphs(super().refine_captions)
+        refine = super().refine_captions
+        self._refined_captions = graphs.Graphs(
+            lambda x, rope, mask: attend_by_first(_kind(mask), lambda: refine(x, rope, mask))
+        )
         self._kept_tables = lru_cache(KEPT_TABLES)(super().tables)
 
     def embed(self, latents: Tensor, timestep: Tensor, caption: Tensor, image_rope: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,13 +131,12 @@ class FusedLayers(nn.Module):
         scales, gates = self._modulation(time, first, last)
         h: Tensor | Rows | None
         h = norm(x, blocks[0].attention_norm1, scales[:, 0, 0], blocks[0].norm_eps, blocks[0].qkv.rows)
-        with sdpa_kernel(ATTENTION, set_priority=True):
-            for i, block in enumerate(blocks):
-                following = None
-                if i + 1 < len(blocks):
-                    after = blocks[i + 1]
-                    following = Following(after.attention_norm1, scales[:, i + 1, 0], after.qkv.rows)
-                h = block(x, h, conditioning.rope, conditioning.mask, scales[:, i, 1], gates[:, i], following)
+        for i, block in enumerate(blocks):
+            following = None
+            if i + 1 < len(blocks):
+                after = blocks[i + 1]
+                following = Following(after.attention_norm1, scales[:, i + 1, 0], after.qkv.rows)
+            h = block(x, h, conditioning.rope, conditioning.mask, scales[:, i, 1], gates[:, i], following)
         return x
 
     def _modulation(self, time: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -227,6 +221,11 @@ class FusedBlock(nn.Module):
         qkv = self.qkv(h).view(*shape[:2], -1)
         rotate_qk_(qkv, self.head_norms, rope, self.num_heads, self.head_eps)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-        attended = attend(q, k, v, mask).flatten(-2)
+        attended = attend_by_first(_kind(mask), lambda: attend(q, k, v, mask)).flatten(-2)
         branch: Tensor = self.out(quantize_rows(attended.contiguous(), self.out.rows) if self.out.rows else attended)
         return branch.view(shape)
+
+
+def _kind(mask: Tensor | None) -> str:
+    """What attention backends differ in."""
+    return "all tokens" if mask is None else "masked tokens"

@@ -3,12 +3,14 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.formats.products import NoProductError, Product, first_right
 from pipeline.formats.row_format import RowFormat, Rows
 
 # The one place that says which weights are quantised. What is one product on the GPU, [to_q, to_k, to_v] and [w1, w3],
@@ -27,6 +29,7 @@ class Matrix(nn.Module, ABC):
     """`x @ weight.T`."""
 
     format_name: str | None = None  # the number format that the weight is in; None: bfloat16
+    product: str | None = None  # which of the format's; None: bfloat16's
     rows: RowFormat | None = None  # what x has to be quantised to; None: it is a bfloat16 tensor
     parts: Mapping[str, slice] = MappingProxyType({})  # which outputs are whose, where a block's layers were joined
 
@@ -40,13 +43,14 @@ class NumberFormat(ABC):
 
     name: str  # by which users choose it
     rows: RowFormat
+    products: Mapping[str, Product]  # that may run on a device, by their names, the one to be preferred first
     multiple: int  # of both sides of a weight, or the hardware doesn't take it
     stored_as: str  # safetensors' word for the values' type
     hardware: str  # that runs it, as users are told
 
     @abstractmethod
-    def runs_on(self, device: torch.device) -> bool:
-        """Whether the device has what the product takes."""
+    def has_hardware(self, device: torch.device) -> bool:
+        """Whether the device is of the kind that the products are for."""
 
     @abstractmethod
     def matrix(self, weight: Rows) -> Matrix:
@@ -55,6 +59,22 @@ class NumberFormat(ABC):
     @abstractmethod
     def file_config(self, names: Sequence[str]) -> dict[str, Any]:
         """What a config's `quantization_config` tells other libraries of the weights `names`."""
+
+    def product(self, device: torch.device) -> str:
+        """Return which product is done on a device; they are tried there the first time.
+
+        Raises:
+            NoProductError: the device does none of them rightly.
+            RuntimeError: there is too little memory to try (`Fault.MEMORY`).
+        """
+        return _product(self, device)
+
+    def runs_on(self, device: torch.device) -> bool:
+        """Whether the device does one of the products; raises RuntimeError as `product` does."""
+        try:
+            return self.has_hardware(device) and bool(self.product(device))
+        except NoProductError:
+            return False
 
     def takes(self, name: str, shape: Sequence[int]) -> bool:
         """Whether a weight of transformer or text encoder, by its name in them and its shape, becomes so."""
@@ -70,11 +90,19 @@ class NumberFormat(ABC):
         Raises:
             QuantizationError: it can't be; the message says why and what can.
         """
-        if not self.runs_on(device):
-            name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
-            raise QuantizationError(
-                f"{self.name} needs {self.hardware}, and {name} is none; without quantization the weights stay "
-                "bfloat16, which takes about 22 GB of a GPU's memory for Z-Image-Turbo"
-            )
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+        instead = "without quantization the weights stay bfloat16, which takes 22 GB of GPU memory for Z-Image-Turbo"
+        if not self.has_hardware(device):
+            raise QuantizationError(f"{self.name} needs {self.hardware}, and {name} is none; {instead}")
+        try:
+            self.product(device)
+        except NoProductError as error:
+            reasons = f"with torch {torch.__version__} ({error})"
+            raise QuantizationError(f"{self.name} does not run on {name} {reasons}; {instead}") from error
         if dtype != torch.bfloat16:
             raise QuantizationError(f"{self.name} needs torch.bfloat16 for all else, and dtype is {dtype}")
+
+
+@cache
+def _product(number_format: NumberFormat, device: torch.device) -> str:
+    return first_right(number_format.products, number_format.rows, device)

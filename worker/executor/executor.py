@@ -17,6 +17,7 @@ class Loaded:
     device: str  # cpu, cuda or cuda:N
     precision: str  # of weights and activations
     quantization: str | None  # of the large matrices
+    product: str | None  # by which these are multiplied
     vram_bytes: int  # of the device; 0 on a CPU
 
 
@@ -46,7 +47,7 @@ class Executor(Protocol):
         """Wait for the device and draw the images of a claimed job.
 
         Raises:
-            worker.executor.device_errors.BrokenDeviceError: something failed, and now the device does nothing more.
+            pipeline.faults.BrokenDeviceError: something failed, and now the device does nothing more.
             ValueError: the pipeline refuses the request.
             Exception: whatever else is raised by the pipeline, or by the listener; `fault_of` tells what it means for
                 the device. For `Fault.MEMORY` images were tried one at a time already.

@@ -15,9 +15,9 @@ import torch
 from jobs.model_card import size_limits
 from jobs.record import Job
 from pipeline import Drawing, Generation, ZImagePipeline
+from pipeline.faults import Fault, fault_of, try_device
 from pipeline.timeline import Stages
 from worker.executor.busy import BusySeconds
-from worker.executor.device_errors import Fault, fault_of, try_device
 from worker.executor.executor import Listener, Loaded
 from worker.executor.rate import Rate
 
@@ -141,6 +141,7 @@ def _loaded(pipeline: ZImagePipeline, model: str) -> Loaded:
         device=str(device),
         precision=str(next(pipeline.transformer.parameters()).dtype).removeprefix("torch."),
         quantization=pipeline.quantization,
+        product=pipeline.product,
         vram_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0,
     )
 

@@ -48,6 +48,7 @@ REFUSED = [
     "http://100.64.0.1/",  # shared (CGNAT)
     "http://100.100.100.200/",  # metadata of Alibaba Cloud
     "http://168.63.129.16/",  # metadata of Azure
+    "http://34.118.239.255/",  # a Service of GKE
     "http://192.0.0.192/",  # metadata of Oracle Cloud
     "http://192.0.2.1/",  # documentation
     "http://198.18.0.1/",  # benchmarks

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import psutil
 import pytest
 import redis
 
-from cli.stack import Stack, StackError
+from cli.stack import Stack, StackError, ports
 from support.s3_access import key_pair, s3_client
 from support.waiting import wait_until
 
@@ -153,6 +155,26 @@ def test_data_and_addresses_survive_a_restart(tmp_path: Path) -> None:
         with redis.Redis.from_url(second.redis_url) as client:
             assert client.get("kept") == b"here"
         assert s3_of(second).get_object(Bucket="zimage", Key="kept")["Body"].read() == b"here"
+
+
+def test_a_port_that_is_taken_before_its_part_has_started_is_chosen_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assign, robbers = ports.assign, [socket.socket()]
+
+    def robbed(memory: Path, names: Iterable[str]) -> dict[str, int]:
+        assigned = assign(memory, names)
+        if robbers:
+            robber = robbers.pop()
+            held.enter_context(robber)
+            robber.bind(("127.0.0.1", assigned["filer"]))
+            robber.listen()
+        return assigned
+
+    monkeypatch.setattr(ports, "assign", robbed)
+    with ExitStack() as held, Stack(tmp_path, services=False) as stack:
+        assert not robbers
+        s3_of(stack).put_object(Bucket="zimage", Key="here", Body=b"")
 
 
 def up(data: Path, *arguments: str) -> subprocess.Popen[str]:

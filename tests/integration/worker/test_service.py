@@ -194,7 +194,7 @@ def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
     assert worker["zimage_vram_peak_bytes", frozenset()] == job["peak_vram_bytes"] == 0
     assert worker["zimage_vram_reserved_bytes", frozenset()] == worker["zimage_vram_total_bytes", frozenset()] == 0
     assert worker["zimage_model_load_seconds", frozenset()] > 0
-    info = {"model": "tiny", "device": "cpu", "quantization": "none"}
+    info = {"model": "tiny", "device": "cpu", "quantization": "none", "product": "none"}
     assert worker["zimage_worker_info", frozenset(info.items())] == 1
 
     assert grown("zimage_jobs_submitted_total", outcome="created") == 1

@@ -23,7 +23,7 @@ def found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict
     """What it finds of the machine: level and message by check. Servers are not asked."""
     for check in ("_redis", "_s3"):
         monkeypatch.setattr(doctor, check, lambda _settings: iter(()))
-    monkeypatch.setattr("worker.executor.device_errors.multiply", lambda _device: None)
+    monkeypatch.setattr("pipeline.faults.multiply", lambda _device: None)
     monkeypatch.setattr("worker.executor.gpu_claim._held", [])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _index: (20 * GIB, 24 * GIB))
 
@@ -89,7 +89,7 @@ def test_a_gpu_that_fails_is_no_traceback(
 
     gpus(monkeypatch, L4)
     monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
-    monkeypatch.setattr("worker.executor.device_errors.multiply", broken)
+    monkeypatch.setattr("pipeline.faults.multiply", broken)
     told = found(device="cuda")
     assert told["gpu"] == (
         "fail",

@@ -171,6 +171,12 @@ def test_a_right_one_is_taken(name: str, value: str, monkeypatch: pytest.MonkeyP
     assert getattr(load_settings(), name.lower()) == value.removesuffix("/")
 
 
+@pytest.mark.parametrize("value", ["", "::", "::0", "0:0:0:0:0:0:0:0"])
+def test_all_addresses_of_a_machine_have_one_name(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZIMAGE_HOST", value)
+    assert load_settings().host == "::"
+
+
 @pytest.mark.parametrize(
     ("command", "told"),
     [

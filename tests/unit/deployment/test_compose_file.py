@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from jobs.settings import Settings
+from support.container_images import FULL_NAME
 from support.root import ROOT
 
 FILES = ("docker-compose.yml", "docker-compose.gpu.yml", "docker-compose.keys.yml")
@@ -120,6 +121,23 @@ def test_without_a_gpu_one_is_told_how_to_go_without_cuda(path: str) -> None:
 def test_images_of_others_have_a_version() -> None:
     images = {service["image"] for name, service in SERVERS.items() if name not in OURS}
     assert all(re.search(r":v?\d+\.\d+", image) for image in images), images
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_images_are_named_in_full(name: str) -> None:
+    images = [service["image"] for service in SERVICES[name].values() if "image" in service]
+    assert [image for image in images if not FULL_NAME.fullmatch(image)] == []
+    # Built here, and not to be had anywhere: else a stranger's image of that name would be taken.
+    ours = [service["image"] for service in SERVICES[name].values() if "build" in service]
+    assert [image for image in ours if not image.startswith("localhost/")] == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_mounted_from_this_machine_may_be_read_where_selinux_is_on(name: str) -> None:
+    volumes = [volume for service in SERVICES[name].values() for volume in service.get("volumes", [])]
+    ours = [volume.rsplit(":", 1)[1].split(",") for volume in volumes if volume[0] in "./$"]
+    # Not Z: several containers read the same.
+    assert [options for options in ours if "z" not in options or "ro" not in options] == []
 
 
 def test_a_worker_is_given_the_time_that_it_takes_to_drain() -> None:

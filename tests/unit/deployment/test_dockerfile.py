@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.settings import Settings
+from support.container_images import FULL_NAME
 from support.kubernetes_objects import ROOT, Object, pod, workload
 
 DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
@@ -29,6 +30,27 @@ def test_what_it_builds_on_has_a_version_to_the_last_digit() -> None:
     assert [image for image in foreign if not re.search(r":\d+\.\d+\.\d+", image)] == []
     names = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) - set(foreign)
     assert {name for name in names if "$" not in name} <= STAGES.keys()
+
+
+def test_what_it_builds_on_is_named_in_full() -> None:
+    built_on = [image for image in re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) if ":" in image]
+    assert [image for image in built_on if not FULL_NAME.fullmatch(image)] == []
+
+
+def test_a_gpu_and_its_driver_are_found_by_the_container_toolkit_and_on_gke() -> None:
+    told = dict(re.findall(r"^(?:ENV|   ) (\w+)=(\S+)", STAGES["runtime-cuda"], re.MULTILINE))
+    assert told == {
+        "NVIDIA_VISIBLE_DEVICES": "all",
+        "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+        "LD_LIBRARY_PATH": "/usr/local/nvidia/lib64",
+    }
+    others = [name for name, text in STAGES.items() if "NVIDIA_" in text or "LD_LIBRARY_PATH" in text]
+    assert others == ["runtime-cuda"]  # a container on the CPU is to see no GPU
+
+
+@pytest.mark.parametrize(("stage", "port"), PORTS)
+def test_it_is_there_by_ipv4_and_ipv6(stage: str, port: int) -> None:
+    assert re.search(r"^ENV ZIMAGE_(METRICS_)?HOST=::$", STAGES[stage], re.MULTILINE), port
 
 
 @pytest.mark.parametrize(("stage", "port"), PORTS)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from support.kubernetes_objects import KUBERNETES, ROOT, Object, container, kustomize, title
+from support.kubernetes_objects import KUBERNETES, ROOT, Object, container, kustomize, overlay, pod, title, workload
 from support.network_policies import End, gets_through
 
 DOCS = (ROOT / "docs" / "kubernetes.md").read_text()
@@ -41,6 +41,18 @@ def test_weights_may_come_from_a_volume(tmp_path: Path) -> None:
     assert {"/tmp", "/cache"} <= mounts.keys()  # noqa: S108
 
 
+def test_workers_may_want_a_runtime_class(tmp_path: Path) -> None:
+    objects = with_example(tmp_path, "runtime-class.yaml", "patches")
+    assert pod(workload(objects, "zimage-worker"))["runtimeClassName"] == "nvidia"
+    assert "runtimeClassName" not in pod(workload(objects, "zimage-api"))
+
+
+def test_names_may_be_resolved_elsewhere(tmp_path: Path) -> None:
+    server = End(address="198.51.100.53")
+    assert not gets_through(overlay("gpu"), WORKER, server, 53, "UDP")
+    assert gets_through(with_example(tmp_path, "dns-egress.yaml", "resources"), WORKER, server, 53, "UDP")
+
+
 def test_redis_may_be_elsewhere(tmp_path: Path) -> None:
     objects = with_example(tmp_path, "redis-egress.yaml", "resources", without="../../valkey")
     assert [title(found) for found in objects if "valkey" in title(found)] == []
@@ -49,7 +61,7 @@ def test_redis_may_be_elsewhere(tmp_path: Path) -> None:
 
 def test_traces_reach_a_collector(tmp_path: Path) -> None:
     collector = End(namespace="observability")
-    assert not gets_through(kustomize(KUBERNETES / "overlays" / "gpu"), WORKER, collector, 4318)
+    assert not gets_through(overlay("gpu"), WORKER, collector, 4318)
     assert gets_through(with_example(tmp_path, "collector-egress.yaml", "resources"), WORKER, collector, 4318)
 
 

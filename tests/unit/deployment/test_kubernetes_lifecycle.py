@@ -60,7 +60,7 @@ def test_probes_ask_the_port_that_the_process_listens_on(
     read = settings(objects, name, monkeypatch)
     for probe in PROBES:
         assert ports[container(objects, name)[probe]["httpGet"]["port"]] == getattr(read, port)
-    assert (read.host if name == "zimage-api" else read.metrics_host) == "0.0.0.0"  # else the kubelet can't ask
+    assert (read.host if name == "zimage-api" else read.metrics_host) == "::"  # else the kubelet can't ask
 
 
 def test_the_apis_probes_ask_for_routes_that_it_has(objects: list[Object]) -> None:

@@ -76,6 +76,12 @@ def test_services_and_monitors_name_ports_of_the_pods_they_select(objects: list[
                 assert wanted <= named_ports(target).keys(), title(found)
 
 
+def test_services_are_there_by_ipv6_where_the_cluster_is(objects: list[Object]) -> None:
+    for found in of_kind(objects, "Service"):
+        assert found["spec"]["ipFamilyPolicy"] == "PreferDualStack", title(found)
+        assert "ipFamilies" not in found["spec"], title(found)  # it would ask for one that a cluster may not have
+
+
 def test_a_statefulset_has_its_service(objects: list[Object]) -> None:
     services = {found["metadata"]["name"] for found in of_kind(objects, "Service")}
     assert {found["spec"]["serviceName"] for found in of_kind(objects, "StatefulSet")} <= services

@@ -70,6 +70,15 @@ def test_a_container_fills_its_volumes_before_it_is_evicted(objects: list[Object
         assert allowed is None or sum(sizes) <= quantity(allowed), title(found)
 
 
+def test_a_node_may_be_taken_away_with_the_scratch_space_that_is_on_it(objects: list[Object]) -> None:
+    """The cluster autoscaler keeps a node as long as a pod on it has an emptyDir that is not named."""
+    annotation = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+    for found in workloads(objects):
+        scratch = {volume["name"] for volume in pod(found)["volumes"] if "emptyDir" in volume}
+        named = found["spec"]["template"]["metadata"].get("annotations", {}).get(annotation)
+        assert set(named.split(",") if named else ()) == scratch, title(found)
+
+
 @pytest.mark.parametrize("name", ["gpu", "gpu-keda"])
 def test_there_is_room_for_the_weights(name: str) -> None:
     objects = overlay(name)

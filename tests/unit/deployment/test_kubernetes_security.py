@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from jobs import __version__
+from support.container_images import FULL_NAME
 from support.kubernetes_objects import (
     Object,
     container,
@@ -63,6 +64,7 @@ def test_images_have_a_tag_that_stays(objects: list[Object]) -> None:
     for name, found in containers(objects):
         tag = re.fullmatch(r"[^:@]+:([0-9]+\.[0-9.]+)", found["image"])
         assert tag, f"{name}: {found['image']}"
+        assert FULL_NAME.fullmatch(found["image"]), found["image"]
         if name in ("zimage-api", "zimage-worker"):
             assert tag[1] == __version__, found["image"]
 
@@ -79,7 +81,7 @@ def test_what_is_written_is_written_to_a_volume(objects: list[Object], name: str
 
 def test_the_api_serves_the_network_with_keys_or_openly_by_intention(objects: list[Object]) -> None:
     settings = environment(objects, "zimage-api")
-    assert settings["ZIMAGE_HOST"] == "0.0.0.0"
+    assert settings["ZIMAGE_HOST"] == "::"
     keys = settings.get("ZIMAGE_API_KEYS_FILE")
     assert bool(keys) != (settings.get("ZIMAGE_ALLOW_ANONYMOUS") == "true")  # the API starts with one of both only
     if keys:

@@ -14,9 +14,9 @@ from jobs.settings import Settings
 from jobs.startup import UnreachableError
 from pipeline import CheckpointError
 from pipeline.checkpoint.config import AwayError, NoRoomError
+from pipeline.faults import BrokenDeviceError
 from support.fake_gpus import GIB, gpus, no_gpu
 from worker import process
-from worker.executor.device_errors import BrokenDeviceError
 from worker.obstacles import obstacle
 
 L4 = ("NVIDIA L4", (8, 9))

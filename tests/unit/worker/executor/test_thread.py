@@ -14,7 +14,7 @@ from jobs.record import Job, JobStatus
 from jobs.settings import Settings
 from jobs.spec import JobInput
 from pipeline import Generation, ZImagePipeline
-from worker.executor.device_errors import BrokenDeviceError
+from pipeline.faults import BrokenDeviceError
 from worker.executor.executor import Executor, Loaded
 from worker.executor.thread import DeviceThread
 from worker.loading import load_pipeline
@@ -72,7 +72,9 @@ def asked() -> Asked:
 
 
 def test_it_tells_what_it_has_loaded_and_has_measured_it(executor: Executor) -> None:
-    assert executor.loaded == Loaded("tiny", device="cpu", precision="float32", quantization=None, vram_bytes=0)
+    assert executor.loaded == Loaded(
+        "tiny", device="cpu", precision="float32", quantization=None, product=None, vram_bytes=0
+    )
     assert executor.rate.per_second
     assert executor.sign_of_life() is None
 

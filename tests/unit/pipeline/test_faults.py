@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worker.executor.device_errors import BrokenDeviceError, Fault, fault_of, try_device
+from pipeline.faults import BrokenDeviceError, Fault, fault_of, try_device
 
 ILLEGAL = "an illegal memory access was encountered"
 

@@ -1,0 +1,1 @@
+"""Kernels of number formats, in Triton, which comes with torch's CUDA builds only: imported where they are called."""
