@@ -107,23 +107,21 @@ def _one_line(error: Exception) -> str:
 def _device(settings: "Settings") -> Iterator[Finding]:
     """Choose a device, and try it, as a worker does at its start."""
     try:
-        from pipeline.driver import why_none
+        from pipeline.driver import UnfitGpuError, why_none
         from pipeline.faults import multiply
         from worker.executor.device_choice import AllTakenError, choose_device
-        from worker.obstacles import obstacle
+        from worker.obstacles import obstacle, unforeseen
     except (ImportError, OSError):
         return  # told of already
     device = None
     try:
         device = choose_device(settings)
         multiply(device)
-    except Exception as error:
-        found = obstacle(error, settings, device)
-        if found is None:
-            raise
-        # `auto` asks for nothing: `zimage up` and `zimage generate` draw here all the same, on the CPU.
-        passes = isinstance(error, AllTakenError) or (settings.device == "auto" and why_none())
-        yield Finding("device", "warn" if passes else "fail", found.line)
+    except Exception as error:  # noqa: BLE001
+        found = obstacle(error, settings, device) or unforeseen(error)
+        # `auto` asks for no GPU: `zimage up` and `zimage generate` draw here all the same, on the CPU.
+        no_gpu = isinstance(error, UnfitGpuError) and settings.device == "auto" and why_none()
+        yield Finding("device", "warn" if no_gpu or isinstance(error, AllTakenError) else "fail", found.line)
         return
     yield Finding("device", "ok", f"workers draw on {device}, quantization {settings.quantization}")
     if device.type == "cuda":

@@ -24,6 +24,7 @@ def found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict
     for check in ("_redis", "_s3"):
         monkeypatch.setattr(doctor, check, lambda _settings: iter(()))
     monkeypatch.setattr("pipeline.faults.multiply", lambda _device: None)
+    monkeypatch.setattr("pipeline.formats.number_format.NumberFormat.product", lambda *_: "some product")
     monkeypatch.setattr("worker.executor.gpu_claim._held", [])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _index: (20 * GIB, 24 * GIB))
 
@@ -81,19 +82,32 @@ def test_compiler_and_memory_are_looked_at_before_a_worker_misses_them(
     assert found(model=TURBO, quantization=quantization, device="cuda")["compiler"][0] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("kind", "told_of_device"),
+    [
+        (torch.AcceleratorError, "cuda (NVIDIA L4) is broken: "),
+        (KeyError, "for a reason that nobody foresaw: KeyError"),
+    ],
+)
 def test_a_gpu_that_fails_is_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, found: Callable[..., dict[str, tuple[str, str]]]
+    monkeypatch: pytest.MonkeyPatch,
+    found: Callable[..., dict[str, tuple[str, str]]],
+    kind: type[Exception],
+    told_of_device: str,
 ) -> None:
     def broken(*_: Any) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might")
 
+    def fail(*_: Any) -> None:
+        raise kind("an illegal memory access")
+
     gpus(monkeypatch, L4)
     monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
-    monkeypatch.setattr("pipeline.faults.multiply", broken)
+    monkeypatch.setattr("pipeline.faults.multiply", fail)
     told = found(device="cuda")
     assert told["gpu"] == (
         "fail",
         "cuda:0: CUDA error: an illegal memory access was encountered: see what nvidia-smi says",
     )
     assert told["device"][0] == "fail"
-    assert "cuda (NVIDIA L4) is broken: " in told["device"][1]
+    assert told_of_device in told["device"][1]
