@@ -42,7 +42,8 @@ def test_no_gpu_is_a_warning_and_a_failure_where_one_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, found: Callable[..., dict[str, tuple[str, str]]]
 ) -> None:
     no_gpu(monkeypatch, "The NVIDIA driver on your system is too old (found version 11040).")
-    by_default, gpu, turbo = found(), found(device="gpu"), found(model=TURBO)
+    by_default, gpu, turbo, fp8 = found(), found(device="gpu"), found(model=TURBO), found(quantization="fp8")
+    assert fp8["device"][0] == "fail"
     assert by_default["gpu"][0] == "warn"
     assert "too old, it knows CUDA 11.4" in by_default["gpu"][1]
     assert by_default["device"][0] == "ok"
