@@ -53,7 +53,16 @@ def serve(settings: Settings) -> None:
     except UnreachableError as error:
         sys.exit(f"zimage api: {error}")
     _allow_many_connections()
-    config = uvicorn.Config(
+    server = _Server(_config(settings, app), app)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    trace_export.flush()
+    if not server.started:
+        sys.exit(1)
+
+
+def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         http=BoundedHeads,
         ws="none",
@@ -62,14 +71,9 @@ def serve(settings: Settings) -> None:
         access_log=False,
         log_config=None,
         proxy_headers=False,  # `api.http.prefix` reads them
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = _Server(config, app)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
-    trace_export.flush()
-    if not server.started:
-        sys.exit(1)
 
 
 class _Server(uvicorn.Server):

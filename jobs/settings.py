@@ -99,6 +99,12 @@ class Settings(BaseSettings):
     # API
     host: Host = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8000, ge=0, le=65535, description="port that the API listens on")
+    keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        description="seconds that an idle connection is kept open: longer than a balancer in front keeps its own "
+        "([why](docs/operations.md#keys-and-tls))",
+    )
     api_keys_file: File | None = Field(
         None, description="file of API keys (`zimage keys create`): every request needs one then; unset: no keys"
     )
