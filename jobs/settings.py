@@ -56,7 +56,8 @@ class Settings(BaseSettings):
     )
     cache_dir: Annotated[File, AfterValidator(storage.folder)] = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "zimage"),
-        description="checkpoints from S3 and compiled kernels; unset: `zimage` in `XDG_CACHE_HOME`, or in `~/.cache`",
+        description="checkpoints from S3, compiled kernels (on a disk of this machine alone: else in its temporary "
+        "directory) and locks on GPUs; unset: `zimage` in `XDG_CACHE_HOME`, or in `~/.cache`",
     )
 
     log_format: Literal["text", "json"] = Field(

@@ -12,6 +12,8 @@ from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, CheckpointError, ZImagePipeline
 from pipeline.checkpoint.sources import locate
 from worker.executor.device_choice import choose_device
+from worker.executor.expandable_segments import expandable_segments
+from worker.executor.kernel_cache import keep_kernels
 
 
 def find_checkpoint(settings: Settings, name: str) -> Path:
@@ -41,8 +43,11 @@ def load_pipeline(settings: Settings) -> tuple[ZImagePipeline, str]:
         ValueError: the device is not there, or cannot run the quantization; names the setting.
     """
     device = choose_device(settings)
-    root = _find_named(settings, "model", settings.model)
-    vae = None if settings.vae is None else _find_named(settings, "vae", settings.vae)
+    if device.type == "cuda":
+        keep_kernels(settings.cache_dir)
+    with expandable_segments(device):
+        root = _find_named(settings, "model", settings.model)
+        vae = None if settings.vae is None else _find_named(settings, "vae", settings.vae)
     # CPUs are quicker in float32 than in emulated bfloat16.
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     loaded = ZImagePipeline.from_pretrained(root, device, dtype, vae, settings.quantization)

@@ -114,7 +114,10 @@ def test_compiled_kernels_are_kept(tmp_path: Path) -> None:
 def test_the_worker_leaves_no_holes_in_memory() -> None:
     """Without this setting `bench.pipeline` found no room for 1536×1536 on a card of 16 GB after other sizes."""
     script = (
-        "import worker, torch; torch.zeros(2**20, device='cuda'); "
+        "import torch; from worker.executor.expandable_segments import expandable_segments\n"
+        "torch.cuda.get_device_properties(0)\n"  # as the choice of a device asks
+        "with expandable_segments(torch.device('cuda', 0)): pass\n"
+        "torch.zeros(2**20, device='cuda')\n"
         "print({segment['is_expandable'] for segment in torch.cuda.memory_snapshot()})"
     )
     environ = {name: value for name, value in os.environ.items() if "ALLOC_CONF" not in name}

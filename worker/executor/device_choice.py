@@ -47,7 +47,8 @@ def _claim_gpu(settings: Settings) -> torch.device:
     try:
         first = claim_first([names[index] for index in gpus], settings.cache_dir / "gpus")
     except OSError as error:
-        raise ValueError(f"ZIMAGE_CACHE_DIR: {error}: name a directory that can be written") from error
+        where = "name a directory that can be written, on a disk of this machine"
+        raise ValueError(f"ZIMAGE_CACHE_DIR: {error}: {where}") from error
     return torch.device("cuda", gpus[first])
 
 
