@@ -7,23 +7,8 @@ MOUNTS = Path("/proc/self/mountinfo")
 # On disks or in the memory of this machine. What else there is comes over a network, from a host or from a process, and
 # is slow to map, shared by others, or both; new ones of that kind are more than of this one.
 LOCAL = frozenset(
-    (
-        *(
-            "autofs",
-            "aufs",
-            "bcachefs",
-            "btrfs",
-            "erofs",
-            "exfat",
-            "ext2",
-            "ext3",
-            "ext4",
-            "f2fs",
-            "fuse.fuse-overlayfs",
-        ),
-        *("fuseblk", "hfsplus", "iso9660", "jfs", "msdos", "nilfs2", "ntfs", "ntfs3", "overlay", "ramfs", "reiserfs"),
-        *("rootfs", "squashfs", "tmpfs", "udf", "ufs", "vfat", "xfs", "zfs"),
-    )
+    "autofs aufs bcachefs btrfs erofs exfat ext2 ext3 ext4 f2fs fuse.fuse-overlayfs fuseblk hfsplus iso9660 jfs msdos "
+    "nilfs2 ntfs ntfs3 overlay ramfs reiserfs rootfs squashfs tmpfs udf ufs vfat xfs zfs".split()  # noqa: SIM905
 )
 
 
