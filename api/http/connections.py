@@ -105,7 +105,7 @@ class BoundedHeads(HttpToolsProtocol):
             return
         if self._answered_early:
             self.transport.write_eof()
-            self._late = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+            self._late: Any = self.loop.call_later(LINGER_SECONDS, self.transport.close)
         elif self.cycle.response_complete and not self._in_head:  # of several sent at once, the last
             self._expect_request()
 
@@ -135,7 +135,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         self._in_head, self._head_bytes = True, 0
-        self._late: Any = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def _expect_request(self) -> None:
         # uvicorn has a timer of its own for this, but stops it at an empty line, which begins no request.
