@@ -90,8 +90,12 @@ class _Server(uvicorn.Server):
 
 
 def _allow_many_connections() -> None:
-    # The usual soft limit of 1,024 is there for programs that use select(): others may go up to the hard one.
+    # The usual soft limit of 1,024 is there for programs that use select(): others may go up to the hard one. macOS has
+    # another besides, of 10,240 at least, and refuses what is above it.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        except ValueError:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 10_240), hard))
