@@ -54,7 +54,17 @@ def serve(settings: Settings) -> None:
     except UnreachableError as error:
         sys.exit(f"zimage api: {error}")
     _allow_many_connections()
-    config = uvicorn.Config(
+    server = _Server(_config(settings, app), app)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn listens late, and once it has ended sends them again
+        signal.signal(number, server.handle_exit)
+    server.run()
+    trace_export.flush()
+    if not server.started:
+        sys.exit(1)
+
+
+def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         http=BoundedHeads,
         ws="none",
@@ -64,15 +74,9 @@ def serve(settings: Settings) -> None:
         access_log=False,
         log_config=None,
         proxy_headers=False,  # `api.http.prefix` reads them
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = _Server(config, app)
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn listens late, and once it has ended sends them again
-        signal.signal(number, server.handle_exit)
-    server.run()
-    trace_export.flush()
-    if not server.started:
-        sys.exit(1)
 
 
 class _Server(uvicorn.Server):
@@ -89,8 +93,12 @@ class _Server(uvicorn.Server):
 
 
 def _allow_many_connections() -> None:
-    # The usual soft limit of 1,024 is there for programs that use select(): others may go up to the hard one.
+    # The usual soft limit of 1,024 is there for programs that use select(): others may go up to the hard one. macOS has
+    # another besides, of 10,240 at least, and refuses what is above it.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        except ValueError:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 10_240), hard))

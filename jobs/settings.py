@@ -57,7 +57,8 @@ class Settings(BaseSettings):
     )
     cache_dir: Annotated[File, AfterValidator(storage.folder)] = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "zimage"),
-        description="checkpoints from S3 and compiled kernels; unset: `zimage` in `XDG_CACHE_HOME`, or in `~/.cache`",
+        description="checkpoints from S3, compiled kernels (on a disk of this machine alone: else in its temporary "
+        "directory) and locks on GPUs; unset: `zimage` in `XDG_CACHE_HOME`, or in `~/.cache`",
     )
 
     log_format: Literal["text", "json"] = Field(
@@ -102,6 +103,12 @@ class Settings(BaseSettings):
         "127.0.0.1", description="address that the API listens on; `::`: all of this machine's, of IPv6 and IPv4"
     )
     port: int = Field(8000, ge=0, le=65535, description="port that the API listens on")
+    keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        description="seconds that an idle connection is kept open: longer than a balancer in front keeps its own "
+        "([why](docs/operations.md#keys-and-tls))",
+    )
     api_keys_file: File | None = Field(
         None, description="file of API keys (`zimage keys create`): every request needs one then; unset: no keys"
     )

@@ -1,1 +1,4 @@
-"""How a process reaches others: by which proxy, and whom it trusts. Needs the standard library alone."""
+"""How a process reaches others: by which proxy, whom it trusts, which files are theirs.
+
+Needs the standard library alone.
+"""

@@ -15,6 +15,7 @@ from pipeline.checkpoint.config import NoRoomError
 from pipeline.checkpoint.sources import locate
 from pipeline.faults import multiply
 from worker.executor.device_choice import choose_device
+from worker.executor.expandable_segments import expandable_segments
 
 
 def find_checkpoint(settings: Settings, name: str) -> Path:
@@ -51,8 +52,9 @@ def load_pipeline(settings: Settings, device: torch.device | None = None) -> tup
     """
     device = device or choose_device(settings)
     multiply(device)  # before gigabytes are fetched for one that can't
-    root = _find_named(settings, "model", settings.model)
-    vae = None if settings.vae is None else _find_named(settings, "vae", settings.vae)
+    with expandable_segments(device):
+        root = _find_named(settings, "model", settings.model)
+        vae = None if settings.vae is None else _find_named(settings, "vae", settings.vae)
     # CPUs are quicker in float32 than in emulated bfloat16.
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     loaded = ZImagePipeline.from_pretrained(root, device, dtype, vae, settings.quantization)

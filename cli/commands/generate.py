@@ -85,9 +85,6 @@ def _checked(request: JobRequest, side: int) -> JobInput:
 
 def _draw(settings: "Settings", job: JobInput) -> "Generation":
     """Load the model and draw; return what came of it."""
-    from worker.executor.kernel_cache import keep_kernels
-
-    keep_kernels(settings.cache_dir)
     from pipeline import Drawing
     from worker.executor.device_choice import choose_device
     from worker.loading import load_pipeline

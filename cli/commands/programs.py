@@ -23,9 +23,6 @@ def api(
 def worker() -> None:
     """Draw the jobs of the queue; Redis, S3, model and device are what the settings say."""
     settings = load_settings()
-    from worker.executor.kernel_cache import keep_kernels
-
-    keep_kernels(settings.cache_dir)
     try:
         from worker.process import run
     except ModuleNotFoundError:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.checkpoint.config import CheckpointError, Config, one_line
 from pipeline.checkpoint.impostors import AGAIN, UNFINISHED, impostor
+from pipeline.checkpoint.read_ahead import read_ahead
 
 WEIGHT_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 PLAIN_NAMES = (*(f"{name}.index.json" for name in WEIGHT_NAMES), *WEIGHT_NAMES)  # the first one there is taken
@@ -48,6 +49,7 @@ class WeightFiles:
         """Give a function from a tensor's name to the tensor, whose values stay in the file's pages until used."""
         with ExitStack() as stack:
             opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in self.paths}
+            read_ahead(self.paths)
             yield lambda name: opened[self.tensors[name].file].get_tensor(name)
 
 

@@ -88,7 +88,7 @@ SIZES = {
 
 
 def write_random_checkpoint(
-    directory: Path, size: Literal["tiny", "turbo"] = "tiny", seed: int = 0, device: str = "cpu"
+    directory: Path, size: Literal["tiny", "turbo"] | Size = "tiny", seed: int = 0, device: str = "cpu"
 ) -> None:
     """Write a checkpoint of random weights that this package, diffusers and transformers can load.
 
@@ -100,9 +100,10 @@ def write_random_checkpoint(
     """
     with new_directory(directory) as draft:
         generator = torch.Generator(device).manual_seed(seed)
-        write_configs(draft, SIZES[size])
+        chosen = size if isinstance(size, Size) else SIZES[size]
+        write_configs(draft, chosen)
         for stem, shapes in weight_shapes(draft).items():
-            _write_weights(draft / stem, shapes, SIZES[size], generator)
+            _write_weights(draft / stem, shapes, chosen, generator)
 
 
 def write_configs(root: Path, size: Size) -> None:

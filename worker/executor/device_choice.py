@@ -17,6 +17,7 @@ from pipeline.formats.number_format import QuantizationError
 from pipeline.formats.registry import find
 from worker.executor.gpu_claim import claim_free
 from worker.executor.gpu_memory import free_and_total
+from worker.executor.kernel_cache import keep_kernels
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ def choose_device(settings: Settings, patience: float = 0.0) -> torch.device:
         AllTakenError: none has become free.
     """
     device = _named_device(settings, patience)
+    if device.type == "cuda":
+        keep_kernels(settings.cache_dir)  # formats try theirs
     try:
         if number_format := find(settings.quantization):
             number_format.check(device, torch.bfloat16)
@@ -95,7 +98,8 @@ def _find_gpu(settings: Settings, patience: float) -> torch.device:
         try:
             free = claim_free(names, folder)
         except OSError as error:
-            raise SettingError(f"ZIMAGE_CACHE_DIR: {error}: name a directory that can be written") from error
+            where = "name a directory that can be written, on a disk of this machine"
+            raise SettingError(f"ZIMAGE_CACHE_DIR: {error}: {where}") from error
         if free is not None or settings.device == "auto":
             return gpus[free or 0]
         if time.monotonic() >= deadline:

@@ -24,16 +24,29 @@ def claim_free(gpus: Sequence[str], folder: Path) -> int | None:
         folder: of the locks; workers that share it (a volume, for containers) know of each other.
 
     Raises:
-        OSError: the folder can't be made or written.
+        OSError: the folder can't be made or written, or its file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for index, gpu in enumerate(gpus):
-        file = os.open(folder / gpu, os.O_RDONLY | os.O_CREAT, 0o644)  # enough for a lock, for every user
+        file = _open(folder / gpu)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(file)
+        except OSError as error:
+            os.close(file)
+            raise OSError(error.errno, f"can't be locked ({error.strerror})", str(folder / gpu)) from error
         else:
             _held.append(file)
             return index
     return None
+
+
+def _open(file: Path) -> int:
+    """Open a lock's file, or make it."""
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what may be written
+    except PermissionError:
+        if not file.exists():
+            raise
+        return os.open(file, os.O_RDONLY)  # another user's; enough on a disk
