@@ -109,6 +109,7 @@ def _device(settings: "Settings") -> Iterator[Finding]:
     try:
         from pipeline.driver import UnfitGpuError, why_none
         from pipeline.faults import multiply
+        from pipeline.formats.registry import find
         from worker.executor.device_choice import AllTakenError, choose_device
         from worker.obstacles import obstacle, unforeseen
     except (ImportError, OSError):
@@ -123,7 +124,9 @@ def _device(settings: "Settings") -> Iterator[Finding]:
         no_gpu = isinstance(error, UnfitGpuError) and settings.device == "auto" and why_none()
         yield Finding("device", "warn" if no_gpu or isinstance(error, AllTakenError) else "fail", found.line)
         return
-    yield Finding("device", "ok", f"workers draw on {device}, quantization {settings.quantization}")
+    number_format = find(settings.quantization)
+    product = f" (product {number_format.product(device)})" if number_format else ""
+    yield Finding("device", "ok", f"workers draw on {device}, quantization {settings.quantization}{product}")
     if device.type == "cuda":
         yield from _needs(settings, device)
 
