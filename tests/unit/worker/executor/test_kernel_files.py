@@ -32,7 +32,8 @@ class FileCacheManager:
 
 @pytest.fixture
 def kernel_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for name in ("TRITON_CACHE_DIR", "TRITON_OVERRIDE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
     try:
         importlib.import_module("triton.runtime.cache")
     except ImportError:
