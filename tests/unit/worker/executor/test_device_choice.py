@@ -111,5 +111,5 @@ def test_taken_gpus_are_shared_by_auto_and_waited_for_by_gpu(monkeypatch: pytest
 
 def test_locks_that_can_not_be_written_are_told_by_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, A100)
-    with pytest.raises(SettingError, match="^ZIMAGE_CACHE_DIR: .*: name a directory that can be written, on"):
+    with pytest.raises(SettingError, match=r"^ZIMAGE_CACHE_DIR: .*: name a directory that can be written, on"):
         choose_device(Settings(device="gpu", cache_dir="/proc/zimage"))
