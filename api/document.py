@@ -112,6 +112,12 @@ SUBMITTED: Sequence[Error] = [
     (422, "invalid_request", "/prompt: String should have at least 1 character"),
     (422, "idempotency_key_reused", "this Idempotency-Key came with another body before: take a new key for a new job"),
     (429, "rate_limited", "key mine may submit 60 jobs a minute: send it again in 12 s"),
+    (429, "work_limited", "key mine may ask for 500,000,000 pixels × steps × images a minute: send it again in 12 s"),
+    (
+        429,
+        "queue_share_full",
+        "key mine has filled its share of the queue: wait for its jobs to be drawn, or cancel some",
+    ),
     (429, "too_many_jobs", "key mine may have 8 jobs queued or running: wait for one to end, or cancel one"),
     AWAY,
     (503, "queue_full", "10000 jobs are waiting already: send it again in 7 s"),

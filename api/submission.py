@@ -9,17 +9,16 @@ from fastapi import Header
 
 from api import metrics
 from api.deps import Services
-from api.http.limits import limit_exceeded, limit_headers
+from api.http.limits import LONGEST_RETRY_SECONDS, limit_exceeded, limit_headers
 from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_request, unavailable, whole
 from api.served_model import served_model
 from api.webhooks.addresses import AddressError, ResolverError
 from jobs.keys import ApiKey
+from jobs.limits import NO_LIMITS
 from jobs.model_card import DEFAULT_SIZES, SizeLimits, size_warnings
 from jobs.settings import Settings
 from jobs.spec import JobInput, JobRequest, random_seed
 from jobs.store.answers import Found, Submitted
-
-LONGEST_RETRY_SECONDS = 600.0
 
 IdempotencyKey = Annotated[
     str | None,
@@ -76,8 +75,7 @@ async def submit(
         digest=job_input.digest(),
         # Without a size it had another digest while another model was served, or when 1024 was the default of all.
         other_digests=[request.complete(side, side).digest() for side in DEFAULT_SIZES] if idempotency_key else (),
-        rate=key.rate if key else None,
-        in_flight=key.in_flight if key else None,
+        limits=key or NO_LIMITS,
         warnings=[*job_input.warnings, *size_warnings(served.names[0], job_input.width, job_input.height)],
     )
     metrics.jobs_submitted_total.labels(submitted.outcome).inc()
@@ -93,7 +91,7 @@ async def submit(
 
 def _accepted(settings: Settings, key: ApiKey | None, submitted: Submitted, headers: dict[str, str]) -> str:
     """Return the id of the job, or raise why there is none, with these headers."""
-    if key and submitted.outcome in ("too_fast", "too_many"):
+    if key and submitted.outcome in ("too_fast", "too_much", "too_many", "over_share"):
         raise limit_exceeded(key, submitted)
     if submitted.outcome == "mismatch":
         detail = "this Idempotency-Key came with another body before: take a new key for a new job"

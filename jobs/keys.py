@@ -19,6 +19,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from jobs.limits import NEW_KEY, Limits
+
 log = logging.getLogger(__name__)
 
 KEY_PREFIX = "zimage_"  # so that scanners for leaked secrets know one
@@ -29,15 +31,11 @@ class KeysFileError(ValueError):
     """The keys file can't be used; one line that names it and says why."""
 
 
-class ApiKey(BaseModel):
+class ApiKey(Limits):
     """One key, as the file has it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="owner of the jobs; shown in metrics")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    rate: int | None = Field(None, ge=1, description="submits per minute; null: any number")
-    in_flight: int | None = Field(None, ge=1, description="jobs queued or running at once; null: any number")
     created_at: datetime
 
 
@@ -82,7 +80,7 @@ class KeysFile:
             raise KeysFileError(f"{self._path}: two keys have one name")
         return keys
 
-    def create(self, name: str, rate: int | None, in_flight: int | None) -> str:
+    def create(self, name: str, limits: Limits = NEW_KEY) -> str:
         """Add a key and return it: it can't be read again later. Makes the file where there is none.
 
         Raises:
@@ -91,7 +89,7 @@ class KeysFile:
         """
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         try:
-            key = ApiKey(name=name, sha256=digest(secret), rate=rate, in_flight=in_flight, created_at=datetime.now(UTC))
+            key = ApiKey(name=name, sha256=digest(secret), created_at=datetime.now(UTC), **limits.model_dump())
         except ValidationError:
             raise KeysFileError(f"{name}: a name has up to 64 letters, digits, '.', '_' and '-'") from None
         if name == RESERVED:
@@ -141,7 +139,8 @@ class KeysFile:
         descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(_Document(keys=keys).model_dump_json(indent=1) + "\n")
+                # Without defaults, so that releases that know fewer limits read what has none of them.
+                file.write(_Document(keys=keys).model_dump_json(indent=1, exclude_defaults=True) + "\n")
                 if target.exists():  # the API may run as another user, who was given the right to read it
                     self._keep_rights(file.fileno(), target.stat())
             Path(draft).replace(target)

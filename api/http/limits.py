@@ -6,6 +6,7 @@ from api.problems import RETRY_SECONDS, ProblemError, whole
 from jobs.keys import ApiKey
 from jobs.store.answers import Submitted
 
+LONGEST_RETRY_SECONDS = 600  # what is an estimate is not told for longer
 WINDOW_SECONDS = 60
 POLICY = "submits"
 
@@ -22,12 +23,21 @@ def limit_headers(key: ApiKey | None, submitted: Submitted) -> dict[str, str]:
 
 
 def limit_exceeded(key: ApiKey, submitted: Submitted) -> ProblemError:
-    """Return the 429 for a submit that was `too_fast` or `too_many`."""
-    if submitted.outcome == "too_fast":
-        code, seconds = "rate_limited", whole(submitted.retry_seconds or RETRY_SECONDS)
-        detail = f"key {key.name} may submit {key.rate} jobs a minute: send it again in {seconds} s"
-    else:
-        code, seconds = "too_many_jobs", RETRY_SECONDS
-        detail = f"key {key.name} may have {key.in_flight} jobs queued or running: wait for one to end, or cancel one"
+    """Return the 429 for a submit that was `too_fast`, `too_much`, `too_many` or `over_share`."""
+    seconds = whole(submitted.retry_seconds or RETRY_SECONDS)
+    match submitted.outcome:
+        case "too_fast":
+            code, told = "rate_limited", f"may submit {key.rate} jobs a minute: send it again in {seconds} s"
+        case "too_much":
+            asked = f"may ask for {key.work:,} pixels × steps × images a minute"
+            code, told = "work_limited", f"{asked}: send it again in {seconds} s"
+        case "too_many":
+            asked = f"may have {key.in_flight} jobs queued or running"
+            code, told = "too_many_jobs", f"{asked}: wait for one to end, or cancel one"
+        case _:
+            seconds = min(seconds, LONGEST_RETRY_SECONDS)
+            asked = "has filled its share of the queue"
+            code, told = "queue_share_full", f"{asked}: wait for its jobs to be drawn, or cancel some"
+    detail = f"key {key.name} {told}"
     headers = {"Retry-After": str(seconds), **limit_headers(key, submitted)}
     return ProblemError(429, code, detail, headers=headers)

@@ -21,13 +21,36 @@ Name = Annotated[str, typer.Argument(help="Whose key it is: owner of the jobs, a
 File = Annotated[Path | None, typer.Option("--file", help="Keys file.  [env var: ZIMAGE_API_KEYS_FILE]")]
 Rate = Annotated[int | None, typer.Option(min=1, help="Submits per minute; default: any number.")]
 InFlight = Annotated[int | None, typer.Option(min=1, help="Jobs queued or running at once; default: any number.")]
+Work = Annotated[
+    int | None,
+    typer.Option(min=1, help="Pixels x steps x images per minute, twice that with guidance; default: any number."),
+]
+Share = Annotated[float, typer.Option(help="Part of the queue that it can fill when it is alone, above 0 to 1.")]
+Weight = Annotated[float, typer.Option(help="A key of weight 2 gets twice the work of one of weight 1; 0.01 to 100.")]
 
 
 @keys.command()
-def create(name: Name, file: File = None, rate: Rate = None, in_flight: InFlight = None) -> None:
+def create(
+    name: Name,
+    file: File = None,
+    rate: Rate = None,
+    work: Work = None,
+    in_flight: InFlight = None,
+    share: Share = 0.5,
+    weight: Weight = 1.0,
+) -> None:
     """Make a key and print it: this once, since only its digest is kept."""
+    from pydantic import ValidationError
+
+    from jobs.limits import Limits
+
+    try:
+        limits = Limits(rate=rate, work=work, in_flight=in_flight, share=share, weight=weight)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"--{first['loc'][0]}: {first['msg']}", ExitCode.USAGE) from None
     with _keys_file(file) as keys_file:
-        print(keys_file.create(name, rate, in_flight))
+        print(keys_file.create(name, limits))
 
 
 @keys.command("list")
@@ -39,9 +62,14 @@ def list_keys(file: File = None, as_json: options.Json = False) -> None:
         print_json([key.model_dump(mode="json", exclude={"sha256"}) for key in found])
         return
     for key in found:
-        rate = f"{key.rate}/min" if key.rate else "any rate"
-        in_flight = f"{key.in_flight} in flight" if key.in_flight else "any number in flight"
-        print(f"{key.name}\t{rate}\t{in_flight}\t{key.created_at.isoformat(timespec='seconds')}")
+        told = [
+            f"{key.rate}/min" if key.rate else "any rate",
+            f"{key.work:,} work/min" if key.work else "any work",
+            f"{key.in_flight} in flight" if key.in_flight else "any number in flight",
+            f"share {key.share:g}, weight {key.weight:g}",
+            key.created_at.isoformat(timespec="seconds"),
+        ]
+        print(key.name, *told, sep="\t")
 
 
 @keys.command()

@@ -17,11 +17,13 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Submitted:
-    """The answer to a submit; `job_id` is None when it was refused: full, too_fast or too_many."""
+    """The answer to a submit; `job_id` is None when it was refused."""
 
-    outcome: Literal["created", "replayed", "mismatch", "full", "too_fast", "too_many"]
+    outcome: Literal["created", "replayed", "mismatch", "full", "over_share", "too_fast", "too_much", "too_many"]
     job_id: str | None
-    retry_seconds: float | None = None  # too_fast: until the next is taken; full: those that a job takes, if known
+    retry_seconds: float | None = (
+        None  # too_fast, too_much: until it is taken; full, over_share: those that a job takes, if known
+    )
     allowance: Allowance | None = None  # of a key with a rate
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import redis.asyncio
 from redis.exceptions import ResponseError
 
+from jobs.limits import NO_LIMITS, Limits
 from jobs.model_card import ModelCard
 from jobs.record import Attempt, Job, JobStatus
 from jobs.settings import Settings
@@ -60,8 +61,7 @@ class ClientStore:
         idempotency_key: str | None,
         digest: str,
         other_digests: Iterable[str] = (),
-        rate: int | None = None,
-        in_flight: int | None = None,
+        limits: Limits = NO_LIMITS,
         warnings: Sequence[str] = (),
     ) -> Submitted:
         """Write the job's record, its idempotency key and its place in the queue at once, or refuse it.
@@ -75,8 +75,7 @@ class ClientStore:
             idempotency_key: the client's, or None.
             digest: of the request before its seed was filled in (`JobInput.digest`).
             other_digests: that the same request may have had when the idempotency key came first.
-            rate: submits per minute that the owner may make; None: any number.
-            in_flight: jobs that the owner may have queued or running; None: any number.
+            limits: the owner's.
             warnings: what is told of the job before it is drawn.
         """
         settings = self._settings
@@ -96,8 +95,7 @@ class ClientStore:
             idempotency_key or "",
             " ".join([digest, *other_digests]),
             settings.idempotency_ttl,
-            rate or "",
-            in_flight or "",
+            limits.model_dump_json(include=set(Limits.model_fields), exclude_none=True),
             "" if job_input.webhook_url is None else 1,
             current_traceparent() or "",
             json.dumps(list(warnings)),
@@ -107,7 +105,7 @@ class ClientStore:
         elif outcome == "replayed":
             lifecycle.replayed(answer, owner)
         allowance = Allowance(int(left[0]), float(left[1])) if left else None
-        if outcome in ("full", "too_fast"):
+        if outcome in ("full", "over_share", "too_fast", "too_much"):
             return Submitted(outcome, None, float(answer) if answer else None, allowance)
         return Submitted(outcome, None if outcome == "too_many" else answer, None, allowance)
 

@@ -344,7 +344,7 @@ def test_nothing_keeps_people_out(page: Chrome, scheme: str, width: int) -> None
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, str]]:
     """A service that wants a key, and two keys."""
     folder = tmp_path_factory.mktemp("guarded")
-    alice, bob = (KeysFile(folder / "keys.json").create(name, None, None) for name in ("alice", "bob"))
+    alice, bob = (KeysFile(folder / "keys.json").create(name) for name in ("alice", "bob"))
     with Stack(folder / "data", model="tiny", env={"ZIMAGE_API_KEYS_FILE": str(folder / "keys.json")}) as running:
         yield running.api_url, alice, bob
 

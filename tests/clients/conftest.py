@@ -60,7 +60,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environ]:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environ]:
     """Where one that asks for a key is found, and the key."""
     folder = tmp_path_factory.mktemp("guarded")
-    key = KeysFile(folder / "keys.json").create("alice", None, None)
+    key = KeysFile(folder / "keys.json").create("alice")
     with Stack(folder / "data", model="tiny", env={"ZIMAGE_API_KEYS_FILE": str(folder / "keys.json")}) as stack:
         yield _environ(stack.api_url, key)
 

@@ -8,8 +8,8 @@
 --       (words)
 -- Returns the record (field, value, ...), {} when nothing waits that it can do, or {'alone'} when the best job wants the worker
 --       for itself; and the jobs that were found expired (see `attempt_of`)
--- Keys: job:{id}, pending, passed, running, deadlines, ended, outcomes, work, status:{status}, owner:{owner}[:{status}],
---       worker:{id}, webhooks, webhook:{event}, events
+-- Keys: job:{id}, pending, turns:{owner}, owed, place, clocks, passed, running, deadlines, ended, outcomes, work,
+--       status:{status}, owner:{owner}[:{status}], worker:{id}, webhooks, webhook:{event}, events
 local worker, lease, schema, alone, number, abilities = unpack(ARGV)
 local PAGE = 100
 local REMEMBERED = 10000  -- ms; not for ever: scripts of releases that know no `passed` may queue a job before that place
@@ -51,6 +51,16 @@ local function look(id)
   return tonumber(job_schema) <= tonumber(schema) and 'take' or 'pass'
 end
 
+-- The turns have come to where its owner's have, and these move on by the job's.
+local function charge(id)
+  local owner, turn = get(id, 'owner', 'turn')
+  if not turn then return end  -- accepted by a release without turns
+  local place = tonumber(redis.call('GET', key('place'))) or 0
+  local clock = tonumber(redis.call('HGET', key('clocks'), owner)) or place
+  redis.call('SET', key('place'), integer(math.max(place, clock)))
+  redis.call('HSET', key('clocks'), owner, integer(clock + turn))
+end
+
 local function find()
   repeat
     local page = redis.call('ZRANGE', key('pending'), rank, rank + PAGE - 1)
@@ -71,6 +81,7 @@ end
 if not id then return {{}, expired} end
 if get(id, 'losses') ~= '0' and alone ~= '1' then return {{'alone'}, expired} end
 leave(id)
+charge(id)
 redis.call('ZADD', key('running'), integer(time + lease), id)
 redis.call('HINCRBY', job_key(id), 'attempt', 1)
 redis.call('HSET', job_key(id), 'worker', worker, 'started_at', integer(time), 'step', 0)

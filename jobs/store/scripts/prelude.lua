@@ -2,7 +2,10 @@
 -- a script names all that it touches, through these functions too.
 --
 -- job:{id}                  hash    the record, the truth
--- pending                   zset    queued ids by claim order: accepted-at, shifted by priority
+-- pending                   zset    queued ids by claim order: the turns of all owners' jobs, see submit.lua
+-- turns:{owner}             zset    queued ids by the owner's own order: accepted-at, shifted by priority
+-- place, pace               string  where the turns have come to; work per second by which they are spaced
+-- clocks, owed              hash    owner -> where its own turns have come to; what its queued jobs will move that on
 -- passed                    zset    kinds of workers by the score in pending before which no job is for them: see claim.lua
 -- running                   zset    running ids by the end of their lease
 -- deadlines                 zset    queued ids by the time at which they expire
@@ -14,6 +17,7 @@
 -- owner:{owner}[:{status}]  zset    ids by accepted-at: the listing of one API key
 -- idempotency:{owner}:{key} string  "<digest of the body> <id>"
 -- limit:{owner}             string  time at which the owner has all its submits of a minute again
+-- limit:{owner}:work        string  the same of its work of a minute
 -- tombstone:{id}            string  owner of a deleted job
 -- workers                   zset    worker ids by the time until which they count as alive
 -- worker:{id}               hash    card (JSON), rate (work per second), number and id of its last claim
@@ -67,8 +71,12 @@ local function enter(id, status)
 end
 
 local function leave(id)
-  local status, created, owner = get(id, 'status', 'created_at', 'owner')
+  local status, created, owner, turn = get(id, 'status', 'created_at', 'owner', 'turn')
   index('ZREM', id, status, created, owner)
+  if status == 'queued' then
+    redis.call('ZREM', key('turns:' .. owner), id)
+    redis.call('HINCRBY', key('owed'), owner, -(turn or 0))
+  end
   redis.call('ZREM', key('pending'), id)
   redis.call('ZREM', key('deadlines'), id)
   redis.call('ZREM', key('running'), id)
@@ -88,13 +96,57 @@ local function known(id)
   return false
 end
 
+-- Into the claim order with a turn of its owner's. The owner's jobs take its turns in its own order, whichever job brought a
+-- turn along: where the new one is not the last in both orders, those between move on by a turn.
+local function take_turn(id, owner, score)
+  local PAGE = 100
+  local turns = key('turns:' .. owner)
+  local order = get(id, 'own_order') or score  -- a release without turns tells none
+  redis.call('ZADD', turns, order, id)
+  -- No two turns are alike, or ids would decide.
+  while redis.call('ZCOUNT', key('pending'), score, score) > 0 do score = integer(score + 1) end
+  local rank, moved, lowest = redis.call('ZRANK', turns, id), {id}, score
+
+  -- Those behind it (or, with step -1, before it) whose turns are on the wrong side of the new one give theirs to the one before
+  local function move(step)
+    local at = rank
+    while true do
+      local first = step > 0 and at + 1 or math.max(at - PAGE, 0)
+      local last = step > 0 and at + PAGE or at - 1
+      local ids = last >= first and redis.call('ZRANGE', turns, first, last) or {}
+      if #ids == 0 then return end
+      local scores = redis.call('ZMSCORE', key('pending'), unpack(ids))
+      for i = step > 0 and 1 or #ids, step > 0 and #ids or 1, step do
+        if scores[i] then  -- else a release without turns has claimed it
+          if (scores[i] - score) * step >= 0 then return end
+          moved[#moved + 1], moved[#moved + 2] = scores[i], ids[i]
+        end
+      end
+      at = step > 0 and last or first
+    end
+  end
+
+  move(1)
+  if #moved == 1 then move(-1) end
+  moved[#moved + 1] = score
+  for i = 1, #moved, 2 do
+    redis.call('HSET', job_key(moved[i]), 'score', moved[i + 1])
+    redis.call('ZADD', key('pending'), moved[i + 1], moved[i])
+    lowest = math.min(lowest, moved[i + 1])
+  end
+  for _, kind in ipairs(redis.call('ZRANGEBYSCORE', key('passed'), '(' .. integer(lowest), '+inf')) do
+    redis.call('ZADD', key('passed'), integer(lowest), kind)
+  end
+end
+
 -- queued: into the claim order, at its first place there
 local function queue(id)
-  local score, deadline = get(id, 'score', 'deadline')
+  local score, deadline, owner, turn, status = get(id, 'score', 'deadline', 'owner', 'turn', 'status')
   leave(id)
-  redis.call('ZADD', key('pending'), score, id)
-  for _, kind in ipairs(redis.call('ZRANGEBYSCORE', key('passed'), '(' .. score, '+inf')) do
-    redis.call('ZADD', key('passed'), score, kind)
+  take_turn(id, owner, score)
+  redis.call('HINCRBY', key('owed'), owner, turn or 0)
+  if status == 'running' and redis.call('HEXISTS', key('clocks'), owner) == 1 then
+    redis.call('HINCRBY', key('clocks'), owner, -(turn or 0))  -- it has not been drawn
   end
   redis.call('ZADD', key('deadlines'), deadline, id)
   redis.call('HSET', job_key(id), 'step', 0, 'queued_at', integer(now()))

@@ -2,71 +2,125 @@
 -- (nothing) -> queued. Refused by Redis itself when its memory is full: no allow-oom here.
 -- ARGV: id, owner, input (JSON), priority shift (us), cost, steps, queue limit, seconds until it expires, what a worker
 --       must be able to do (words) or '', idempotency key or '', digests of the body (words; the first is kept), seconds
---       that the idempotency key is kept, the owner's submits per minute or '', the owner's queued and running jobs at
---       once or '', 1 when it has a webhook or '', traceparent or '', what is told of it before it is drawn (JSON)
--- Returns {'created' | 'replayed' | 'mismatch', id}, {'full', seconds in which the workers end a job ('' if unknown)},
---       {'too_many', how many are queued or running} or {'too_fast', seconds until the next submit is taken};
+--       that the idempotency key is kept, the owner's limits (JSON: `rate`, submits per minute; `work` per minute;
+--       `in_flight`, queued and running jobs at once; without limit where they are not named. `share` of the queue,
+--       `weight`), 1 when it has a webhook or '', traceparent or '', what is told of it before it is drawn (JSON)
+-- Returns {'created' | 'replayed' | 'mismatch', id}, {'full' | 'over_share', seconds in which the workers end a job ('' if
+--       unknown)}, {'too_many', how many are queued or running} or {'too_fast' | 'too_much', seconds until it is taken};
 --       behind it, where the owner has a rate, how many submits are left now and the seconds until all are again
--- Keys: job:{id}, pending, passed, running, deadlines, work, status:{status}, owner:{owner}[:{status}],
---       idempotency:{owner}:{key}, limit:{owner}, workers, worker:{id}, rate, clock, events
-local id, owner, input, shift, cost, steps, limit, ttl, needs, idempotency, digests, idempotency_ttl, per_minute,
-  in_flight, webhook, traceparent, warnings = unpack(ARGV)
-local MINUTE = 60000000
+-- Keys: job:{id}, pending, turns:{owner}, owed, passed, running, deadlines, work, status:{status},
+--       owner:{owner}[:{status}], idempotency:{owner}:{key}, limit:{owner}, limit:{owner}:work, place, pace, clocks, workers,
+--       worker:{id}, rate, clock, events
+local id, owner, input, shift, cost, steps, limit, ttl, needs, idempotency, digests, idempotency_ttl, limits, webhook,
+  traceparent, warnings = unpack(ARGV)
+limits = cjson.decode(limits)
+local SECOND, MINUTE = 1000000, 60000000
+local ANY_PACE = 1000000  -- work per second, while no worker was ever heard: about a megapixel step
+local time = now()
 
 -- The generic cell rate algorithm: `limit` is the time at which the owner, one submit each spacing, would be even again.
-local spacing = per_minute ~= '' and MINUTE / per_minute or 0
-local even = math.max(tonumber(redis.call('GET', key('limit:' .. owner))) or 0, now())
+-- What takes more than a minute's worth is taken when the owner is even.
+local function meter(name, spacing)
+  local even = math.max(tonumber(redis.call('GET', name)) or 0, time)
+  return even, even - time - (spacing > MINUTE and 0 or MINUTE - spacing)
+end
+
+local function advance(name, even, spacing)
+  redis.call('SET', name, integer(even + spacing), 'PX', math.ceil((even + spacing - time) / 1000) + 1000)
+end
+
+local spacing = limits.rate and MINUTE / limits.rate
+local even, wait
+if spacing then even, wait = meter(key('limit:' .. owner), spacing) end
+
+local function count()
+  if not spacing then return end
+  advance(key('limit:' .. owner), even, spacing)
+  even = even + spacing
+end
 
 local function answer(outcome, value)
-  if per_minute == '' then return {outcome, value} end
-  local ahead = even - now()
-  return {outcome, value, math.floor((MINUTE - ahead) / spacing + 0.000001), tostring(ahead / 1000000)}
+  if not spacing then return {outcome, value} end
+  local ahead = even - time
+  return {outcome, value, math.floor((MINUTE - ahead) / spacing + 0.000001), tostring(ahead / SECOND)}
+end
+
+local function seconds_a_job()
+  local sample = redis.call('ZRANGE', key('pending'), 0, 99)
+  local rate = measured_rate()
+  return rate > 0 and #sample > 0 and tostring(work_of(sample) / #sample / rate) or ''
 end
 
 if redis.call('EXISTS', job_key(id)) == 1 then return answer('created', id) end  -- sent again after a lost answer
 
+if spacing and wait > 1 then return answer('too_fast', tostring(wait / SECOND)) end
 local idempotency_key = key('idempotency:' .. owner .. ':' .. idempotency)
 if idempotency ~= '' then
   local before = redis.call('GET', idempotency_key)
   if before then
     local before_digest, before_id = before:match('^(%S+) (%S+)$')
+    count()  -- it costs an answer, too
     local same = (' ' .. digests .. ' '):find(' ' .. before_digest .. ' ', 1, true)
     return answer(same and 'replayed' or 'mismatch', before_id)
   end
 end
 
-if in_flight ~= '' then
-  local owned = key('owner:' .. owner)
-  local active = redis.call('ZCARD', owned .. ':queued') + redis.call('ZCARD', owned .. ':running')
-  if active >= tonumber(in_flight) then return answer('too_many', active) end
-end
-if even + spacing - now() > MINUTE + 1 then
-  return answer('too_fast', tostring((even + spacing - now() - MINUTE) / 1000000))
+local queued, owned = redis.call('ZCARD', key('pending')), redis.call('ZCARD', key('owner:' .. owner .. ':queued'))
+local active = owned + redis.call('ZCARD', key('owner:' .. owner .. ':running'))
+if limits.in_flight and active >= limits.in_flight then return answer('too_many', active) end
+local work_spacing = limits.work and MINUTE * cost / limits.work
+local work_even, work_wait
+if work_spacing then
+  work_even, work_wait = meter(key('limit:' .. owner .. ':work'), work_spacing)
+  if work_wait > 1 then return answer('too_much', tostring(work_wait / SECOND)) end
 end
 
-local queued = redis.call('ZCARD', key('pending'))
-if queued >= tonumber(limit) then
-  local sample = redis.call('ZRANGE', key('pending'), 0, 99)
-  local rate = measured_rate()
-  return answer('full', rate > 0 and tostring(work_of(sample) / #sample / rate) or '')
+-- Dynamic thresholds (Choudhury and Hahne, 1998): an owner alone fills its share, and there is room left for the next one.
+local free = limit - queued
+if free > 0 and owned > 0 and limits.share < 1 and owned >= limits.share / (1 - limits.share) * free then
+  return answer('over_share', seconds_a_job())
 end
+if free <= 0 then return answer('full', seconds_a_job()) end
+if work_spacing then advance(key('limit:' .. owner .. ':work'), work_even, work_spacing) end
+count()
+
+-- Start-time fair queueing (Goyal, Vin and Cheng, 1996): an owner's turns begin where those of all have come to, or behind
+-- its own ones, and each lasts as long as the job's work for the owner's weight. So an owner alone sees a plain queue, and
+-- of several each gets its part, however much one has queued. Turns are compared with each other only: `pace` need not be
+-- true, but it does not change while any wait. What is not drawn moves no clock.
+local place = tonumber(redis.call('GET', key('place')))
+if queued == 0 then
+  place = math.max(place or 0, time)
+  local rate = measured_rate()
+  if rate > 0 then redis.call('SET', key('pace'), tostring(rate)) end
+  redis.call('DEL', key('clocks'), key('owed'))  -- all are even again
+elseif not place then  -- what waits came by a release without turns
+  place = tonumber(redis.call('ZRANGE', key('pending'), 0, 0, 'WITHSCORES')[2])
+end
+redis.call('SET', key('place'), integer(place))
+local clock = tonumber(redis.call('HGET', key('clocks'), owner)) or place
+local owed = tonumber(redis.call('HGET', key('owed'), owner)) or 0
+if owned == 0 then
+  clock, owed = math.max(place, clock), 0
+  redis.call('HSET', key('clocks'), owner, integer(clock))
+  redis.call('HSET', key('owed'), owner, 0)
+end
+local score = clock + owed + shift
+local pace = tonumber(redis.call('GET', key('pace'))) or ANY_PACE
+local turn = math.max(1, cost / pace / limits.weight * SECOND)
 
 -- Strictly growing, so that the order of acceptance and the listing's cursor have no ties.
-local created = math.max(now(), (tonumber(redis.call('GET', key('clock'))) or 0) + 1)
+local created = math.max(time, (tonumber(redis.call('GET', key('clock'))) or 0) + 1)
 redis.call('SET', key('clock'), integer(created))
 if idempotency ~= '' then
   redis.call('SET', idempotency_key, digests:match('^%S+') .. ' ' .. id, 'EX', idempotency_ttl)
-end
-if per_minute ~= '' then
-  even = even + spacing
-  redis.call('SET', key('limit:' .. owner), integer(even), 'EX', 61)
 end
 -- For workers of releases that know no `needs`: they claim schemas up to 2. Those of schema 1 forget webhooks.
 local schema = needs ~= '' and 3 or webhook ~= '' and 2 or 1
 redis.call('HSET', job_key(id),
   'schema', schema, 'id', id, 'owner', owner, 'input', input, 'total', steps, 'created_at', integer(created),
-  'score', integer(created + shift), 'deadline', integer(created + ttl * 1000000), 'attempt', 0, 'losses', 0,
-  'warnings', warnings, 'status', 'queued')
+  'own_order', integer(created + shift), 'score', integer(score), 'turn', integer(turn), 'deadline', integer(created + ttl * 1000000), 'attempt', 0, 'losses', 0,
+  'warnings', warnings, 'status', 'new')
 if needs ~= '' then redis.call('HSET', job_key(id), 'needs', needs) end
 if webhook ~= '' then redis.call('HSET', job_key(id), 'webhook', 1) end
 if traceparent ~= '' then redis.call('HSET', job_key(id), 'traceparent', traceparent) end

@@ -11,6 +11,7 @@ from api.app import create_app
 from api.server import serve
 from cli.stack import Stack
 from jobs.keys import KeysFile
+from jobs.limits import Limits
 from jobs.settings import Settings
 
 APP = "https://app.example"
@@ -41,7 +42,7 @@ def http(servers: Stack) -> Iterator[TestClient]:
 @pytest.fixture(scope="module")
 def keyed(servers: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     file = tmp_path_factory.mktemp("cors") / "keys.json"
-    key = KeysFile(file).create("alice", rate=1, in_flight=None)
+    key = KeysFile(file).create("alice", Limits(rate=1))
     with api(servers, cors_origins="*", api_keys_file=file) as client:
         client.headers["Authorization"] = f"Bearer {key}"
         yield client
@@ -134,7 +135,7 @@ def test_all_are_not_let_in_where_no_key_is_asked_for(servers: Stack, monkeypatc
 
 def test_a_key_does_not_make_a_page_a_listed_one(tmp_path: Path, servers: Stack) -> None:
     file = tmp_path / "keys.json"
-    KeysFile(file).create("alice", None, None)
+    KeysFile(file).create("alice")
     with api(servers, cors_origins=APP, api_keys_file=file) as http:
         refused = http.get("/v1/jobs", headers={"Origin": APP})
         assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, APP)

@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from cli.stack import Stack
 from jobs.keys import KeysFile
+from jobs.limits import Limits
 from jobs.settings import Settings
 
 SMALL = {"prompt": "a kestrel at night", "width": 64, "height": 64, "num_inference_steps": 2}
@@ -232,7 +233,7 @@ def test_a_rate_is_kept_and_told(guarded: Guarded) -> None:
 
 def test_every_answer_to_a_submit_tells_what_the_rate_leaves(servers: Stack, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
-    bearer = {"Authorization": f"Bearer {KeysFile(file).create('slow', rate=3, in_flight=None)}"}
+    bearer = {"Authorization": f"Bearer {KeysFile(file).create('slow', Limits(rate=4, share=1))}"}
     settings = Settings(
         redis_url=servers.redis_url, redis_prefix=f"keyed-{token_hex(4)}:", api_keys_file=file, queue_limit=1
     )
@@ -245,8 +246,10 @@ def test_every_answer_to_a_submit_tells_what_the_rate_leaves(servers: Stack, tmp
             http.post("/v1/jobs", json=SMALL),  # the queue takes one job
         ]
     assert [answer.status_code for answer in answers] == [202, 200, 422, 503]
-    assert [answer.headers["ratelimit"].split(";")[1] for answer in answers] == ["r=2"] * 4
-    assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"submits";q=3;w=60'}
+    # Who repeats a key is answered, and that counts; what a full queue refuses does not.
+    left = [answer.headers["ratelimit"].split(";")[1] for answer in answers]
+    assert left == ["r=3", "r=2", "r=1", "r=1"]
+    assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"submits";q=4;w=60'}
 
 
 def test_jobs_in_flight_are_counted(guarded: Guarded) -> None:
@@ -299,8 +302,8 @@ def test_the_command_line_says_how_to_name_a_key(guarded: Guarded) -> None:
 
 def test_keys_are_listed_without_their_digests(guarded: Guarded) -> None:
     listed = zimage_keys(guarded.file, "list").stdout
-    assert "slow\t3/min\tany number in flight\t" in listed
-    assert "few\tany rate\t1 in flight\t" in listed
+    assert "slow\t3/min\tany work\tany number in flight\tshare 0.5, weight 1\t" in listed
+    assert "few\tany rate\tany work\t1 in flight\t" in listed
     assert "sha256" not in zimage_keys(guarded.file, "list", "--json").stdout
 
 

@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from api.app import create_app
 from cli.stack import Stack
 from jobs.keys import KeysFile
+from jobs.limits import Limits
 from jobs.record import JobError
 from jobs.settings import Settings
 from jobs.spec import MAX_SEED
@@ -418,7 +419,7 @@ def test_every_error_is_in_openai_s_shape(http: httpx.Client, request_: dict[str
 
 def test_without_a_key_401_and_beyond_its_rate_429(servers: Stack, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
-    key = KeysFile(file).create("someone", rate=1, in_flight=None)
+    key = KeysFile(file).create("someone", Limits(rate=1))
     settings = Settings(
         redis_url=servers.redis_url,
         redis_prefix=f"keyed-{secrets.token_hex(4)}:",
@@ -518,7 +519,7 @@ def test_who_waited_in_vain_is_told_what_the_rate_leaves(
     again: str | None,
 ) -> None:
     file = tmp_path / "keys.json"
-    bearer = {"Authorization": f"Bearer {KeysFile(file).create('slow', rate=3, in_flight=None)}"}
+    bearer = {"Authorization": f"Bearer {KeysFile(file).create('slow', Limits(rate=3))}"}
     for name, value in servers.environ().items():
         monkeypatch.setenv(name, value)  # the key pair of the bucket
     with service(servers) as own, ThreadPoolExecutor(1) as pool:

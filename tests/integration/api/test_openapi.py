@@ -60,9 +60,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("openapi")
     keys = folder / "keys.json"
     # Two keys, so that it also looks whether one can see the other's jobs.
-    headers = {
-        name: {"Authorization": f"Bearer {KeysFile(keys).create(name, None, None)}"} for name in ("alice", "bob")
-    }
+    headers = {name: {"Authorization": f"Bearer {KeysFile(keys).create(name)}"} for name in ("alice", "bob")}
     identities = [
         {"name": name, "fixedHeaders": [{"name": header, "value": value} for header, value in fixed.items()]}
         for name, fixed in headers.items()

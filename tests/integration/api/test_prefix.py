@@ -123,7 +123,7 @@ def test_who_is_trusted_is_what_uvicorn_s_variable_says(servers: Stack, monkeypa
 
 def test_it_opens_nothing_that_wants_a_key(servers: Stack, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("prefix") / "keys.json"
-    key = KeysFile(file).create("alice", None, None)
+    key = KeysFile(file).create("alice")
     with api(servers, PROXY, api_keys_file=file) as http:
         opened = {
             (path, prefix): http.get(path, headers={"X-Forwarded-Prefix": prefix}).status_code

@@ -178,8 +178,8 @@ def test_a_job_that_goes_meanwhile_ends_its_events_in_order(
 
 def test_a_key_that_is_revoked_ends_its_streams(own: Service, tmp_path: Path) -> None:
     file = KeysFile(tmp_path / "keys.json")
-    file.create("bob", None, None)
-    bearer = {"Authorization": f"Bearer {file.create('alice', None, None)}"}
+    file.create("bob")
+    bearer = {"Authorization": f"Bearer {file.create('alice')}"}
     with serving(own.settings.model_copy(update={"api_keys_file": tmp_path / "keys.json"})) as http:
         http.headers.update(bearer)
         job = submitted(http)

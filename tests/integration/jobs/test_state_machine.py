@@ -73,7 +73,7 @@ TRANSITIONS = {
     *((status, "gone") for status in ENDED),
 }
 # Written by the scripts as they see fit; every other field of a record changes only as a rule predicts.
-FREE = {"version", "queued_at", "started_at", "waited", "finished_at", "stages", "peak_vram_bytes", "warnings"}
+FREE = {"score", "version", "queued_at", "started_at", "waited", "finished_at", "stages", "peak_vram_bytes", "warnings"}
 # What a run must have come to besides every transition; one that has not is void.
 ANSWERS = {
     "submit": "created replayed mismatch full",
@@ -790,7 +790,10 @@ class Jobs(RuleBasedStateMachine):
         self, job_id: str, old: Record | None, new: Record | None, change: Change | None, was_dead: bool
     ) -> None:
         if change is None:
-            assert new == old, f"{job_id} changed"
+            moved = {"score"} if new and new["status"] == "queued" else set()  # another of its owner's came before it
+            assert old, f"{job_id} came"
+            assert new, f"{job_id} went"
+            assert {**new, **dict.fromkeys(moved)} == {**old, **dict.fromkeys(moved)}, f"{job_id} changed"
             return
         was, now = old["status"] if old else "new", new["status"] if new else "gone"
         if was != now:
@@ -813,7 +816,8 @@ class Jobs(RuleBasedStateMachine):
         if old is None:
             created, ttl = int(new["created_at"]), self.inputs[job_id].timeout_seconds or self.options.queue_ttl
             shift = SHIFTS[self.inputs[job_id].priority] * self.options.priority_seconds
-            assert int(new["score"]) - created == shift * 1_000_000
+            assert int(new["own_order"]) - created == shift * 1_000_000
+            assert int(new["turn"]) > 0
             assert int(new["deadline"]) - created == ttl * 1_000_000
             asked = self.inputs[job_id]
             assert type(asked).model_validate_json(new["input"]) == asked
@@ -859,6 +863,7 @@ class Jobs(RuleBasedStateMachine):
                 indexes[name][job_id] = created
             if status == "queued":
                 indexes["pending"][job_id] = float(record["score"])
+                indexes[f"turns:{owner}"][job_id] = float(record["own_order"])
                 indexes["deadlines"][job_id] = float(record["deadline"])
             elif status == "running":
                 indexes["running"][job_id] = self.indexes.get("running", {}).get(job_id)
@@ -872,6 +877,16 @@ class Jobs(RuleBasedStateMachine):
         assert found == indexes
         assert set(self.indexes.get("workers", {})) == self.alive
 
+        owed: Counter[str] = Counter(dict.fromkeys(self.hashes.get("owed", {}), 0))
+        for job_id in self.waiting():
+            owed[self.owners[job_id]] += int(self.records[job_id]["turn"])
+        assert self.hashes.get("owed", {}) == {owner: str(turns) for owner, turns in owed.items()}
+        for owner in OWNERS:
+            turns = [
+                int(self.records[job_id]["own_order"]) for job_id in self.waiting() if self.owners[job_id] == owner
+            ]
+            assert turns == sorted(turns), "a key's own jobs are out of their order"
+
         active = {job_id: str(self.inputs[job_id].cost) for job_id in self.ids("queued", "running")}
         assert self.hashes.get("work", {}) == active
         ends: Counter[str] = Counter()
@@ -880,7 +895,7 @@ class Jobs(RuleBasedStateMachine):
         assert ends == self.ends
         workers = {f"worker:{worker}" for worker in {*self.last, *self.alive}}
         events = {f"webhook:{event}": record for event, record in self.events.items()}
-        assert self.hashes.keys() - {"work", "outcomes"} == workers | events.keys()
+        assert self.hashes.keys() - {"work", "outcomes", "clocks", "owed"} == workers | events.keys()
         assert {name: self.hashes[name] for name in events} == events  # as the job ended, whatever became of it since
 
         gone = self.inputs.keys() - self.records.keys()
@@ -888,7 +903,7 @@ class Jobs(RuleBasedStateMachine):
             **{f"tombstone:{job_id}": self.owners[job_id] for job_id in gone},
             **{f"idempotency:{owner}:{key}": " ".join(first) for (owner, key), first in self.keys.items()},
         }
-        assert {name for name in self.strings if ":" not in name} <= {"card", "rate", "clock"}
+        assert {name for name in self.strings if ":" not in name} <= {"card", "rate", "clock", "place", "pace"}
 
     def check_places(self, before: dict[str, float]) -> None:
         """No job is overlooked: those before the place that a worker's next claim starts from are not for it."""

@@ -547,7 +547,16 @@ async def test_a_deleted_service_leaves_nothing_behind(queue: Queue) -> None:
         key.removeprefix(queue.settings.redis_prefix)
         for key in queue.redis.scan_iter(f"{queue.settings.redis_prefix}*")
     }
-    assert left == {"clock", "outcomes", "tombstone:job_0", "tombstone:job_1", "tombstone:job_2"}
+    assert left == {
+        "clock",
+        "clocks",
+        "owed",
+        "place",
+        "outcomes",
+        "tombstone:job_0",
+        "tombstone:job_1",
+        "tombstone:job_2",
+    }
 
 
 async def test_another_owner_sees_and_changes_nothing(queue: Queue) -> None:

@@ -74,7 +74,7 @@ class Traced:
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     folder: Path = tmp_path_factory.mktemp("traced")
-    key = KeysFile(folder / "keys.json").create(KEY, None, None)
+    key = KeysFile(folder / "keys.json").create(KEY)
     with collector() as spans:
         env = {
             "ZIMAGE_API_KEYS_FILE": str(folder / "keys.json"),

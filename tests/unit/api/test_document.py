@@ -16,7 +16,7 @@ OPEN = create_app(Settings()).openapi()
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> dict[str, Any]:
-    KeysFile(tmp_path / "keys.json").create("alice", None, None)
+    KeysFile(tmp_path / "keys.json").create("alice")
     return create_app(Settings(api_keys_file=tmp_path / "keys.json")).openapi()
 
 

@@ -16,7 +16,7 @@ ZIMAGE = [sys.executable, "-m", "cli.main"]
 def keys_list(tmp_path: Path) -> list[str]:
     """A command that prints a line."""
     path = tmp_path / "keys.json"
-    KeysFile(path).create("alice", None, None)
+    KeysFile(path).create("alice")
     return [*ZIMAGE, "keys", "list", "--file", str(path)]
 
 

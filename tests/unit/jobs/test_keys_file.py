@@ -37,25 +37,25 @@ def test_a_folder_that_takes_no_file_is_named(tmp_path: Path, folder: str) -> No
     (tmp_path / "a file").touch()
     place = tmp_path / folder
     with pytest.raises(KeysFileError, match=f"no file can be written into {place}: ") as told:
-        KeysFile(place / "keys.json").create("alice", None, None)
+        KeysFile(place / "keys.json").create("alice")
     assert str(told.value).startswith(f"{place}/keys.json: ")
 
 
 def test_a_change_that_is_refused_is_told(path: Path, file: KeysFile) -> None:
-    file.create("alice", None, None)
+    file.create("alice")
     before = path.read_bytes()
     small = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1, small[1]))
     try:
         with pytest.raises(KeysFileError, match="File too large"):
-            file.create("bob", None, None)
+            file.create("bob")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, small)
     assert path.read_bytes() == before
 
 
 def test_a_read_that_failed_is_tried_again(path: Path, file: KeysFile) -> None:
-    bob = file.create("bob", None, None)
+    bob = file.create("bob")
     ring = KeyRing(path)
     file.revoke("bob")
     with no_file_to_be_opened():
@@ -64,7 +64,7 @@ def test_a_read_that_failed_is_tried_again(path: Path, file: KeysFile) -> None:
 
 
 def test_a_failing_read_is_logged_once(path: Path, file: KeysFile, caplog: pytest.LogCaptureFixture) -> None:
-    alice = file.create("alice", None, None)
+    alice = file.create("alice")
     ring = KeyRing(path)
     path.write_text("{")
     for _ in range(3):
@@ -74,7 +74,7 @@ def test_a_failing_read_is_logged_once(path: Path, file: KeysFile, caplog: pytes
 
 
 def test_a_change_that_keeps_size_and_time_is_noticed(path: Path, file: KeysFile) -> None:
-    alice = file.create("alice", None, None)
+    alice = file.create("alice")
     before = path.stat()
     ring = KeyRing(path)
     (key,) = file.read()
@@ -88,7 +88,7 @@ def test_a_link_stays_and_the_file_it_leads_to_is_changed(tmp_path: Path) -> Non
     (tmp_path / "mounted").mkdir()
     link, target = tmp_path / "keys.json", tmp_path / "mounted" / "keys.json"
     link.symlink_to("mounted/keys.json")
-    alice = KeysFile(link).create("alice", None, None)  # makes the file where the link leads
+    alice = KeysFile(link).create("alice")  # makes the file where the link leads
     ring = KeyRing(target)
     assert ring.find(alice) is not None
     KeysFile(link).revoke("alice")
@@ -100,7 +100,7 @@ def test_who_may_read_it_still_may(path: Path, file: KeysFile) -> None:
     groups = [65534] if os.geteuid() == 0 else [group for group in os.getgroups() if group != os.getegid()]
     if not groups:
         pytest.skip("this user has but one group")
-    file.create("alice", None, None)
+    file.create("alice")
     os.chown(path, 65534 if os.geteuid() == 0 else -1, groups[0])
     path.chmod(0o640)
 
@@ -109,18 +109,18 @@ def test_who_may_read_it_still_may(path: Path, file: KeysFile) -> None:
         return status.st_uid, status.st_gid, status.st_mode & 0o777
 
     before = rights()
-    file.create("bob", None, None)
+    file.create("bob")
     file.revoke("alice")
     assert rights() == before
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_it_is_read_as_editors_save_it_and_kept_in_utf_8(path: Path, file: KeysFile, encoding: str) -> None:
-    alice = file.create("alice", None, None)
+    alice = file.create("alice")
     path.write_bytes(path.read_text().encode(encoding))
     assert KeyRing(path).find(alice) is not None
 
-    file.create("bob", None, None)
+    file.create("bob")
     assert path.read_bytes().startswith(b"{")
     assert [key.name for key in file.read()] == ["alice", "bob"]
 
@@ -131,7 +131,7 @@ def test_another_encoding_is_told(path: Path, file: KeysFile, content: bytes) ->
     with pytest.raises(KeysFileError, match=r"keys\.json: is neither UTF-8 nor UTF-16: save it as UTF-8$"):
         file.read()
     with pytest.raises(KeysFileError, match="neither UTF-8"):
-        file.create("bob", None, None)
+        file.create("bob")
     assert path.read_bytes() == content
 
 
