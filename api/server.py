@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.http.connections import BoundedHeads
 from api.http.hosts import is_loopback
+from jobs.addresses import SettingError
 from jobs.addresses.listening import EVERYWHERE
 from jobs.keys import KeysFileError
 from jobs.objects.images import ImageStore
@@ -28,21 +29,22 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        SystemExit: with code 1 when it can't, after one line on stderr that says why.
+        SettingError: settings contradict each other, or the keys file can't be used.
+        SystemExit: with code 1 when a server is away, or the address is taken, after a line on stderr that says so.
     """
     configure_logging(settings.log_format)
     trace_export.start("zimage-api")
     if settings.api_keys_file and settings.allow_anonymous:
-        sys.exit("zimage api: ZIMAGE_API_KEYS_FILE asks for keys and ZIMAGE_ALLOW_ANONYMOUS for none: unset one")
+        raise SettingError("ZIMAGE_API_KEYS_FILE asks for keys and ZIMAGE_ALLOW_ANONYMOUS for none: unset one")
     if not is_loopback(settings.host) and not settings.api_keys_file and not settings.allow_anonymous:
-        sys.exit(
-            f"zimage api: {settings.host} is reachable from other machines and no API keys are configured: "
+        raise SettingError(
+            f"{settings.host} is reachable from other machines and no API keys are configured: "
             "set ZIMAGE_API_KEYS_FILE (`zimage keys create` makes one), listen on 127.0.0.1, "
             "or set ZIMAGE_ALLOW_ANONYMOUS=true to let everyone in"
         )
     if settings.cors_origins == "*" and not settings.api_keys_file:
-        sys.exit(
-            "zimage api: ZIMAGE_CORS_ORIGINS=* would let the pages of all sites draw here, since no API keys are "
+        raise SettingError(
+            "ZIMAGE_CORS_ORIGINS=* would let the pages of all sites draw here, since no API keys are "
             "configured: name the origins, or set ZIMAGE_API_KEYS_FILE"
         )
     try:
@@ -50,17 +52,19 @@ def serve(settings: Settings) -> None:
         wait_for_redis(connect(settings), settings)
         wait_for_s3(ImageStore(settings), settings)
     except KeysFileError as error:
-        sys.exit(f"zimage api: ZIMAGE_API_KEYS_FILE: {error}")
+        raise SettingError(f"ZIMAGE_API_KEYS_FILE: {error}") from error
     except UnreachableError as error:
-        sys.exit(f"zimage api: {error}")
+        sys.exit(f"zimage api: {error}")  # 1
     _allow_many_connections()
     server = _Server(_config(settings, app), app)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn listens late, and once it has ended sends them again
         signal.signal(number, server.handle_exit)
-    server.run()
-    trace_export.flush()
-    if not server.started:
-        sys.exit(1)
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's, which has logged why
+        sys.exit(f"zimage api: can't listen at {settings.host}:{settings.port} (ZIMAGE_HOST, ZIMAGE_PORT), see above")
+    finally:
+        trace_export.flush()
 
 
 def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:

@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class ProgramExit(IntEnum):
-    """Exit codes of the two programs; docs/operations.md tells them."""
+    """Exit codes of the two programs; docs/startup.md tells them."""
 
     STOPPED = 0  # it was asked to
     FAILED = 1  # a server is away, all GPUs are taken, or nobody foresaw it: again later

@@ -21,19 +21,28 @@ class BrokenDeviceError(RuntimeError):
 # Each in torch's, Triton's or the library's own words. What none of the other two expressions knows is a broken device.
 _OF_DEVICE = re.compile(
     r"CUDA (driver |runtime )?error|Triton Error \[CUDA\]|(CUBLAS|CUDNN|CUSPARSE|CUSOLVER)_STATUS_|CUFFT_\w"
-    r"|cuDNN (Frontend )?error|execution plans?\b|NCCL error|nccl\w+Error|NVML_|NVRTC_?ERROR|nvrtc: error",
+    r"|cuDNN (Frontend )?error|cuDNN version|execution plans?\b|unable to find an engine|NCCL error|nccl\w+Error|NVML_"
+    r"|NVRTC_?ERROR|nvrtc: error|libnvrtc",
     re.IGNORECASE,
 )
-_MEMORY = re.compile(r"out of memory|ALLOC(ATION)?_FAILED|CUBLAS_STATUS_NOT_INITIALIZED", re.IGNORECASE)
+# Of a convolution torch tells no more than that it found no engine: most often none fits the memory that is left.
+_MEMORY = re.compile(
+    r"out of memory|ALLOC(ATION)?_FAILED|CUBLAS_STATUS_NOT_INITIALIZED|unable to find an engine", re.IGNORECASE
+)
 _UNSUPPORTED = re.compile(
     r"no kernel image|device kernel image is invalid|invalid device function|NOT_SUPPORTED|ARCH_MISMATCH"
-    r"|operation not supported|unsupported toolchain|execution plans?\b|out of resource",
+    r"|operation not supported(?! on global)|unsupported toolchain|execution plans?\b|out of resource"
+    r"|too many resources|SUBLIBRARY_LOADING_FAILED|VERSION_MISMATCH|cuDNN version|libnvrtc|compiler library not found",
     re.IGNORECASE,
 )
+_WRONG_INPUT = re.compile(r"invalid configuration argument|invalid argument|INVALID_VALUE|BAD_PARAM", re.IGNORECASE)
 
 
 def fault_of(error: BaseException) -> Fault | None:
-    """Return what an error means for the device; None: it is none of the device's."""
+    """Return what an error means for the device; None: it is none of the device's, or of what it was given.
+
+    Words can mislead: whoever goes on after an error tries the device (`try_device`).
+    """
     if isinstance(error, BrokenDeviceError):
         return Fault.BROKEN
     if isinstance(error, torch.OutOfMemoryError):
@@ -45,6 +54,8 @@ def fault_of(error: BaseException) -> Fault | None:
         return None
     if _MEMORY.search(told):
         return Fault.MEMORY
+    if _WRONG_INPUT.search(told):
+        return None
     return Fault.UNSUPPORTED if of_triton or _UNSUPPORTED.search(told) else Fault.BROKEN
 
 

@@ -31,6 +31,7 @@ _WRONG_SETTING = (CheckpointError, ProxyError, SettingError)
 _NO_COMPILER = re.compile(r"Failed to find C compiler", re.IGNORECASE)
 _NO_DRIVER = re.compile(r"libcuda\.so cannot found|\d active drivers|ldconfig", re.IGNORECASE)
 _NO_RAM = re.compile(r"DefaultCPUAllocator|[Cc]annot allocate memory")
+_BUSY = "busy or unavailable"
 _NO_EXECUTION = "failed to map segment"
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -109,6 +110,9 @@ def _of_memory(error: BaseException, said: str) -> Obstacle | None:
 
 
 def _of_device(error: BaseException, settings: Settings, device: torch.device | None) -> Obstacle | None:
+    if isinstance(error, RuntimeError) and _BUSY in str(error):
+        told = f"another process has {_name(device)} for itself (exclusive mode: nvidia-smi -c 0 ends it)"
+        return Obstacle(told, ProgramExit.FAILED)
     match fault_of(error):
         case Fault.MEMORY:
             return _too_little(settings, device)

@@ -174,6 +174,7 @@ def run(name: str, place: Place, jobs: int, hits: int, pause: float = 0.0) -> di
         "seconds": time.time() - began,
         "hits": scene.jobs_hit,
         "hits_by_fault": hits_by_fault(load),
+        "worker_ends": dict(Counter(str(line["code"]) for line in load.notes("ends.jsonl"))),
         **account.counts(),
         "other_seconds": {"median": statistics.median(other), "max": max(other)},
         "expected_lost": len(scene.expected_lost),

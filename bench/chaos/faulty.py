@@ -4,8 +4,9 @@
 
 A job asks for its fault by `metadata: {"fault": NAME}`; it strikes once, unless it is named `always-…`. DIR holds what
 happened, one JSON line each: `hits.jsonl` where a fault struck, `commits.jsonl` each commit that Redis acknowledged,
-`requeues.jsonl` each hand-back. `DIR/tokens` holds files that are used up by faults which belong to no job. Real
-processes, real signals: a process dies by its own SIGKILL at the very place that the fault names.
+`requeues.jsonl` each hand-back, `ends.jsonl` each worker's end. `DIR/tokens` holds files that are used up by faults
+which belong to no job. Real processes, real signals: a process dies by its own SIGKILL at the very place that the fault
+names.
 
 A worker is forked by `bench.chaos.nursery`, which is the process that was started.
 """
@@ -245,7 +246,7 @@ def main() -> None:
         spoil_hearing()
         import worker.process  # noqa: F401 - all that a worker imports
 
-        raise_workers(app)
+        raise_workers(app, lambda code: note("ends.jsonl", code=code))
     else:
         spoil_api()
         app()

@@ -17,11 +17,12 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 
 
-def raise_workers(work: Callable[[], object]) -> None:
+def raise_workers(work: Callable[[], object], ended: Callable[[int], object]) -> None:
     """Fork a process that does the work, and another one whenever it has died; SIGTERM ends both.
 
     Args:
         work: what a worker does. The fork comes without threads, so none may have been started yet.
+        ended: told how a worker has ended: its exit code, or minus the signal.
     """
     assert len(list(Path("/proc/self/task").iterdir())) == 1, threading.enumerate()
     told: list[int] = []
@@ -40,7 +41,8 @@ def raise_workers(work: Callable[[], object]) -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             work()
             sys.exit()
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        ended(os.waitstatus_to_exitcode(status))
         child = 0
 
 

@@ -39,6 +39,7 @@ def test_nothing_is_lost_or_done_twice_when_single_jobs_are_struck(
     by_fault = [sum(struck[mark.fault] for mark in fault.marks) for fault in FAULTS.values() if fault.marks]
     assert min(by_fault) >= HITS
     assert set(struck) >= {mark.fault for mark in MARKS}
+    assert result["worker_ends"]["70"] >= struck["device-error"]  # each ends a worker: its device does nothing more
 
 
 @pytest.mark.parametrize("name", ALONE)

@@ -122,4 +122,8 @@ def _is_capable(gpu: torch.device) -> bool:
 
 
 def _free_bytes(gpu: torch.device) -> int:
-    return free_and_total(gpu)[0]
+    try:
+        return free_and_total(gpu)[0]
+    except RuntimeError as error:  # the others may do
+        log.warning("%s can't be looked at, and comes last: %s", gpu, error)
+        return -1

@@ -88,7 +88,7 @@ class DeviceThread:
         try:
             return self._draw_within_memory(job, busy, listener)
         except Exception as error:
-            if fault_of(error) is None:  # whose fault it was may show in the next job only, which is innocent
+            if fault_of(error) is not Fault.BROKEN:  # it may show in the next job only, which is innocent
                 try_device(self._pipeline.device)
             raise
         finally:

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from api.server import serve
 from cli.stack import Stack
+from jobs.addresses import SettingError
 from jobs.keys import KeysFile
 from jobs.limits import Limits
 from jobs.settings import Settings
@@ -129,7 +130,7 @@ def test_by_default_none_may(servers: Stack) -> None:
 
 def test_all_are_not_let_in_where_no_key_is_asked_for(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.server.configure_logging", lambda _format: None)
-    with pytest.raises(SystemExit, match=r"ZIMAGE_CORS_ORIGINS=.+: name the origins, or set ZIMAGE_API_KEYS_FILE"):
+    with pytest.raises(SettingError, match=r"ZIMAGE_CORS_ORIGINS=.+: name the origins, or set ZIMAGE_API_KEYS_FILE"):
         serve(settings(servers, cors_origins="*"))
 
 

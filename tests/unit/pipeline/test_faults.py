@@ -32,6 +32,7 @@ class CompilationError(Exception):
         RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":1131'),
         RuntimeError("CUDA error: uncorrectable ECC error encountered"),
         RuntimeError("CUDA error: an error that nobody has seen yet"),
+        RuntimeError("CUDA error: operation not supported on global/shared address space"),
     ],
     ids=str,
 )
@@ -50,6 +51,7 @@ def test_most_errors_leave_a_broken_device(error: Exception) -> None:
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("FIND was unable to find an engine to execute this computation"),
         RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
     ],
     ids=str,
@@ -67,6 +69,9 @@ def test_too_little_memory_is_no_broken_device(error: Exception) -> None:
         RuntimeError("CUDA error: CUBLAS_STATUS_ARCH_MISMATCH when calling `cublasGemmEx(…)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED_ARCH_MISMATCH"),
         RuntimeError("cuDNN Frontend error: [cudnn_frontend] Error: No execution plans support the graph."),
+        RuntimeError("CUDA error: too many resources requested for launch"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_SUBLIBRARY_LOADING_FAILED"),
+        RuntimeError("nvrtc: error: failed to open libnvrtc-builtins.so.13.0."),
         CompilationError("at 12:4: type bf16 not supported in this architecture"),
     ],
     ids=str,
@@ -83,10 +88,13 @@ def test_what_a_device_has_no_kernel_for_leaves_it_as_it_is(error: Exception) ->
         RuntimeError("Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"),
         RuntimeError("The size of tensor a (3) must match the size of tensor b (4) at non-singleton dimension 1"),
         OSError("out of memory"),
+        RuntimeError("CUDA error: invalid configuration argument"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm( handle, …)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"),
     ],
     ids=str,
 )
-def test_other_errors_are_none_of_the_device_s(error: Exception) -> None:
+def test_errors_of_what_it_was_given_are_none_of_the_device_s(error: Exception) -> None:
     assert fault_of(error) is None
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.faults import BrokenDeviceError
 from pipeline.formats.fp8 import E4M3, FP8
 from pipeline.formats.products import NoProductError, Product, first_right
 from pipeline.formats.row_format import Rows
@@ -55,6 +56,15 @@ def test_a_device_that_does_none_is_told_of_each() -> None:
     with pytest.raises(NoProductError) as failure:
         first_right({"first": refuse("no\nkernel"), "second": spoil(torch.zeros_like)}, E4M3, CPU)
     assert str(failure.value) == "first: no kernel; second: its result is wrong by 1"
+
+
+def test_a_product_that_breaks_the_device_says_nothing_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_device: torch.device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("pipeline.faults.multiply", broken)
+    with pytest.raises(BrokenDeviceError):
+        first_right({"first": refuse("CUDA error: unspecified launch failure"), "second": SCALED_AFTER}, E4M3, CPU)
 
 
 def test_too_little_memory_says_nothing_of_a_product() -> None:
