@@ -188,7 +188,8 @@ def devices(workers: int, environ: Mapping[str, str]) -> list[str]:
     if not gpus:
         name = served_name(environ.get("ZIMAGE_MODEL", TINY))
         if name != TINY:
-            log.warning("there is no GPU: %s is drawn on the CPU, which takes minutes for a picture", name)
+            why = "nvidia-smi lists no GPU (`zimage doctor` tells more)"
+            log.warning("%s: %s is drawn on the CPU, which takes minutes for a picture", why, name)
         return ["cpu"] * workers
     if workers > gpus:
         log.warning("%d workers share %d GPUs: each loads the model, so memory may not suffice", workers, gpus)
