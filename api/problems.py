@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
+MOST_ERRORS = 20  # that one answer tells
 
 
 class FieldError(BaseModel):
@@ -104,9 +105,12 @@ def _problem(error: ProblemError, request_id: str) -> Problem:
 
 
 def invalid_request(errors: list[FieldError]) -> ProblemError:
-    """Return the 422 for a request with something wrong in it."""
-    detail = "; ".join(f"{error.place or 'the body'}: {error.detail}" for error in errors)
-    return ProblemError(422, "invalid_request", detail, errors=errors)
+    """Return the 422 for a request with something wrong in it; an answer can't be made large by many wrong things."""
+    told = errors[:MOST_ERRORS]
+    detail = "; ".join(f"{error.place or 'the body'}: {error.detail}" for error in told)
+    if more := len(errors) - len(told):
+        detail += f"; and {more} more"
+    return ProblemError(422, "invalid_request", detail, errors=told)
 
 
 def unavailable(

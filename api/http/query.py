@@ -4,6 +4,8 @@ from fastapi import Request
 
 from api.problems import FieldError, invalid_request
 
+LONGEST_NAME = 100  # of what is told; a longer one is cut
+
 
 async def known_parameters(request: Request) -> None:
     """Let a request pass whose route knows all of its query's parameters; a dependency of routers.
@@ -13,6 +15,7 @@ async def known_parameters(request: Request) -> None:
     """
     known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
     told = f"there is no such parameter: {', '.join(known) or 'none'} can be given"
-    errors = [FieldError(parameter=name, detail=told) for name in request.query_params if name not in known]
+    unknown = (name for name in request.query_params if name not in known)
+    errors = [FieldError(parameter=name[:LONGEST_NAME], detail=told) for name in unknown]
     if errors:
         raise invalid_request(errors)

@@ -98,11 +98,17 @@ class Addresses:
         except (OSError, UnicodeError) as error:
             if isinstance(error, TimeoutError) or getattr(error, "errno", None) == socket.EAI_AGAIN:
                 raise ResolverError(f"{host} can't be resolved now: no name server answers") from error
-            raise AddressError(f"{host} can't be resolved: check its name") from error
+            raise self._unusable(host) from error
         # All of them: with one private address among public ones a name could be sent there all the same.
         if not self._allow_private and not all(map(is_public, addresses)):
-            raise AddressError(f"{host} is not, or not only, at public addresses: webhooks go nowhere else")
+            raise self._unusable(host)
         return addresses
+
+    def _unusable(self, host: str) -> AddressError:
+        """One text whatever the reason: which names there are inside the network is nobody's business."""
+        if self._allow_private:
+            return AddressError(f"{host} can't be resolved: check its name")
+        return AddressError(f"{host} can't be resolved to public addresses alone: webhooks go nowhere else")
 
     def close(self) -> None:
         """Stop resolving; lookups that hang are left alone."""

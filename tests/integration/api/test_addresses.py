@@ -168,6 +168,17 @@ def test_a_name_that_is_none_is_told_from_one_that_can_t_be_looked_up_now(
     assert "/webhook_url: hooks.example can't be resolved" in answer.json()["detail"]
 
 
+def test_a_name_that_is_none_and_one_inside_the_network_are_told_alike(http: TestClient, names: Names) -> None:
+    names["none.example"] = failing(socket.EAI_NONAME)
+    names["inside.example"] = lambda: "10.0.0.7"
+    told = []
+    for host in ("none", "inside"):
+        answer = http.post("/v1/jobs", json={**JOB, "webhook_url": f"http://{host}.example/"})
+        assert answer.status_code == 422
+        told.append(answer.json()["detail"].replace(host, "HOST"))
+    assert told[0] == told[1]
+
+
 def test_a_job_is_found_again_by_its_key_when_its_webhook_s_name_is_gone(http: TestClient, names: Names) -> None:
     request: dict[str, Any] = {
         "json": {**JOB, "webhook_url": "http://hooks.example/"},

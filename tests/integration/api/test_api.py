@@ -483,6 +483,16 @@ def test_an_image_is_a_redirect_to_storage(http: httpx.Client) -> None:
     check_problem(http.get(f"{job['urls']['self']}/images/2"), 404, "image_not_found")
 
 
+def test_many_wrong_parameters_make_no_large_answer(http: httpx.Client) -> None:
+    query = "&".join([f"{'y' * 5000}=1", *(f"{'x' * 40}{n}=1" for n in range(1000))])
+    answer = http.get(f"/v1/jobs?{query}")
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == 20
+    assert answer.json()["errors"][0]["parameter"] == "y" * 100
+    assert answer.json()["detail"].endswith("; and 981 more")
+    assert len(answer.content) < 10_000
+
+
 def test_the_list_pages_newest_first(http: httpx.Client) -> None:
     ids = [submit(http)["id"] for _ in range(4)]
     first = http.get("/v1/jobs?limit=2").json()
