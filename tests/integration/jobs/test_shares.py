@@ -55,6 +55,16 @@ class Queue:
             self.worker.commit(claim, [], {}, 0, [])
         return self.drawn[-count:]
 
+    def let_pass(self, seconds: float) -> None:
+        """Let all that waits have come so much earlier."""
+        prefix, earlier = self.settings.redis_prefix, -int(seconds * 1e6)
+        for job_id in self.redis.zrange(f"{prefix}pending", 0, -1):
+            self.redis.zincrby(f"{prefix}pending", earlier, job_id)
+            self.redis.hincrby(f"{prefix}job:{job_id}", "score", earlier)
+        for owner in self.redis.hkeys(f"{prefix}clocks"):
+            self.redis.hincrby(f"{prefix}clocks", owner, earlier)
+        self.redis.incrby(f"{prefix}place", earlier)
+
     def measured(self, rate: float) -> None:
         self.worker.heartbeat("worker-1", CARD, rate, [])
 
@@ -113,6 +123,16 @@ async def test_work_is_shared_by_weight(queue: Queue, rate: float | None) -> Non
         await queue.submit("bob", Limits(share=1, weight=3))
     drawn = Counter(queue.draw(200))
     assert 45 <= drawn["alice"] <= 55
+
+
+async def test_a_queue_that_stood_still_is_shared_like_any_other(queue: Queue) -> None:
+    for _ in range(100):
+        await queue.submit("alice")
+    queue.draw(5)
+    queue.let_pass(300)  # the workers are away
+    for _ in range(100):
+        await queue.submit("bob")
+    assert Counter(queue.draw(40)) == {"alice": 20, "bob": 20}
 
 
 async def test_work_counts_and_not_jobs(queue: Queue) -> None:
