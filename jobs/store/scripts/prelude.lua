@@ -107,7 +107,7 @@ local function take_turn(id, owner, score)
   while redis.call('ZCOUNT', key('pending'), score, score) > 0 do score = integer(score + 1) end
   local rank, moved, lowest = redis.call('ZRANK', turns, id), {id}, score
 
-  -- Those behind it (or, with step -1, before it) whose turns are on the wrong side of the new one give theirs to the one before
+  -- Those behind it (with step -1: before it) whose turns are on the wrong side of the new one hand theirs on
   local function move(step)
     local at = rank
     while true do

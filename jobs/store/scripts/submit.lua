@@ -119,8 +119,8 @@ end
 local schema = needs ~= '' and 3 or webhook ~= '' and 2 or 1
 redis.call('HSET', job_key(id),
   'schema', schema, 'id', id, 'owner', owner, 'input', input, 'total', steps, 'created_at', integer(created),
-  'own_order', integer(created + shift), 'score', integer(score), 'turn', integer(turn), 'deadline', integer(created + ttl * 1000000), 'attempt', 0, 'losses', 0,
-  'warnings', warnings, 'status', 'new')
+  'own_order', integer(created + shift), 'score', integer(score), 'turn', integer(turn),
+  'deadline', integer(created + ttl * SECOND), 'attempt', 0, 'losses', 0, 'warnings', warnings, 'status', 'new')
 if needs ~= '' then redis.call('HSET', job_key(id), 'needs', needs) end
 if webhook ~= '' then redis.call('HSET', job_key(id), 'webhook', 1) end
 if traceparent ~= '' then redis.call('HSET', job_key(id), 'traceparent', traceparent) end

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,16 +10,13 @@ import pytest
 import redis
 import redis.asyncio
 
-from cli.stack import Stack
 from jobs.limits import NEW_KEY, NO_LIMITS, Limits
 from jobs.model_card import ModelCard
 from jobs.settings import Settings
 from jobs.spec import JobInput
 from jobs.store.answers import Submitted
 from jobs.store.client import ClientStore
-from jobs.store.redis_client import connect, connect_async
 from jobs.store.worker import Claim, WorkerStore
-from support.redis_keys import remove_keys
 
 CARD = ModelCard(name="tiny", min_size=64, max_size=1024, precision="float32", load_seconds=7.0)
 COST = 64 * 64 * 8  # of each job, and what a worker is told to do in a second
@@ -70,24 +67,8 @@ class Queue:
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def overrides() -> dict[str, Any]:
-    return {}
-
-
-@pytest.fixture
-async def queue(servers: Stack, overrides: dict[str, Any], request: pytest.FixtureRequest) -> AsyncIterator[Queue]:
-    prefix = f"shares-{abs(hash(request.node.nodeid))}:"
-    settings = Settings(redis_url=servers.redis_url, redis_prefix=prefix, **overrides)
-    asynchronous = connect_async(settings)
-    with connect(settings) as blocking:
-        yield Queue(settings, ClientStore(asynchronous, settings), WorkerStore(blocking, settings), blocking)
-        remove_keys(blocking, prefix)
-    await asynchronous.aclose()
+def queue(sides: Any) -> Queue:
+    return Queue(*sides)
 
 
 @pytest.mark.parametrize("rate", [None, COST, COST * 3, COST / 3, 1e12, 1e-3])

@@ -5,7 +5,7 @@ import itertools
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +23,8 @@ from jobs.settings import Settings
 from jobs.spec import JobInput
 from jobs.store.answers import BadCursorError, JobGoneError, JobUnknownError, Submitted
 from jobs.store.client import ClientStore
-from jobs.store.redis_client import connect, connect_async
 from jobs.store.worker import AloneError, Claim, WorkerStore
 from support.demanding import demanding
-from support.redis_keys import remove_keys
 from support.s3_access import s3_keys
 
 CARD = ModelCard(name="tiny", min_size=64, max_size=1024, precision="float32", load_seconds=7.0)
@@ -84,23 +82,8 @@ class Queue:
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def overrides() -> dict[str, Any]:
-    return {}
-
-
-@pytest.fixture
-async def queue(servers: Stack, overrides: dict[str, Any]) -> AsyncIterator[Queue]:
-    settings = Settings(redis_url=servers.redis_url, redis_prefix=f"test-{secrets.token_hex(4)}:", **overrides)
-    blocking, asynchronous = connect(settings), connect_async(settings)
-    yield Queue(settings, ClientStore(asynchronous, settings), WorkerStore(blocking, settings), blocking)
-    remove_keys(blocking, settings.redis_prefix)
-    blocking.close()
-    await asynchronous.aclose()
+def queue(sides: Any) -> Queue:
+    return Queue(*sides)
 
 
 async def test_however_many_ask_at_once_each_is_answered_over_few_connections(queue: Queue) -> None:
