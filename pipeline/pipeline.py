@@ -124,7 +124,7 @@ class ZImagePipeline:
     def _encode(self, drawing: Drawing) -> list[TextFeatures]:
         """Features of the prompt and, with guidance, of the negative one."""
         prompts = [drawing.prompt, *([drawing.negative_prompt or ""] if drawing.guided else [])]
-        return [self.text_encoder.encode(prompt) for prompt in prompts]
+        return [self.text_encoder.encode(prompt, drawing.cache_scope) for prompt in prompts]
 
     def _denoise(self, drawing: Drawing, noise: Tensor, captions: list[Tensor]) -> Tensor:
         """From noise to latents, both float32 `[num_images, C, H, W]` on the device."""

@@ -125,7 +125,14 @@ class DeviceThread:
         on_step(0, job.input.num_inference_steps)
         first_seed, num_images = (job.input.seed or 0) + images.start, len(images)
         fields = job.input.picture()
-        drawing = Drawing(**fields, seed=first_seed, num_images=num_images, on_step=on_step, on_decode=on_decode)
+        drawing = Drawing(
+            **fields,
+            seed=first_seed,
+            num_images=num_images,
+            on_step=on_step,
+            on_decode=on_decode,
+            cache_scope=job.owner,
+        )
         stages = Stages(self._pipeline.device)
         try:
             return self._pipeline.generate(drawing, stages)

@@ -36,7 +36,8 @@ def executor(pipeline: ZImagePipeline) -> Iterator[Executor]:
 
 def job(owner: str = "someone", **fields: Any) -> Job:
     now = datetime.now(UTC)
-    asked = JobInput(prompt="a cat", width=64, height=64, num_inference_steps=STEPS, seed=7, **fields)
+    fields = {"num_inference_steps": STEPS, **fields}
+    asked = JobInput(prompt="a cat", width=64, height=64, seed=7, **fields)
     return Job(id="job_1", owner=owner, status=JobStatus.RUNNING, version=1, created_at=now, deadline=now, input=asked)
 
 
@@ -77,6 +78,15 @@ def test_it_tells_what_it_has_loaded_and_has_measured_it(executor: Executor) -> 
     )
     assert executor.rate.per_second
     assert executor.sign_of_life() is None
+
+
+def test_no_key_is_quicker_for_what_another_has_asked_for(executor: Executor, asked: Asked) -> None:
+    reused = [
+        executor.draw(job(owner, guidance_scale=guidance, num_inference_steps=1), asked).prompts_reused
+        for owner, guidance in (("alice", 0), ("alice", 0), ("bob", 0), ("bob", 2), ("carol", 2))
+    ]
+    # Bob's negative prompt, which is empty, is nobody's but his: it counts as encoded, too.
+    assert reused == [0, 1, 0, 1, 0]
 
 
 def test_it_draws_what_the_pipeline_draws_and_tells_each_step_and_image(
