@@ -10,6 +10,8 @@ from jobs.store.answers import Outcome
 
 CLIENT_LEFT = 499  # nginx's status for a request whose client left; nobody reads the answer, but the metrics tell
 
+METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})  # a series each; the others are `other`, together
+
 http_request_seconds = Histogram("zimage_http_request_seconds", "HTTP requests.", ["route", "method", "status"])
 jobs_submitted_total = Counter(
     "zimage_jobs_submitted_total",

@@ -14,7 +14,7 @@ queue_wait_seconds = Histogram(
 )
 stage_seconds = Histogram("zimage_stage_seconds", "Time of each stage of a job.", ["stage"], buckets=_STAGE_SECONDS)
 prompts_total = Counter("zimage_prompts_total", "Prompts by where their features came from.", ["features"])
-images_total = Counter("zimage_images_total", "Images committed.", ["size"])
+images_total = Counter("zimage_images_total", "Images committed, by megapixels: see `size_label`.", ["size"])
 key_images_total = Counter("zimage_key_images_total", "Images committed, by API key.", ["key"])
 key_pixels_total = Counter("zimage_key_pixels_total", "Pixels of images committed, by API key.", ["key"])
 key_gpu_seconds_total = Counter(
@@ -30,6 +30,18 @@ gpu_busy_seconds_total = Counter("zimage_gpu_busy_seconds_total", "Time that the
 model_load_seconds = Gauge("zimage_model_load_seconds", "Time from start to a loaded and warm model.")
 job_attempts_total = Counter("zimage_job_attempts_total", "Attempts at jobs by how they ended.", ["outcome"])
 worker_info = Gauge("zimage_worker_info", "1; what this worker serves.", ["model", "device", "quantization", "product"])
+
+
+# Up to the squares of 256, 512, 768, 1024 and 1536 pixels; in megapixels, of 10⁶ pixels.
+_MEGAPIXELS = (0.07, 0.3, 0.6, 1.1, 2.4)
+
+
+def size_label(width: int, height: int) -> str:
+    """Tell how large an image is, in one of few words: a series for each size would be as many as clients ask for."""
+    pixels = width * height
+    least = next((most for most in _MEGAPIXELS if pixels <= most * 1e6), None)
+    return f"<={least}MP" if least else f">{_MEGAPIXELS[-1]}MP"
+
 
 # Series exist from the start, or the first failure would be no increase.
 for _outcome in ("succeeded", "failed", "canceled"):

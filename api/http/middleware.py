@@ -66,7 +66,8 @@ class RequestId:
             finally:
                 route = getattr(scope.get("route"), "path", "unmatched")
                 seconds = time.monotonic() - start
-                metrics.http_request_seconds.labels(route, scope["method"], status).observe(seconds)
+                method = scope["method"] if scope["method"] in metrics.METHODS else "other"
+                metrics.http_request_seconds.labels(route, method, status).observe(seconds)
 
 
 class SingleHeaders:

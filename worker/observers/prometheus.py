@@ -27,7 +27,7 @@ class Prometheus(Observer):
     def committed(self, held: HeldJob, images: Sequence[ImageRecord]) -> None:
         """Count the images."""
         job = held.claim.job
-        metrics.images_total.labels(f"{job.input.width}x{job.input.height}").inc(len(images))
+        metrics.images_total.labels(metrics.size_label(job.input.width, job.input.height)).inc(len(images))
         metrics.key_images_total.labels(job.owner).inc(len(images))
         metrics.key_pixels_total.labels(job.owner).inc(sum(image.width * image.height for image in images))
 

@@ -12,6 +12,7 @@ from jobs.spec import JobInput
 from jobs.store.worker import Claim
 from pipeline import Generation
 from worker.held import HeldJob
+from worker.metrics import size_label
 from worker.observers.prometheus import Prometheus
 
 NOW = datetime.now(UTC)
@@ -69,10 +70,21 @@ def test_images_are_counted_by_size_and_by_key(held: HeldJob) -> None:
     key = {"key": "the observed"}
     assert growth(
         lambda: Prometheus().committed(held, [IMAGE, IMAGE]),
-        ("zimage_images_total", {"size": "64x128"}),
+        ("zimage_images_total", {"size": "<=0.07MP"}),
         ("zimage_key_images_total", key),
         ("zimage_key_pixels_total", key),
     ) == [2, 2, 2 * 64 * 128]
+
+
+def test_sizes_are_few_words_whatever_is_asked_for() -> None:
+    sides = range(64, 2049, 16)
+    assert {size_label(width, height) for width in sides for height in sides} == {
+        *("<=0.07MP", "<=0.3MP", "<=0.6MP", "<=1.1MP", "<=2.4MP", ">2.4MP")
+    }
+    usual = ((128, 128), (256, 256), (512, 512), (768, 768), (1024, 1024), (1152, 896), (1536, 1536), (2048, 2048))
+    assert [size_label(*sides) for sides in usual] == [
+        *("<=0.07MP", "<=0.07MP", "<=0.3MP", "<=0.6MP", "<=1.1MP", "<=1.1MP", "<=2.4MP", ">2.4MP")
+    ]
 
 
 @pytest.mark.parametrize(
