@@ -3,13 +3,16 @@
 The directory holds everything; a stack started on it again goes on with its data and, where they are free, its ports:
 
     pids.json         {"valkey": 1, "s3": 2, "api": 3, "workers": [4, 5]}, rewritten whenever a part is started
-    endpoints.json    {"api": "http://127.0.0.1:8000", "redis": "redis://127.0.0.1:11000/0",
+    endpoints.json    {"api": "http://127.0.0.1:8000", "redis": "redis://:password@127.0.0.1:11000/0",
                       "s3": "http://127.0.0.1:11001", "bucket": "zimage", "workers": ["http://127.0.0.1:11009/metrics"]}
-    credentials.json  the S3 key pair, made at first use; mode 0600
+    credentials.json  the S3 key pair and Valkey's password, made at first use; mode 0600
     logs/NAME.log     valkey, s3, api, worker-1 …; emptied when a stack starts
     valkey/ s3/ cache/ ports.json lock
 
 A stack of servers alone has no "api" and no "workers" in them; both JSON files go when it stops.
+
+Other users of the machine reach every port. They are answered by the API and the workers' metrics as anybody is, by
+nothing else: Valkey asks for a password, S3 for signatures, the rest of SeaweedFS for its own certificate.
 """
 
 import fcntl
@@ -26,7 +29,9 @@ from typing import Any, Self
 
 from cli.errors import UserError
 from cli.stack import parts, ports
+from cli.stack.private_files import write_private
 from cli.stack.supervisor import Part, Supervisor
+from cli.stack.weed_identity import write_identity
 from jobs.addresses.listening import EVERYWHERE, in_url
 
 log = logging.getLogger(__name__)
@@ -74,7 +79,7 @@ class Stack:
         self._port = port
         self._env = {**({"ZIMAGE_MODEL": model} if model else {}), **(env or {})}
         self._lock: int | None = None
-        self._site = parts.Site(self.data_dir, {}, {}, module)
+        self._site = parts.Site(self.data_dir, {}, {}, "", module)
         self._supervisor: Supervisor | None = None
 
     @property
@@ -93,7 +98,7 @@ class Stack:
 
     @property
     def redis_url(self) -> str:
-        """Address of Valkey."""
+        """Address of Valkey, password included."""
         return self._site.redis_url
 
     @property
@@ -174,17 +179,22 @@ class Stack:
         self.stop()
 
     def _prepare(self) -> parts.Site:
-        for folder in (self.data_dir, self.data_dir / "valkey", self.data_dir / "s3", self.data_dir / "logs"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock()
+        for folder in (self.data_dir / "valkey", self.data_dir / "s3", self.data_dir / "logs"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            folder.chmod(0o700)  # whatever it was, and whoever may enter the directory
         credentials = self._load_credentials()
+        password = credentials.pop("redis_password")
+        write_private(self.data_dir / "valkey" / parts.VALKEY_SECRETS, f"requirepass {password}\n")
+        write_identity(self.data_dir / "s3")
         names = ["valkey", *parts.WEED_PORTS, *(["api", *self._workers] if self._services else [])]
         assigned = ports.assign(self.data_dir / "ports.json", names)
         if self._services and self._port:
             if not ports.is_free(self._port, self._host):
                 raise StackError(f"can't listen on {self._host}, port {self._port}: choose another --port, 0 for any")
             assigned["api"] = self._port
-        return parts.Site(self.data_dir, assigned, credentials, self._site.module)
+        return parts.Site(self.data_dir, assigned, credentials, password, self._site.module)
 
     def _take_lock(self) -> None:
         self._lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -200,11 +210,16 @@ class Stack:
 
     def _load_credentials(self) -> dict[str, str]:
         path = self.data_dir / "credentials.json"
-        if not path.exists():
-            pair = {"AWS_ACCESS_KEY_ID": secrets.token_hex(10), "AWS_SECRET_ACCESS_KEY": secrets.token_urlsafe(32)}
-            self._write_json(path.name, pair)
-        loaded: dict[str, str] = json.loads(path.read_text())
-        return loaded
+        kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        credentials = {
+            "AWS_ACCESS_KEY_ID": secrets.token_hex(10),
+            "AWS_SECRET_ACCESS_KEY": secrets.token_urlsafe(32),
+            "redis_password": secrets.token_hex(32),  # directories of 0.2.0 and before have none
+            **kept,
+        }
+        if credentials != kept:
+            self._write_json(path.name, credentials)
+        return credentials
 
     def _stages(self) -> list[list[Part]]:
         stages = [[parts.valkey(self._site)], [parts.weed(self._site)]]
@@ -259,10 +274,7 @@ class Stack:
         self._write_json("endpoints.json", endpoints)
 
     def _write_json(self, name: str, value: object) -> None:
-        draft = self.data_dir / f"{name}.new"
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(value, file)
-        draft.replace(self.data_dir / name)
+        write_private(self.data_dir / name, json.dumps(value))
 
 
 def use_running(data_dir: Path) -> None:
@@ -279,4 +291,5 @@ def use_running(data_dir: Path) -> None:
         raise StackError(f"no stack runs on {data_dir}: start it with `zimage up --data {data_dir}`") from None
     for name in parts.OTHER_KEYS:
         os.environ.pop(name, None)
+    credentials.pop("redis_password", None)  # it is in the address; a stack of 0.2.0 that still runs has none
     os.environ.update(parts.servers_environ(endpoints["redis"], endpoints["s3"], credentials))

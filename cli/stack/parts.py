@@ -7,7 +7,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.stack import ports
@@ -18,6 +18,8 @@ from jobs.settings import Settings
 log = logging.getLogger(__name__)
 
 BUCKET = "zimage"
+VALKEY_SECRETS = "secrets.conf"  # in Valkey's folder: whoever lists processes reads their arguments
+PRIVATE = 0o077  # umask of what keeps data: files, and sockets that weed puts where everybody may look
 WEED_PORTS = ("master", "volume", "filer", "s3", "admin")  # weed opens each and, for gRPC, each + ports.GRPC_OFFSET
 
 
@@ -37,17 +39,18 @@ def servers_environ(redis_url: str, s3_url: str, credentials: Mapping[str, str])
 
 @dataclass(frozen=True)
 class Site:
-    """Where a stack lives and what it runs: its directory, the port of each part, its S3 key pair, the module."""
+    """Where a stack lives and what it runs: its directory, the port of each part, its credentials, the module."""
 
     folder: Path
     ports: Mapping[str, int]
-    credentials: Mapping[str, str]  # as boto3's environment
+    credentials: Mapping[str, str]  # of S3, as boto3's environment
+    redis_password: str = field(repr=False)
     module: str  # of API and workers
 
     @property
     def redis_url(self) -> str:
-        """Address of Valkey."""
-        return f"redis://127.0.0.1:{self.ports['valkey']}/0"
+        """Address of Valkey, password included."""
+        return f"redis://:{self.redis_password}@127.0.0.1:{self.ports['valkey']}/0"
 
     @property
     def s3_url(self) -> str:
@@ -79,7 +82,8 @@ def valkey(site: Site) -> Part:
         "maxmemory-policy": "noeviction",
     }
     arguments = [word for option, value in options.items() for word in (f"--{option}", str(value))]
-    return Part("valkey", [str(get_binary_path()), *arguments], {}, site.folder / "valkey", site.log("valkey"))
+    command = [str(get_binary_path()), VALKEY_SECRETS, *arguments]
+    return Part("valkey", command, {}, site.folder / "valkey", site.log("valkey"), umask=PRIVATE)
 
 
 def valkey_ready(site: Site) -> bool:
@@ -94,7 +98,7 @@ def valkey_ready(site: Site) -> bool:
 
 
 def weed(site: Site) -> Part:
-    """SeaweedFS: S3 with signatures, on loopback alone (its filer would let anyone in)."""
+    """SeaweedFS: S3 with signatures, on loopback alone; its other ports by its own certificate (`weed_identity`)."""
     options = {
         "dir": ".",
         "ip": "127.0.0.1",
@@ -118,7 +122,8 @@ def weed(site: Site) -> Part:
     folder = site.folder / "s3"
     # With a key pair in its environment SeaweedFS knows one identity, its administrator, and refuses everyone else.
     # Now and then it hangs after all is written and closed (4.48: "graceful stop cluster http server").
-    return Part("s3", command, {"HOME": str(folder), **site.credentials}, folder, site.log("s3"), stop_seconds=2.5)
+    environ = {"HOME": str(folder), **site.credentials}
+    return Part("s3", command, environ, folder, site.log("s3"), stop_seconds=2.5, umask=PRIVATE)
 
 
 def weed_remove_sockets(site: Site) -> None:

@@ -32,7 +32,7 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 @dataclass(frozen=True)
 class Part:
-    """A process to keep running: what to execute, where its output goes, how long it may take to stop."""
+    """A process to keep running: what to execute, where its output goes, how long it may take to stop, its umask."""
 
     name: str
     command: Sequence[str]
@@ -40,6 +40,7 @@ class Part:
     cwd: Path
     log: Path
     stop_seconds: float = 10.0
+    umask: int = -1  # this process's own
 
 
 class HopelessError(RuntimeError):
@@ -75,6 +76,7 @@ class _Child:
                 stderr=subprocess.STDOUT,
                 env=self.part.environ,
                 cwd=self.part.cwd,
+                umask=self.part.umask,
                 process_group=0,  # Ctrl-C in the terminal reaches us alone; we stop the parts in order
                 preexec_fn=die_with_parent,
             )

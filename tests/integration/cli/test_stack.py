@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -31,9 +32,17 @@ def everyone(pids: dict[str, Any]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Servers that tests here may kill."""
-    with Stack(tmp_path_factory.mktemp("own"), services=False) as running:
-        yield running
+    """Servers that tests here may kill, of a user who hides nothing by himself."""
+    folder = tmp_path_factory.mktemp("own")
+    for kept in (folder, folder / "valkey"):
+        kept.mkdir(exist_ok=True)
+        kept.chmod(0o777)
+    usual = os.umask(0)
+    try:
+        with Stack(folder, services=False) as running:
+            yield running
+    finally:
+        os.umask(usual)
 
 
 def test_s3_takes_signatures_and_presigned_urls_only(servers: Stack) -> None:
@@ -69,6 +78,55 @@ def test_nothing_listens_beyond_loopback(name: str, request: pytest.FixtureReque
     ]
     assert len(listening) >= 2
     assert set(listening) == {"127.0.0.1"}
+
+
+def listening(pid: int) -> set[int]:
+    connections = psutil.Process(pid).net_connections("inet")
+    return {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
+def test_no_other_user_of_the_machine_is_answered_by_valkey_or_behind_s3(own: Stack) -> None:
+    """Every port that the servers have open, S3's own apart (see above), by what anybody can say."""
+    s3_of(own).put_object(Bucket="zimage", Key="secret.png", Body=b"a picture")
+    for port in listening(own.pids()["valkey"]):
+        with redis.Redis(port=port) as stranger:
+            for words in ("INFO", "KEYS *", "CONFIG GET *", "MONITOR", "SYNC"):
+                with pytest.raises(redis.AuthenticationError):
+                    stranger.execute_command(*words.split())
+    behind = listening(own.pids()["s3"]) - {int(own.s3_url.rpartition(":")[2])}
+    assert len(behind) >= 8  # HTTP and gRPC of master, volume, filer and admin
+    strangers = ssl.create_default_context()
+    strangers.check_hostname, strangers.verify_mode = False, ssl.CERT_NONE
+    with httpx.Client(verify=strangers) as client:
+        for port in behind:
+            for path in ("/", "/buckets/zimage/secret.png", "/dir/status", "/status", "/stats/counter", "/metrics"):
+                for scheme in ("http", "https"):
+                    try:
+                        answer = client.get(f"{scheme}://127.0.0.1:{port}{path}")
+                    except httpx.TransportError:  # not by its protocol, or not without its certificate
+                        continue
+                    assert answer.text == "Client sent an HTTP request to an HTTPS server.\n", (port, path)
+            with pytest.raises(OSError, match=r"(?i)certificate|reset"):  # gRPC, which says more after the handshake
+                read_tls(strangers, port)
+
+
+def read_tls(context: ssl.SSLContext, port: int) -> bytes:
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        context.wrap_socket(plain) as encrypted,
+    ):
+        return encrypted.read(1)
+
+
+def test_no_other_user_of_the_machine_reads_files_sockets_or_arguments(own: Stack) -> None:
+    secrets = {own.redis_url.partition("@")[0].rpartition(":")[2], *key_pair(own)}
+    for pid in (own.pids()["valkey"], own.pids()["s3"]):
+        process = psutil.Process(pid)
+        assert not [word for word in process.cmdline() for secret in secrets if secret in word]
+        sockets = [Path(process.cwd(), each.laddr) for each in process.net_connections("unix") if each.laddr]
+        assert [path for path in sockets if path.exists() and path.stat().st_mode & 0o077] == []
+    open_to_others = [path for path in own.data_dir.iterdir() if path.stat().st_mode & 0o077]
+    assert {path.name for path in open_to_others} <= {"ports.json"}
 
 
 def test_the_directory_tells_who_runs_where_and_keeps_its_secrets(stack: Stack) -> None:
@@ -144,7 +202,11 @@ def test_a_second_stack_on_the_same_directory_is_refused(own: Stack) -> None:
 
 def test_data_and_addresses_survive_a_restart(tmp_path: Path) -> None:
     data = tmp_path / "a folder with a long name, longer than a socket's path may be" / ("x" * 60)
+    data.mkdir(parents=True)
+    older = {"AWS_ACCESS_KEY_ID": "older", "AWS_SECRET_ACCESS_KEY": "as 0.2.0 wrote it"}
+    (data / "credentials.json").write_text(json.dumps(older))
     with Stack(data, services=False) as first:
+        assert first.environ().items() >= older.items()
         with redis.Redis.from_url(first.redis_url) as client:
             client.set("kept", "here")
         s3_of(first).put_object(Bucket="zimage", Key="kept", Body=b"here")

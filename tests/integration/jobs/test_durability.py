@@ -93,7 +93,7 @@ def test_what_redis_does_not_tell_is_left_to_the_operator(
     server.acl_setuser(
         "restricted", enabled=True, passwords=["+hidden"], keys=["*"], commands=["+@all", f"-{forbidden}"]
     )
-    url = own.redis_url.replace("redis://", "redis://restricted:hidden@")
+    url = f"redis://restricted:hidden@{own.redis_url.rpartition('@')[2]}"
     with connect(Settings(redis_url=url)) as client:
         ((level, message),) = complaints(examine(client))
     assert level == "warn"

@@ -54,7 +54,8 @@ def find_no_work() -> bool:
 
 @pytest.mark.usefixtures("handlers")
 def test_celery_leaves_no_connection_behind(valkey: redis.Redis) -> None:
-    settings = Settings(redis_url=f"redis://127.0.0.1:{valkey.get_connection_kwargs()['port']}/0")
+    server = valkey.get_connection_kwargs()
+    settings = Settings(redis_url=f"redis://:{server['password']}@127.0.0.1:{server['port']}/0")
     ring(celery_app(settings))
     valkey.config_set("maxmemory", 100_000)
     rounds = StopAfterRounds(valkey)

@@ -53,9 +53,10 @@ def test_tls_under_a_private_authority(servers: Stack, tmp_path: Path, monkeypat
     authority, log = Authority(tmp_path), tmp_path / "log"
     redis_port, s3_port = (int(url.rpartition(":")[2].partition("/")[0]) for url in (servers.redis_url, servers.s3_url))
     with authority.before(redis_port) as redis, authority.before(s3_port) as s3, receiver(tls=authority.server) as hook:
+        password = servers.redis_url.removeprefix("redis://").partition("@")[0]
         environ = {
             **servers.environ(),
-            "ZIMAGE_REDIS_URL": f"rediss://localhost:{redis.port}/5",
+            "ZIMAGE_REDIS_URL": f"rediss://{password}@localhost:{redis.port}/5",
             "ZIMAGE_S3_ENDPOINT": f"https://localhost:{s3.port}",
             "ZIMAGE_CA_BUNDLE": str(authority.bundle),
             "ZIMAGE_WEBHOOK_SECRET": SECRET,
