@@ -89,7 +89,7 @@ def test_no_other_user_of_the_machine_is_answered_by_valkey_or_behind_s3(own: St
     """Every port that the servers have open, S3's own apart (see above), by what anybody can say."""
     s3_of(own).put_object(Bucket="zimage", Key="secret.png", Body=b"a picture")
     for port in listening(own.pids()["valkey"]):
-        with redis.Redis(port=port) as stranger:
+        with redis.Redis(port=port, retry=None) as stranger:
             for words in ("INFO", "KEYS *", "CONFIG GET *", "MONITOR", "SYNC"):
                 with pytest.raises(redis.AuthenticationError):
                     stranger.execute_command(*words.split())
