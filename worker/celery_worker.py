@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from jobs.doorbell import TASK, celery_app
 from jobs.settings import Settings
+from worker.ring_transport import RingTransport
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def _build_worker(settings: Settings, run: Callable[[], bool], name: str, connec
     def connect_and_keep(*args: Any, **options: Any) -> Connection:
         gc.collect()  # the last connection's epoll descriptor hangs on a cycle of garbage
         connection[:] = [connect(*args, **options)]
+        connection[0].transport_cls = RingTransport
         return connection[0]
 
     app.connection_for_read = connect_and_keep  # type: ignore[method-assign]

@@ -26,6 +26,9 @@ vram_total_bytes = Gauge("zimage_vram_total_bytes", "GPU memory of the worker's 
 server_errors_total = Counter(
     "zimage_server_errors_total", "Calls that a server (redis, s3) did not answer.", ["server"]
 )
+doorbell_dropped_total = Counter(
+    "zimage_doorbell_dropped_total", "Messages on the doorbell's queue that are no ring of it, and were dropped."
+)
 gpu_busy_seconds_total = Counter("zimage_gpu_busy_seconds_total", "Time that the GPU thread worked on jobs.")
 model_load_seconds = Gauge("zimage_model_load_seconds", "Time from start to a loaded and warm model.")
 job_attempts_total = Counter("zimage_job_attempts_total", "Attempts at jobs by how they ended.", ["outcome"])
