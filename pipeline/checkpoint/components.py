@@ -8,7 +8,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from jinja2 import TemplateError
 from transformers import Qwen2Tokenizer
 
 from pipeline.checkpoint.config import CheckpointError, Config, one_line
@@ -16,10 +15,10 @@ from pipeline.checkpoint.files import weight_files
 from pipeline.checkpoint.impostors import byte_order_mark, impostor
 from pipeline.checkpoint.names import COMFYUI_UNUSED, comfyui_name, comfyui_prefix, is_comfyui
 from pipeline.checkpoint.params import autoencoder_params, qwen3_params, schedule, transformer_params
+from pipeline.checkpoint.template_trial import template_fault
 from pipeline.checkpoint.weights import Weights, examine
 from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.qwen3 import Qwen3
-from pipeline.model.text_encoder import chat
 from pipeline.model.transformer import Transformer, TransformerParams
 
 CLASSES = {
@@ -118,9 +117,11 @@ def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
     if not tokenizer.chat_template:
         raise CheckpointError(f"{folder / 'tokenizer_config.json'}: missing field 'chat_template'")
     try:
-        chat(tokenizer, "x")
-    except TemplateError as error:
-        raise CheckpointError(f"{folder}: its chat template can't be rendered: {one_line(error)}") from error
+        fault = template_fault(tokenizer.get_chat_template(), tokenizer.special_tokens_map)
+    except ValueError as error:  # several templates, none of them the default
+        fault = one_line(error)
+    if fault:
+        raise CheckpointError(f"{folder}: its chat template can't be rendered: {fault}")
     return tokenizer
 
 

@@ -1,0 +1,85 @@
+"""Whether a chat template can be rendered, tried in a process of its own: a template is a program.
+
+It comes with a checkpoint, and may loop for ever or fill all memory. Jinja's sandbox keeps it from files and network,
+but not from that, and within Python neither can be stopped. So the process is given little time and little memory.
+
+    echo '["{{ 1 / 0 }}", {}, 5]' | python -P pipeline/checkpoint/template_trial.py    # says what is wrong
+"""
+
+import functools
+import json
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+CPU_SECONDS = 5  # a template takes milliseconds; what others do on this machine does not count
+WALL_SECONDS = 120.0
+MEMORY_BYTES = 1 << 30
+MAX_CHARACTERS = 100_000  # of a chat in which nearly nothing is said; the model reads 512 tokens
+
+
+def template_fault(template: str, special_tokens: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a chat template, in one line; None: it can be rendered.
+
+    Args:
+        template: Jinja's text.
+        special_tokens: the tokenizer's, which templates may name.
+    """
+    return _tried(json.dumps([template, dict(special_tokens), CPU_SECONDS], default=str))
+
+
+@functools.cache  # transformers is half a second to import
+def _tried(asked: str) -> str | None:
+    try:
+        trial = subprocess.run(  # noqa: S603 - this file; run by its path, since the package imports torch
+            [sys.executable, "-P", __file__],
+            input=asked,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
+            errors="replace",
+            timeout=WALL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"takes longer than {WALL_SECONDS:.0f} s"
+    if trial.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return f"takes longer than {CPU_SECONDS} s, or more than {MEMORY_BYTES >> 30} GiB of memory"
+    if trial.returncode:
+        return f"the process that renders it ends with {trial.returncode}"
+    return " ".join(trial.stdout.split()) or None
+
+
+def _fault(template: str, special_tokens: Mapping[str, Any], cpu_seconds: int) -> str | None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    _limit_resources(cpu_seconds)
+    chat = [{"role": "user", "content": "x"}]
+    try:
+        (text,), _ = render_jinja_template(
+            [chat], chat_template=template, add_generation_prompt=True, enable_thinking=True, **special_tokens
+        )
+    except MemoryError:
+        return f"takes more than {MEMORY_BYTES >> 30} GiB of memory"
+    except Exception as error:  # noqa: BLE001 - a template raises what it likes
+        return str(error)[:500] or "it fails, and does not say why"
+    return f"gives {len(text)} characters for one" if len(text) > MAX_CHARACTERS else None
+
+
+def _limit_resources(cpu_seconds: int) -> None:
+    """Limit what the rendering may take beyond what this process has taken by now."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(used.ru_utime + used.ru_stime) + 1 + cpu_seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    if sys.platform == "linux":  # others don't hold it
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[0])
+        most = pages * resource.getpagesize() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+if __name__ == "__main__":
+    print(_fault(*json.load(sys.stdin)) or "")
