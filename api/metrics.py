@@ -30,6 +30,10 @@ dead_letters = Gauge(
 )
 redis_memory_used_bytes = Gauge("zimage_redis_memory_used_bytes", "Memory that Redis uses; NaN where it does not tell.")
 redis_memory_max_bytes = Gauge("zimage_redis_memory_max_bytes", "Redis' maxmemory; 0: it has none.")
+api_keys_file_ok = Gauge(
+    "zimage_api_keys_file_ok",
+    "0 while ZIMAGE_API_KEYS_FILE is missing or can't be read: keys taken out of it stay valid; else 1.",
+)
 jobs = Gauge("zimage_jobs", "Jobs in Redis by status.", ["status"])
 oldest_queued_seconds = Gauge("zimage_oldest_queued_seconds", "Age of the oldest queued job; 0 when none waits.")
 

@@ -168,6 +168,7 @@ class KeyRing:
         self._path = path
         self._file = KeysFile(path)
         self._seen = self._told = self._state()  # before it is read, so that no change is missed
+        self._current = True
         self._keys = self._file.read()
 
     def find(self, secret: str) -> ApiKey | None:
@@ -184,18 +185,26 @@ class KeyRing:
         self._refresh()
         return key in self._keys
 
+    def is_current(self) -> bool:
+        """Tell whether the file can be read, so that the keys are those in it; it is looked at now."""
+        self._refresh()
+        return self._current
+
     def _refresh(self) -> None:
         state = self._state()
-        if state == self._seen:
-            return
-        try:
-            self._keys = self._file.read()
-        except KeysFileError as error:
-            if state != self._told:  # once, though it is tried again at each request
-                log.error("the keys read last stay valid: %s", error)
-                self._told = state
-        else:
-            self._seen = state
+        if state != self._seen:
+            try:
+                self._keys = self._file.read()
+            except KeysFileError as error:
+                self._current = False
+                if state != self._told:  # once, though it is tried again at each request
+                    log.error("the keys read last stay valid, revoked ones with them: %s", error)
+                    self._told = state
+                return
+        if not self._current:
+            log.warning("%s is read again: the keys in it are valid, and no others", self._path)
+        self._current = True
+        self._seen = self._told = state
 
     def _state(self) -> tuple[int, ...] | None:
         try:

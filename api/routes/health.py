@@ -101,6 +101,7 @@ async def get_metrics(services: ServicesDep) -> Response:
         metrics.workers.set(overview.workers)
         metrics.dead_letters.set(overview.dead_letters)
         metrics.oldest_queued_seconds.set(overview.oldest_queued_seconds)
+    metrics.api_keys_file_ok.set(services.keys is None or services.keys.is_current())
     metrics.redis_memory_used_bytes.set(memory.used if memory else math.nan)
     metrics.redis_memory_max_bytes.set(memory.maximum if memory else math.nan)
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

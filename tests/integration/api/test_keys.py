@@ -211,8 +211,10 @@ def test_a_file_that_breaks_leaves_the_keys_as_they_were(guarded: Guarded) -> No
             assert http.get("/v1/jobs").status_code == 200
         with guarded.http(None) as http:
             assert http.get("/v1/jobs").status_code == 401
+            assert "\nzimage_api_keys_file_ok 0.0\n" in http.get("/metrics").text
     finally:
         guarded.file.write_bytes(good)
+    assert "\nzimage_api_keys_file_ok 1.0\n" in httpx.get(f"{guarded.stack.api_url}/metrics").text
     assert "keys.json" in (guarded.logs / "api.log").read_text()
 
 

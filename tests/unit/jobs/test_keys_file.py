@@ -73,6 +73,30 @@ def test_a_failing_read_is_logged_once(path: Path, file: KeysFile, caplog: pytes
     assert str(path) in told
 
 
+@pytest.mark.parametrize("broken", ["removed", "a folder", "half of it", "not to be read"])
+def test_a_file_that_can_t_be_read_is_told_once_each_time(
+    path: Path, file: KeysFile, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    alice = file.create("alice")
+    ring, aside = KeyRing(path), path.with_name("aside")
+    assert ring.is_current()
+    for times in (1, 2):
+        path.rename(aside)  # and comes back as it was
+        if broken == "a folder":
+            path.mkdir()
+        elif broken == "half of it":
+            path.write_bytes(aside.read_bytes()[:40])
+        elif broken == "not to be read":
+            path.symlink_to(path)
+        assert [ring.is_current() for _ in range(3)] == [False] * 3
+        assert ring.find(alice) is not None
+        if broken == "a folder":
+            path.rmdir()
+        aside.replace(path)
+        assert ring.is_current()
+        assert len([record for record in caplog.records if record.levelname == "ERROR"]) == times
+
+
 def test_a_change_that_keeps_size_and_time_is_noticed(path: Path, file: KeysFile) -> None:
     alice = file.create("alice")
     before = path.stat()
