@@ -17,6 +17,7 @@ from jobs.addresses import servers, storage, web
 from jobs.addresses.redis_url import RedisAddress, read
 from network import certificates
 
+Revision = Annotated[str, AfterValidator(storage.revision)]
 Checkpoint = Annotated[str, AfterValidator(storage.checkpoint)]
 Endpoint = Annotated[str, AfterValidator(storage.s3_endpoint)]
 File = Annotated[Path, BeforeValidator(storage.not_empty)]
@@ -44,6 +45,10 @@ class Settings(BaseSettings):
         "tiny", description="`tiny` (bundled), a checkpoint directory, a hub id, or `s3://bucket/prefix`"
     )
     vae: Checkpoint | None = Field(None, description="another VAE: its directory, or a checkpoint as in `ZIMAGE_MODEL`")
+    model_revision: Revision | None = Field(
+        None, description="commit, tag or branch of the hub at which a hub id in `ZIMAGE_MODEL` is taken; unset: `main`"
+    )
+    vae_revision: Revision | None = Field(None, description="the same for a hub id in `ZIMAGE_VAE`")
     device: str = Field(
         "auto",
         description="`gpu`: one that no other worker of this machine has taken, with the most free memory, or none "

@@ -1,6 +1,7 @@
 """From the settings to a loaded pipeline: which model it is, where its files are, and how it is loaded."""
 
 import errno
+import logging
 import os
 from pathlib import Path
 
@@ -12,22 +13,34 @@ from jobs.objects.s3_client import connect
 from jobs.settings import Settings
 from pipeline import TINY_CHECKPOINT, CheckpointError, ZImagePipeline
 from pipeline.checkpoint.config import NoRoomError
-from pipeline.checkpoint.sources import locate
+from pipeline.checkpoint.sources import commit_of, locate
 from pipeline.faults import multiply
 from worker.executor.device_choice import choose_device
 from worker.executor.expandable_segments import expandable_segments
 
+log = logging.getLogger(__name__)
 
-def find_checkpoint(settings: Settings, name: str) -> Path:
+
+def find_checkpoint(settings: Settings, name: str, revision: str | None = None) -> Path:
     """Return the directory of the checkpoint that `ZIMAGE_MODEL` may name so; what is remote is downloaded first.
+
+    Args:
+        settings: where S3 is, and what is kept of it.
+        name: of the checkpoint.
+        revision: the hub's commit, tag or branch, where the name is a hub id.
 
     Raises:
         pipeline.CheckpointError: it is not there, can't be reached (AwayError), or kept (NoRoomError: a full disk).
     """
     if name == TINY:
-        return TINY_CHECKPOINT
+        name = str(TINY_CHECKPOINT)
     try:
-        return locate(name, cache_dir=settings.cache_dir, connect_s3=lambda: connect(settings, settings.s3_endpoint))
+        return locate(
+            name,
+            revision=revision,
+            cache_dir=settings.cache_dir,
+            connect_s3=lambda: connect(settings, settings.s3_endpoint),
+        )
     except CheckpointError as error:
         if advice := authorities.advice(error):
             raise type(error)(f"{error}: {advice}") from error
@@ -53,8 +66,10 @@ def load_pipeline(settings: Settings, device: torch.device | None = None) -> tup
     device = device or choose_device(settings)
     multiply(device)  # before gigabytes are fetched for one that can't
     with expandable_segments(device):
-        root = _find_named(settings, "model", settings.model)
-        vae = None if settings.vae is None else _find_named(settings, "vae", settings.vae)
+        root = _find_named(settings, "model", settings.model, settings.model_revision)
+        vae = None
+        if settings.vae is not None:
+            vae = _find_named(settings, "vae", settings.vae, settings.vae_revision)
     # CPUs are quicker in float32 than in emulated bfloat16.
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     loaded = ZImagePipeline.from_pretrained(root, device, dtype, vae, settings.quantization)
@@ -68,8 +83,13 @@ def local_folder(settings: Settings) -> str | None:
     return os.path.abspath(settings.model) if Path(settings.model).is_dir() else None
 
 
-def _find_named(settings: Settings, field: str, name: str) -> Path:
+def _find_named(settings: Settings, field: str, name: str, revision: str | None) -> Path:
+    setting = f"ZIMAGE_{field.upper()}"
     try:
-        return find_checkpoint(settings, name)
+        root = find_checkpoint(settings, name, revision)
     except CheckpointError as error:
-        raise type(error)(f"ZIMAGE_{field.upper()}: {error}") from error
+        told = f"{setting} and {setting}_REVISION" if revision else setting
+        raise type(error)(f"{told}: {error}") from error
+    if commit := commit_of(root):
+        log.info("%s: %s at the hub's commit %s", setting, name, commit)
+    return root

@@ -38,7 +38,7 @@ def quantize(
     from worker.loading import find_checkpoint
 
     try:
-        write_quantized_checkpoint(find_checkpoint(settings, settings.model), target)
+        write_quantized_checkpoint(find_checkpoint(settings, settings.model, settings.model_revision), target)
     except CheckpointError as error:
         raise UserError(str(error)) from error
     except FileExistsError as error:

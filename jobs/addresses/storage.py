@@ -99,6 +99,17 @@ def not_empty(name: object) -> object:
     return name
 
 
+def revision(name: str) -> str:
+    """Check the name of a hub's commit, tag or branch; return it. Whether it is there is for who loads it.
+
+    Raises:
+        ValueError: it can't be one.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*(/[\w-][\w.-]*)*", name, re.ASCII) or ".." in name:
+        raise ValueError("must be a commit, tag or branch of the hub, such as v1.0 or 40 hexadecimal digits")
+    return name
+
+
 def folder(path: Path) -> Path:
     """Check a folder that is made where it is missing; return its path.
 

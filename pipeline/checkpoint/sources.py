@@ -17,22 +17,29 @@ NO_ROOM = os.strerror(errno.ENOSPC)
 
 
 def locate(
-    path_or_id: str | Path, *, cache_dir: Path | None = None, connect_s3: Callable[[], Any] | None = None
+    path_or_id: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+    connect_s3: Callable[[], Any] | None = None,
 ) -> Path:
     """The checkpoint's directory, after a download if need be.
 
     Args:
         path_or_id: a directory, a hub id such as `Tongyi-MAI/Z-Image-Turbo`, or `s3://bucket/prefix`.
+        revision: commit, tag or branch of a hub id; None: `main`.
         cache_dir: where what comes from S3 is kept; None: `zimage` in the user's cache directory. The hub has its own.
         connect_s3: makes boto3's client; None: as boto3's own configuration says.
 
     Raises:
-        CheckpointError: there is no such directory, repository, bucket or prefix; AwayError: it can't be reached now;
-            NoRoomError: there is no room for it in the hub's cache.
+        CheckpointError: there is no such directory, repository, revision, bucket or prefix, or it has no revisions;
+            AwayError: it can't be reached now; NoRoomError: there is no room for it in the hub's cache.
         OSError: the cache of what comes from S3 can't be written.
     """
     name = str(path_or_id)
     path = Path(path_or_id)
+    if revision and (path.exists() or not HUB_ID.fullmatch(name)):
+        raise CheckpointError(f"{name}: has no revision {revision}: only a hub id org/name has revisions, leave it out")
     if name.startswith(S3_SCHEME):
         from pipeline.checkpoint.s3 import download
 
@@ -43,23 +50,30 @@ def locate(
         raise CheckpointError(
             f"{name}: no such directory, expected a checkpoint directory, a hub id org/name or s3://bucket/prefix"
         )
-    return _from_hub(name)
+    return _from_hub(name, revision)
 
 
-def _from_hub(name: str) -> Path:
+def commit_of(root: Path) -> str | None:
+    """The commit that a checkpoint's directory in the hub's cache has; None: it is another directory."""
+    return root.name if root.parent.name == "snapshots" else None
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
     endpoint = os.environ.get("HF_ENDPOINT")
     server = place(endpoint) if endpoint else None
     if endpoint and not (server and server.startswith(("http://", "https://"))):
         raise CheckpointError(f"{name}: the hub can't be asked: HF_ENDPOINT names no server: expected https://HOST")
     from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import RevisionNotFoundError
 
     settings = [f"HF_ENDPOINT={server}"] if server else []
     try:
         settings += all_variables()  # the hub's library reads them by itself
-        return Path(snapshot_download(name, allow_patterns=list(CHECKPOINT_FILES)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
     except ProxyError as error:
         raise CheckpointError(f"{name}: the hub can't be asked: {error}") from None
     except Exception as error:  # its library lets through what httpx, httpx2, SOCKS and its Rust raise
+        wanted = f"its revision {revision}" if revision else "it"
         said = re.sub(r"://\S*@", "://***@", one_line(error))  # HF_ENDPOINT may hold a password
         if reason := _disk_fault(error):
             kind = NoRoomError if reason == NO_ROOM else CheckpointError
@@ -67,9 +81,11 @@ def _from_hub(name: str) -> Path:
         if constants.HF_HUB_OFFLINE and not isinstance(error, ValueError):
             raise CheckpointError(
                 f"{name}: no such directory, and no such hub id: its cache {constants.HF_HUB_CACHE} (HF_HOME) lacks "
-                f"it, or files of it, and HF_HUB_OFFLINE keeps the hub from being asked: {said}"
+                f"{wanted}, or files of it, and HF_HUB_OFFLINE keeps the hub from being asked: {said}"
             ) from error
         told = f" (with {', '.join(settings)})" if settings else ""
+        if isinstance(error, RevisionNotFoundError):
+            raise CheckpointError(f"{name}: the hub has it, but not {wanted}: {said}{told}") from error
         if _is_refusal(error):
             raise CheckpointError(f"{name}: no such directory, and no such hub id: {said}{told}") from error
         raise AwayError(f"{name}: no such directory, and the hub does not give it: {said}{told}") from error
