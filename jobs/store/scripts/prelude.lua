@@ -215,6 +215,25 @@ local function work_of(ids)
   return sum
 end
 
+-- Returns the work that stands before the job of a rank in the queue, for any up to `highest`: what is left of the jobs that
+-- run, and all of those before it. Of many only the first are added up; the others count as much on average.
+local function work_before(highest)
+  local EXACT = 1000
+  local sums = {[0] = 0}
+  for _, id in ipairs(redis.call('ZRANGE', key('running'), 0, EXACT - 1)) do
+    local step, total = get(id, 'step', 'total')
+    local left = total and 1 - (tonumber(step) or 0) / tonumber(total) or 0
+    sums[0] = sums[0] + left * (tonumber(redis.call('HGET', key('work'), id)) or 0)
+  end
+  local ahead = highest > 0 and redis.call('ZRANGE', key('pending'), 0, math.min(highest, EXACT) - 1) or {}
+  local works = #ahead > 0 and redis.call('HMGET', key('work'), unpack(ahead)) or {}
+  for i, work in ipairs(works) do sums[i] = sums[i - 1] + (tonumber(work) or 0) end
+  return function(rank)
+    if rank <= EXACT then return sums[rank] end
+    return sums[0] + (sums[EXACT] - sums[0]) * rank / EXACT
+  end
+end
+
 -- Whether this worker's attempt is the job's latest: the fence that keeps a late worker out.
 local function is_latest(id, worker, attempt)
   local current_worker, current_attempt = get(id, 'worker', 'attempt')
