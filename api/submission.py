@@ -1,7 +1,9 @@
 """Submitting a job, whichever API it comes by: the model's and the service's limits, the queue, the doorbell."""
 
+import re
 import secrets
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated
 
 import httpx
@@ -30,6 +32,8 @@ IdempotencyKey = Annotated[
         examples=["3f9c1e8a-4b7d-42d0-a1c5-e6f708192a3b"],
     ),
 ]
+
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # Unicode's Cc but for tab and line ends
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,16 @@ async def submit(
     served = await served_model(services)
     job_input = request.complete(served.sizes.default_size, served.sizes.default_size)
     _check_limits(services.settings, served.sizes, job_input)
-    if request.webhook_url is not None and not (
+    errors = _control_characters(request)
+    if (errors or request.webhook_url) and not (
         # Of a repetition nothing is left to be asked: its webhook was taken, though its name may not resolve now.
         idempotency_key and await services.store.has_seen(owner, idempotency_key)
     ):
-        # Before the key's limits: with them first, and no submit spent on a refusal, as many names could be looked up.
-        await _check_webhook(services, request.webhook_url)
+        if errors:
+            raise invalid_request(errors)
+        if request.webhook_url:
+            # Before the key's limits: with them first, and no submit spent on a refusal, as many could be looked up.
+            await _check_webhook(services, request.webhook_url)
     submitted = await services.store.submit(
         f"job_{secrets.token_hex(16)}",
         owner,
@@ -91,7 +99,7 @@ async def submit(
 
 def _accepted(settings: Settings, key: ApiKey | None, submitted: Submitted, headers: dict[str, str]) -> str:
     """Return the id of the job, or raise why there is none, with these headers."""
-    if key and submitted.outcome in ("too_fast", "too_much", "too_many", "over_share"):
+    if key and submitted.outcome in ("too_fast", "too_much", "too_many", "over_share", "over_memory"):
         raise limit_exceeded(key, submitted)
     if submitted.outcome == "mismatch":
         detail = "this Idempotency-Key came with another body before: take a new key for a new job"
@@ -116,6 +124,20 @@ def _check_limits(settings: Settings, sizes: SizeLimits, job_input: JobInput) ->
         errors.append(FieldError(pointer="", detail=detail))
     if errors:
         raise invalid_request(errors)
+
+
+def _control_characters(request: JobRequest) -> list[FieldError]:
+    """Return what is wrong with the texts: in JSON a control character takes six bytes of Redis, and none is drawn."""
+    metadata = "".join(chain(*request.metadata.items()))
+    texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt or "", "metadata": metadata}
+    return [
+        FieldError(
+            pointer=f"/{name}",
+            detail=f"has the control character U+{ord(found[0]):04X}: leave it out; only line ends and tabs are taken",
+        )
+        for name, text in texts.items()
+        if (found := CONTROL.search(text))
+    ]
 
 
 async def _check_webhook(services: Services, url: str) -> None:

@@ -148,7 +148,11 @@ class Settings(BaseSettings):
 
     # A job's life
     queue_ttl: int = Field(86_400, ge=1, description="seconds after which a job still queued is expired")
-    job_ttl: int = Field(604_800, ge=1, description="seconds that an ended job and its images are kept")
+    job_ttl: int = Field(
+        604_800,
+        ge=1,
+        description="seconds that an ended job and its images are kept; a canceled one a day at most",
+    )
     tombstone_ttl: int = Field(604_800, ge=1, description="seconds that a deleted job is answered 410 instead of 404")
     idempotency_ttl: int = Field(86_400, ge=1, description="seconds that an Idempotency-Key is remembered")
     priority_seconds: int = Field(60, ge=0, description="how much earlier `high` and later `low` jobs are sorted")

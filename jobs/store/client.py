@@ -36,6 +36,11 @@ from jobs.store.scripts import MICROSECONDS, pairs
 from jobs.telemetry import lifecycle
 from jobs.telemetry.trace_context import current_traceparent
 
+# Of a job in Redis, measured with Valkey 9.1; docs/reliability.md has the table.
+BYTES = 3600
+BYTES_PER_IMAGE = 350
+ALLOCATED = 1.25  # bytes for each of a text: the allocator's sizes are a quarter apart
+
 
 class ClientStore:
     """Jobs in Redis, from the client's side."""
@@ -95,6 +100,7 @@ class ClientStore:
             idempotency_key or "",
             " ".join([digest, *other_digests]),
             settings.idempotency_ttl,
+            _bytes(job_input, idempotency_key),
             limits.model_dump_json(include=set(Limits.model_fields), exclude_none=True),
             "" if job_input.webhook_url is None else 1,
             current_traceparent() or "",
@@ -105,9 +111,9 @@ class ClientStore:
         elif outcome == "replayed":
             lifecycle.replayed(answer, owner)
         allowance = Allowance(int(left[0]), float(left[1])) if left else None
-        if outcome in ("full", "over_share", "too_fast", "too_much"):
-            return Submitted(outcome, None, float(answer) if answer else None, allowance)
-        return Submitted(outcome, None if outcome == "too_many" else answer, None, allowance)
+        if outcome in ("created", "replayed", "mismatch"):
+            return Submitted(outcome, answer, None, allowance)
+        return Submitted(outcome, None, float(answer) if answer else None, allowance)
 
     async def has_seen(self, owner: str, idempotency_key: str) -> bool:
         """Tell whether the owner's idempotency key came before and is remembered."""
@@ -120,16 +126,17 @@ class ClientStore:
             JobGoneError: it was deleted or is past its retention.
             JobUnknownError: there is none of that id, or it is another owner's.
         """
-        match await self._run("read", job_id, owner):
+        answer = await self._run("read", job_id, owner)
+        match answer:
             case ["gone"]:
                 raise JobGoneError
             case ["unknown"]:
                 raise JobUnknownError
             case [_, record, ""]:
                 return _found(record, None, None)
-            case [_, record, *row]:
-                ahead = Ahead.from_row(row)
-                return _found(record, ahead, await self._loading(ahead.workers))
+        _, record, *row = answer
+        ahead = Ahead.from_row(row)
+        return _found(record, ahead, await self._loading(ahead.workers))
 
     async def _loading(self, workers: int) -> ModelCard | None:
         """Return the card that tells how long the next worker will load its model; None while one is alive."""
@@ -195,8 +202,14 @@ class ClientStore:
         return ModelCard.model_validate_json(card) if card else None
 
 
+def _bytes(job_input: JobInput, idempotency_key: str | None) -> int:
+    """Return the most that a job takes of Redis: its record once it has ended, its indexes, its messages."""
+    text = len(job_input.model_dump_json().encode()) + 2 * len(idempotency_key or "")
+    return BYTES + BYTES_PER_IMAGE * job_input.num_images + int(text * ALLOCATED)
+
+
 def _found(record: Sequence[str], ahead: Ahead | None, card: ModelCard | None) -> Found:
-    return Found(Job.from_record(dict(pairs(record))), ahead and ahead.place(card))
+    return Found(Job.from_record(dict(pairs(record))), ahead.place(card) if ahead else None)
 
 
 def _encode_cursor(created_at: int) -> str:

@@ -8,7 +8,8 @@ local id, owner = unpack(ARGV)
 
 local status, job_owner = get(id, 'status', 'owner')
 if not job_owner then
-  return {redis.call('GET', key('tombstone:' .. id)) == owner and 'gone' or 'unknown'}
+  local tombstone = redis.call('GET', key('tombstone:' .. id)) or ''
+  return {tombstone:match('^%S+') == owner and 'gone' or 'unknown'}
 end
 if job_owner ~= owner then return {'unknown'} end
 local record = redis.call('HGETALL', job_key(id))

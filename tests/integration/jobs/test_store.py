@@ -539,6 +539,7 @@ async def test_a_deleted_service_leaves_nothing_behind(queue: Queue) -> None:
         "tombstone:job_0",
         "tombstone:job_1",
         "tombstone:job_2",
+        "tombstones:someone",
     }
 
 
