@@ -24,8 +24,9 @@ from api.problems import Problem, install_problem_handlers, problem_responses
 from api.routes import docs, generations, health, jobs, models, playground, queue, sglang
 from api.routes.jobs import JobPage
 from api.webhooks import deliverer
-from api.webhooks.addresses import Addresses, PinnedTransport
+from api.webhooks.addresses import Addresses
 from api.webhooks.deliverer import Deliverer, JobEvent
+from api.webhooks.signing import Signatures
 from jobs import __version__
 from jobs.doorbell import celery_app
 from jobs.events import EventHub
@@ -81,7 +82,7 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
     reaper = Reaper(connect(settings), images, celery_app(settings), settings)
     bell = Bell(settings)
     outbox = Outbox(client, settings)
-    # For submits alone, so that receivers' dead name servers don't hold them up.
+    # For submits alone, so that receivers' dead name servers don't hold up their own key's.
     addresses = Addresses(allow_private=settings.webhook_allow_private)
     app.state.services = Services(
         settings, ClientStore(client, settings), images, events, bell, outbox, addresses, keys
@@ -89,14 +90,13 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
     tasks = [asyncio.create_task(events.run())]
     if settings.webhook_secret:
         secret = settings.webhook_secret.get_secret_value()
-        transport = PinnedTransport(Addresses(allow_private=settings.webhook_allow_private))
-        deliverer = Deliverer(outbox, images, secret, transport)
+        signatures = Signatures(secret, keys, common=settings.webhook_common_signature)
+        deliverer = Deliverer(outbox, images, signatures, Addresses(allow_private=settings.webhook_allow_private))
         tasks.append(asyncio.create_task(deliverer.run()))
     reaper.start()
     yield
     reaper.stop()
     await end(tasks)
-    addresses.close()
     await asyncio.to_thread(bell.close)
     await client.aclose()
 

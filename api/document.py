@@ -119,6 +119,12 @@ SUBMITTED: Sequence[Error] = [
         "key mine has filled its share of the queue: wait for its jobs to be drawn, or cancel some",
     ),
     (429, "too_many_jobs", "key mine may have 8 jobs queued or running: wait for one to end, or cancel one"),
+    (
+        429,
+        "too_many_lookups",
+        "/webhook_url: hooks.example was not looked up: too many names sent before get no answer from their name "
+        "servers: send the request again later, with names that resolve",
+    ),
     AWAY,
     (503, "queue_full", "10000 jobs are waiting already: send it again in 7 s"),
 ]

@@ -1,5 +1,6 @@
 """Submitting a job, whichever API it comes by: the model's and the service's limits, the queue, the doorbell."""
 
+import asyncio
 import re
 import secrets
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from api.deps import Services
 from api.http.limits import LONGEST_RETRY_SECONDS, limit_exceeded, limit_headers
 from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_request, unavailable, whole
 from api.served_model import served_model
-from api.webhooks.addresses import AddressError, ResolverError
+from api.webhooks.addresses import AddressError, LookupsError, ResolverError
 from jobs.keys import ApiKey
 from jobs.limits import NO_LIMITS
 from jobs.model_card import DEFAULT_SIZES, SizeLimits, size_warnings
 from jobs.settings import Settings
 from jobs.spec import JobInput, JobRequest, random_seed
 from jobs.store.answers import Found, Submitted
+
+REFUSAL_SECONDS = 0.2  # after which a webhook's host is refused, whichever way it is unusable
 
 IdempotencyKey = Annotated[
     str | None,
@@ -74,7 +77,7 @@ async def submit(
             raise invalid_request(errors)
         if request.webhook_url:
             # Before the key's limits: with them first, and no submit spent on a refusal, as many could be looked up.
-            await _check_webhook(services, request.webhook_url)
+            await _check_webhook(services, owner, request.webhook_url)
     submitted = await services.store.submit(
         f"job_{secrets.token_hex(16)}",
         owner,
@@ -140,13 +143,19 @@ def _control_characters(request: JobRequest) -> list[FieldError]:
     ]
 
 
-async def _check_webhook(services: Services, url: str) -> None:
+async def _check_webhook(services: Services, owner: str, url: str) -> None:
     if services.settings.webhook_secret is None:
         raise _refused_webhook("this service sends no webhooks: leave it out, and poll the job")
+    told = asyncio.get_running_loop().time() + REFUSAL_SECONDS
     try:
-        await services.addresses.resolve(httpx.URL(url))
+        await services.addresses.resolve(httpx.URL(url), owner)
     except AddressError as error:
+        # A name inside the network is found sooner than it is found out that one is none: both are told at one time.
+        await asyncio.sleep(told - asyncio.get_running_loop().time())
         raise _refused_webhook(str(error)) from None
+    except LookupsError as error:
+        detail = f"/webhook_url: {error}: send the request again later, with names that resolve"
+        raise ProblemError(429, "too_many_lookups", detail, headers={"Retry-After": str(RETRY_SECONDS)}) from None
     except ResolverError as error:
         raise unavailable("resolver_unavailable", f"/webhook_url: {error}: send the request again") from None
 

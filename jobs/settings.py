@@ -142,6 +142,11 @@ class Settings(BaseSettings):
         description="signs webhooks (Standard Webhooks): `whsec_` and 24 to 64 random bytes in base64; unset: "
         "`webhook_url` is refused",
     )
+    webhook_common_signature: bool = Field(
+        True,
+        description="sign the webhooks of keys' jobs with `ZIMAGE_WEBHOOK_SECRET` itself too, as receivers of earlier "
+        "releases expect it; `false` in new services ([why](docs/operations.md#webhook-secrets))",
+    )
     webhook_allow_private: bool = Field(
         False, description="deliver webhooks to private, loopback and link-local addresses too"
     )
