@@ -18,7 +18,7 @@ import httpx
 import pytest
 import uvicorn
 
-from api import waiting
+from api import following
 from api.app import create_app
 from cli.stack import Stack
 from jobs.keys import KeysFile
@@ -46,7 +46,7 @@ def own(server: Stack) -> Iterator[Service]:
 @pytest.fixture(autouse=True)
 def all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let waiting clients look at their job all the time, so that they do while Redis is away."""
-    monkeypatch.setattr(waiting, "LOOK_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0.1)
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def test_an_outage_that_lasts_ends_the_waiting_in_order(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(waiting, "OUTAGE_SECONDS", 1.0)
+    monkeypatch.setattr(following, "OUTAGE_SECONDS", 1.0)
     urls = submitted(http)["urls"]
     claim = own.claim()
     with ThreadPoolExecutor(1) as pool, http.stream("GET", urls["events"]) as response:

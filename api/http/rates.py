@@ -1,0 +1,87 @@
+"""How often who asks may read, and be refused, in this process: beyond it 429, before anything else is done.
+
+Each process counts for itself, in memory: to ask Redis would cost what is to be saved.
+"""
+
+import time
+from collections import OrderedDict
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.http.auth import OPEN_PATHS
+from api.http.prefix import route_path
+from api.metrics import CLIENT_LEFT
+from api.problems import ProblemError, error_response, whole
+from jobs.settings import Settings
+
+BURST_SECONDS = 10.0  # whose worth may come at once
+MOST_ASKERS = 10_000  # that are remembered: those who asked last
+PROBES = frozenset(("/livez", "/readyz", "/health", "/metrics"))  # asked by what watches over the service
+LIST_COST = 20  # reads: up to 100 jobs come at once
+
+
+class Rate:
+    """So many per second for each who asks; those of `BURST_SECONDS` at once, and debts up to as much again."""
+
+    def __init__(self, per_second: int) -> None:
+        self.per_second = per_second
+        self._paid: OrderedDict[str, float] = OrderedDict()  # when all is paid that was taken (GCRA)
+
+    def wait(self, asker: str) -> float:
+        """Return the seconds until one can be taken; 0: now."""
+        return max(0.0, self._paid.get(asker, 0.0) - time.monotonic() - BURST_SECONDS + 1 / self.per_second)
+
+    def take(self, asker: str, count: int = 1) -> None:
+        """Take some, whether they can be taken or not."""
+        now = time.monotonic()
+        paid = max(now, self._paid.pop(asker, 0.0)) + count / self.per_second
+        self._paid[asker] = min(paid, now + 2 * BURST_SECONDS)
+        if len(self._paid) > MOST_ASKERS:
+            self._paid.popitem(last=False)
+
+
+class Rates:
+    """Counts reads and refusals (4xx) of who asks, and refuses who has had too many of either.
+
+    Pages that need no key are shown to whoever was refused too often: another behind the same proxy may want them.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._reads = Rate(settings.reads_per_second)
+        self._refusals = Rate(settings.refusals_per_second)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request (ASGI)."""
+        if scope["type"] != "http" or route_path(scope) in PROBES:
+            await self._app(scope, receive, send)
+            return
+        asker = scope["state"]["asker"]
+        if problem := self._problem(scope, asker):
+            await error_response(scope, problem)(
+                scope, receive, send
+            )  # not counted, or who goes on would never be let in
+            return
+
+        async def send_counted(message: Message) -> None:
+            if message["type"] == "http.response.start" and 400 <= message["status"] < CLIENT_LEFT:
+                self._refusals.take(asker)
+            await send(message)
+
+        await self._app(scope, receive, send_counted)
+
+    def _problem(self, scope: Scope, asker: str) -> ProblemError | None:
+        path, reads = route_path(scope), scope["method"] == "GET"
+        if not (reads and path in OPEN_PATHS) and (seconds := self._refusals.wait(asker)):
+            return _too_many("too_many_refusals", f"requests by {asker} were refused too often", seconds)
+        if reads:
+            if seconds := self._reads.wait(asker):
+                told = f"{asker} may read {self._reads.per_second} times a second, and a list counts as {LIST_COST}"
+                return _too_many("too_many_reads", told, seconds)
+            self._reads.take(asker, LIST_COST if path == "/v1/jobs" else 1)
+        return None
+
+
+def _too_many(code: str, told: str, seconds: float) -> ProblemError:
+    wait = whole(seconds)
+    return ProblemError(429, code, f"{told}: send it again in {wait} s", headers={"Retry-After": str(wait)})
