@@ -82,8 +82,9 @@ class Followed:
         async with events.watch(job.id) as changed:
             while True:
                 changed.clear()
-                self.found = await patient(OUTAGE_SECONDS)(store.get, job.id, job.owner)
-                if not self.found.job.status.active or events.closing:
+                found: Found = await patient(OUTAGE_SECONDS)(store.get, job.id, job.owner)
+                self.found = found
+                if not found.job.status.active or events.closing:
                     return
                 self._tell()
                 with contextlib.suppress(TimeoutError):

@@ -3,8 +3,8 @@
 Each process counts for itself, in memory: to ask Redis would cost what is to be saved.
 """
 
-import time
 from collections import OrderedDict
+from time import monotonic
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,11 +29,11 @@ class Rate:
 
     def wait(self, asker: str) -> float:
         """Return the seconds until one can be taken; 0: now."""
-        return max(0.0, self._paid.get(asker, 0.0) - time.monotonic() - BURST_SECONDS + 1 / self.per_second)
+        return max(0.0, self._paid.get(asker, 0.0) - monotonic() - BURST_SECONDS + 1 / self.per_second)
 
     def take(self, asker: str, count: int = 1) -> None:
         """Take some, whether they can be taken or not."""
-        now = time.monotonic()
+        now = monotonic()
         paid = max(now, self._paid.pop(asker, 0.0)) + count / self.per_second
         self._paid[asker] = min(paid, now + 2 * BURST_SECONDS)
         if len(self._paid) > MOST_ASKERS:
