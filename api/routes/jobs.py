@@ -29,10 +29,11 @@ from api.document import (
     SUBMITTED,
     Error,
 )
+from api.metrics import CLIENT_LEFT
 from api.problems import FieldError, ProblemError, invalid_request, problem_responses, unavailable
 from api.submission import IdempotencyKey, submit
 from api.views import EXAMPLE, URLS_EXAMPLE, JobView, etag, etag_matches, job_view, pending_headers
-from api.waiting import follow, wait_preference, waited
+from api.waiting import follow, unless_disconnected, wait_preference, waited
 from jobs.objects.refusals import STORAGE_ERRORS
 from jobs.objects.removal import StillThereError
 from jobs.record import JobStatus
@@ -189,7 +190,10 @@ async def get_job(
     wait = wait_preference(prefer)
     if wait and found.job.status.active:
         with services.held.answer(asker):
-            found = await waited(services, found, wait)
+            latest = await unless_disconnected(request, waited(services, found, wait))
+        if latest is None:
+            return Response(status_code=CLIENT_LEFT)
+        found = latest
         if found.job.status.active:
             found = await services.store.get(job_id, owner)  # its place in the queue is another one by now
     headers = {"ETag": etag(found, services.settings), "Cache-Control": "private, no-cache", **pending_headers(found)}
