@@ -105,7 +105,7 @@ UNKEYED: Sequence[Error] = [
 ]
 KEYED: Sequence[Error] = [
     (401, "invalid_api_key", "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one"),
-    (429, "too_many_reads", "key mine may read 100 times a second, and a list counts as 20: send it again in 1 s"),
+    (429, "too_many_reads", "key mine may read 100 times a second: send it again in 1 s"),
     (429, "too_many_refusals", "requests by key mine were refused too often: send it again in 2 s"),
     *UNKEYED,
     AWAY,

@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     reads_per_second: int = Field(
         100,
         ge=1,
-        description="reads of one key that an API process answers; a list of jobs counts as 20 "
+        description="reads of one key that an API process answers, of a list 5 jobs "
         "([limits of a process](docs/operations.md#limits-of-a-process))",
     )
     refusals_per_second: int = Field(

@@ -3,9 +3,11 @@
 Each process counts for itself, in memory: to ask Redis would cost what is to be saved.
 """
 
+import re
 from collections import OrderedDict
 from time import monotonic
 
+from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.auth import OPEN_PATHS
@@ -15,9 +17,11 @@ from api.problems import ProblemError, error_response, whole
 from jobs.settings import Settings
 
 BURST_SECONDS = 10.0  # whose worth may come at once
+LONGEST_QUERY = 200  # bytes, of one that is looked into
 MOST_ASKERS = 10_000  # that are remembered: those who asked last
 PROBES = frozenset(("/livez", "/readyz", "/health", "/metrics"))  # asked by what watches over the service
-LIST_COST = 20  # reads: up to 100 jobs come at once
+JOBS_A_READ = 5  # of a list
+LONGEST_LIST, USUAL_LIST = 100, 20  # jobs, of those that `/v1/jobs` answers with
 
 
 class Rate:
@@ -76,10 +80,16 @@ class Rates:
             return _too_many("too_many_refusals", f"requests by {asker} were refused too often", seconds)
         if reads:
             if seconds := self._reads.wait(asker):
-                told = f"{asker} may read {self._reads.per_second} times a second, and a list counts as {LIST_COST}"
+                told = f"{asker} may read {self._reads.per_second} times a second"
                 return _too_many("too_many_reads", told, seconds)
-            self._reads.take(asker, LIST_COST if path == "/v1/jobs" else 1)
+            self._reads.take(asker, _list_length(scope["query_string"]) // JOBS_A_READ if path == "/v1/jobs" else 1)
         return None
+
+
+def _list_length(query: bytes) -> int:
+    """Return how many jobs a list asks for, at least `JOBS_A_READ`; of what can't be told at a glance, the most."""
+    asked = QueryParams(query).get("limit", str(USUAL_LIST)) if len(query) < LONGEST_QUERY else ""
+    return max(JOBS_A_READ, min(int(asked), LONGEST_LIST)) if re.fullmatch("[0-9]{1,3}", asked) else LONGEST_LIST
 
 
 def _too_many(code: str, told: str, seconds: float) -> ProblemError:

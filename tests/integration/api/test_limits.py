@@ -237,11 +237,17 @@ def test_a_refusal_is_small_whatever_was_wrong(limited: Callable[..., TestClient
 # --- reads -----------------------------------------------------------------------------------------------------------
 
 
-def test_reads_have_a_rate_and_a_list_counts_as_twenty(limited: Callable[..., TestClient], file: KeysFile) -> None:
+def test_reads_have_a_rate_and_a_list_counts_for_its_length(limited: Callable[..., TestClient], file: KeysFile) -> None:
     alice, bob = ({"headers": bearer(file, name)} for name in ("alice", "bob"))
     with limited(reads_per_second=4) as http:
         url = http.post("/v1/jobs", json=SMALL, **alice).json()["urls"]["self"]
-        reads = ["/v1/jobs", *(9 * [url, "/v1/queue"]), "/v1/jobs"]
+        reads = [
+            "/v1/jobs?limit=50",
+            *(8 * [url, "/v1/queue"]),
+            "/v1/jobs",
+            "/v1/jobs?limit=1",
+            "/v1/jobs?limit=%20100",
+        ]
         assert {http.get(read, **alice).status_code for read in reads} == {200}
         for read in (url, "/v1/queue", "/v1/jobs", f"{url}/events", f"{url}/images/0"):
             refused = http.get(read, **alice)
