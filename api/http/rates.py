@@ -62,9 +62,8 @@ class Rates:
             return
         asker = scope["state"]["asker"]
         if problem := self._problem(scope, asker):
-            await error_response(scope, problem)(
-                scope, receive, send
-            )  # not counted, or who goes on would never be let in
+            # Not counted itself, or who goes on asking would never be let in again.
+            await error_response(scope, problem)(scope, receive, send)
             return
 
         async def send_counted(message: Message) -> None:
