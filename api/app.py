@@ -12,13 +12,16 @@ from api.background import end
 from api.bell import Bell
 from api.deps import Services
 from api.document import KEYED, UNKEYED, openapi
-from api.http.auth import Authentication
+from api.following import Following
+from api.http.auth import Authentication, Identification
 from api.http.cors import CrossOrigin
 from api.http.head import Head
+from api.http.held import Held
 from api.http.hosts import HostGuard
-from api.http.middleware import BodyGuard, RequestId, SingleHeaders
+from api.http.middleware import BodyGuard, HeadGuard, RequestId
 from api.http.prefix import BehindProxy
 from api.http.query import known_parameters
+from api.http.rates import Rates
 from api.openai.refusals import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
 from api.routes import docs, generations, health, jobs, models, playground, queue, sglang
@@ -84,9 +87,9 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
     outbox = Outbox(client, settings)
     # For submits alone, so that receivers' dead name servers don't hold up their own key's.
     addresses = Addresses(allow_private=settings.webhook_allow_private)
-    app.state.services = Services(
-        settings, ClientStore(client, settings), images, events, bell, outbox, addresses, keys
-    )
+    store = ClientStore(client, settings)
+    following, held = Following(store, events), Held(settings.streams_per_key)
+    app.state.services = Services(settings, store, images, events, following, held, bell, outbox, addresses, keys)
     tasks = [asyncio.create_task(events.run())]
     if settings.webhook_secret:
         secret = settings.webhook_secret.get_secret_value()
@@ -105,10 +108,12 @@ def _add_layers(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
     """Add the middleware; the last one added is the outermost."""
     app.add_middleware(BodyGuard)
     if keys:
-        app.add_middleware(Authentication, keys=keys)
+        app.add_middleware(Authentication)
     else:
         app.add_middleware(HostGuard, settings=settings)
-    app.add_middleware(SingleHeaders)
+    app.add_middleware(HeadGuard)
+    app.add_middleware(Rates, settings=settings)
+    app.add_middleware(Identification, keys=keys)
     app.add_middleware(RequestId)
     if settings.cors_origins:
         app.add_middleware(CrossOrigin, origins=settings.cors_origins)

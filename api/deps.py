@@ -1,11 +1,14 @@
 """What routes ask for: typed dependencies on the parts that the app holds."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from api.bell import Bell
+from api.following import Following
+from api.http.held import Held
 from api.webhooks.addresses import Addresses
 from jobs.events import EventHub
 from jobs.keys import RESERVED, ApiKey, KeyRing
@@ -25,6 +28,8 @@ class Services:
     store: ClientStore
     images: ImageStore
     events: EventHub
+    following: Following
+    held: Held
     bell: Bell
     outbox: Outbox
     addresses: Addresses
@@ -37,8 +42,13 @@ def _services(request: Request) -> Services:
 
 
 def _key(request: Request) -> ApiKey | None:
-    key: ApiKey | None = getattr(request.state, "key", None)  # set by `auth.Authentication`
+    key: ApiKey | None = request.state.key  # set, like `asker`, by `auth.Identification`
     return key
+
+
+def _asker(request: Request) -> str:
+    asker: str = request.state.asker
+    return asker
 
 
 KeyDep = Annotated[ApiKey | None, Depends(_key)]  # None: the service has no keys
@@ -49,4 +59,15 @@ def _owner(key: KeyDep) -> str:
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
+AskerDep = Annotated[str, Depends(_asker)]
 OwnerDep = Annotated[str, Depends(_owner)]
+
+
+async def held(services: ServicesDep, asker: AskerDep) -> AsyncIterator[None]:
+    """Count a route's answer, until it is sent, among those that are held for who asks.
+
+    Raises:
+        ProblemError: there are too many (429).
+    """
+    with services.held.answer(asker):
+        yield

@@ -81,9 +81,16 @@ STREAMED: Headers = {**CACHE_CONTROL, "X-Accel-Buffering": _header("Keeps nginx 
 
 FAULT: Error = (500, "internal_error", "this is a fault of the service: report it with the request_id")
 REPEATED: Error = (400, "repeated_header", "Idempotency-Key came more than once: send it once")
+STREAMS: Error = (
+    429,
+    "too_many_streams",
+    "key mine has 500 event streams and waits open: let one end, or poll",
+)
 AWAY: Error = (503, "queue_unavailable", "the queue can't be reached: send the request again")
 UNKEYED: Sequence[Error] = [
     REPEATED,
+    (414, "url_too_long", "path and query may have at most 4096 bytes"),
+    (431, "too_many_headers", "a request may have at most 200 headers"),
     (
         403,
         "forbidden_host",
@@ -98,6 +105,8 @@ UNKEYED: Sequence[Error] = [
 ]
 KEYED: Sequence[Error] = [
     (401, "invalid_api_key", "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one"),
+    (429, "too_many_reads", "key mine may read 100 times a second: send it again in 1 s"),
+    (429, "too_many_refusals", "requests by key mine were refused too often: send it again in 2 s"),
     *UNKEYED,
     AWAY,
 ]
@@ -162,8 +171,8 @@ IMAGE_LINKS = {"get_image": _job_link("get_image", index="$response.body#/images
 
 
 def has_limits(errors: Iterable[Error]) -> bool:
-    """Tell whether these are a submit's errors: nothing but a submit is counted, and told what a key's rate leaves."""
-    return any(status == 429 for status, *_ in errors)
+    """Tell whether these are a submit's errors: nothing else is told what a key's rate leaves."""
+    return any(code == "rate_limited" for _, code, _ in errors)
 
 
 def error_responses(

@@ -135,6 +135,18 @@ class Settings(BaseSettings):
     )
     max_work: int = Field(1024 * 1024 * 50 * 8, ge=1, description="largest pixels × steps × images of one job")
     queue_limit: int = Field(10_000, ge=1, description="queued jobs beyond which submits are answered 503")
+    reads_per_second: int = Field(
+        100,
+        ge=1,
+        description="reads of one key that an API process answers, of a list 5 jobs "
+        "([limits of a process](docs/operations.md#limits-of-a-process))",
+    )
+    refusals_per_second: int = Field(
+        10, ge=1, description="requests of one key that an API process refuses (4xx); beyond, it answers 429 at once"
+    )
+    streams_per_key: int = Field(
+        500, ge=1, description="event streams and waits that an API process holds open for one key"
+    )
 
     # Webhooks
     webhook_secret: Annotated[SecretStr, AfterValidator(_signing_secret)] | None = Field(

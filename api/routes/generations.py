@@ -6,17 +6,18 @@ import json
 from collections.abc import Sequence
 
 from botocore.exceptions import BotoCoreError, ClientError
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
-from api.deps import KeyDep, OwnerDep, ServicesDep
-from api.document import FAULT, RATE_LIMIT, REPLAYED, SUBMITTED, WARNINGS
+from api.deps import KeyDep, OwnerDep, ServicesDep, held
+from api.document import FAULT, RATE_LIMIT, REPLAYED, STREAMS, SUBMITTED, WARNINGS
+from api.following import patient
 from api.metrics import CLIENT_LEFT
 from api.openai.refusals import openai_error_responses
 from api.openai.request import ImageData, ImagesRequest, ImagesResponse
 from api.problems import ProblemError, unavailable
 from api.served_model import served_model
 from api.submission import IdempotencyKey, submit
-from api.waiting import ended, patient, unless_disconnected
+from api.waiting import unless_disconnected, waited
 from jobs.objects.images import ImageStore
 from jobs.record import ImageRecord, Job, JobStatus
 
@@ -27,6 +28,7 @@ CANCEL_SECONDS = 300.0  # that Redis may be away before the job of a client that
 
 ERRORS = openai_error_responses(
     *SUBMITTED,
+    STREAMS,
     (404, "model_not_found", "model: there is no model other: what is served is called tiny, Tongyi-MAI/Z-Image-Turbo"),
     (409, "job_canceled", "job job_… was canceled"),
     (422, "invalid_request", "steps: no such field: use num_inference_steps"),
@@ -42,6 +44,7 @@ ERRORS = openai_error_responses(
 
 @router.post(
     "/generations",
+    dependencies=[Depends(held)],
     response_model=ImagesResponse,
     responses={200: {"headers": {**REPLAYED, **RATE_LIMIT, **WARNINGS}}, **ERRORS},
 )
@@ -64,7 +67,7 @@ async def generate_images(
     job_request = body.job_request(served.sizes)
     submission = await submit(services, owner, key, job_request, idempotency_key)
     job_id = submission.found.job.id
-    found = await unless_disconnected(request, ended(services, job_id, owner))
+    found = await unless_disconnected(request, waited(services, submission.found))
     if found is None or found.job.status.active:  # the client has left, or this process is to end
         if idempotency_key is None:
             patience = CANCEL_SECONDS if found is None else 0  # who is still there is not kept waiting

@@ -494,12 +494,12 @@ def test_an_image_is_a_redirect_to_storage(http: httpx.Client) -> None:
 
 
 def test_many_wrong_parameters_make_no_large_answer(http: httpx.Client) -> None:
-    query = "&".join([f"{'y' * 5000}=1", *(f"{'x' * 40}{n}=1" for n in range(1000))])
+    query = "&".join([f"{'y' * 200}=1", *(f"{n}=1" for n in range(500))])
     answer = http.get(f"/v1/jobs?{query}")
     assert answer.status_code == 422
     assert len(answer.json()["errors"]) == 20
-    assert answer.json()["errors"][0]["parameter"] == "y" * 100
-    assert answer.json()["detail"].endswith("; and 981 more")
+    assert answer.json()["errors"][0]["parameter"] == "y" * 100 + "…"
+    assert answer.json()["detail"].endswith("; and 481 more")
     assert len(answer.content) < 10_000
 
 
