@@ -19,6 +19,7 @@ from api.http.hosts import HostGuard
 from api.http.middleware import BodyGuard, RequestId, SingleHeaders
 from api.http.prefix import BehindProxy
 from api.http.query import known_parameters
+from api.http.room import RoomGuard
 from api.openai.refusals import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
 from api.routes import docs, generations, health, jobs, models, playground, queue, sglang
@@ -109,6 +110,7 @@ def _add_layers(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
     else:
         app.add_middleware(HostGuard, settings=settings)
     app.add_middleware(SingleHeaders)
+    app.add_middleware(RoomGuard, per_address=settings.connections_per_address)
     app.add_middleware(RequestId)
     if settings.cors_origins:
         app.add_middleware(CrossOrigin, origins=settings.cors_origins)

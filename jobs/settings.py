@@ -109,6 +109,13 @@ class Settings(BaseSettings):
         description="seconds that an idle connection is kept open: longer than a balancer in front keeps its own "
         "([why](docs/operations.md#keys-and-tls))",
     )
+    connections_per_address: int | None = Field(
+        None,
+        ge=1,
+        description="connections that one client address (IPv6: its /64 network) may have open; behind a trusted proxy: "
+        "its requests under way; unset: half of what the process has room for "
+        "([room](docs/operations.md#room-for-connections))",
+    )
     api_keys_file: File | None = Field(
         None, description="file of API keys (`zimage keys create`): every request needs one then; unset: no keys"
     )

@@ -4,6 +4,7 @@ Proxies pass it on or take it away; inside it is there always, as ASGI has it, a
 """
 
 import os
+from collections.abc import Container
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -11,6 +12,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from jobs.addresses import web
 
 HEADER = b"x-forwarded-prefix"
+_LOOPBACK = "127.0.0.0/8,::1"
 
 
 class BehindProxy(ProxyHeadersMiddleware):
@@ -24,7 +26,7 @@ class BehindProxy(ProxyHeadersMiddleware):
     """
 
     def __init__(self, app: ASGIApp, root_path: str | None) -> None:
-        super().__init__(app, os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.0/8,::1"))  # type: ignore[arg-type]
+        super().__init__(app, os.environ.get("FORWARDED_ALLOW_IPS", _LOOPBACK))  # type: ignore[arg-type]
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
@@ -46,6 +48,15 @@ class BehindProxy(ProxyHeadersMiddleware):
             return web.root_path(values[-1].decode("latin-1").rstrip("/")) if values else None
         except ValueError:
             return None
+
+
+def trusted_proxies() -> Container[str]:
+    """Return the addresses of the proxies whose word is taken."""
+    return BehindProxy(_nothing, None).trusted_hosts
+
+
+async def _nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    pass
 
 
 def route_path(scope: Scope) -> str:

@@ -13,8 +13,7 @@ import pytest
 import uvicorn
 
 from api.app import create_app
-from api.http import connections, middleware
-from api.http.connections import BoundedHeads
+from api.http import connections, middleware, room
 from cli.stack import Stack
 from support.operating import service
 
@@ -29,7 +28,7 @@ def address(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
         monkeypatch.setenv(name, value)
     with service(servers) as running:
         app = create_app(running.settings)
-        config = uvicorn.Config(app, http=BoundedHeads, ws="none", port=0, log_config=None, timeout_keep_alive=2)
+        config = uvicorn.Config(app, http=connections.protocol(), ws="none", port=0, log_config=None, timeout_keep_alive=2)
         api = uvicorn.Server(config)
         thread = threading.Thread(target=api.run)
         thread.start()
@@ -92,7 +91,7 @@ def test_empty_lines_keep_no_connection_open(address: tuple[str, int]) -> None:
 @pytest.mark.parametrize("used", [False, True])
 def test_idle_connections_make_room(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, used: bool) -> None:
     """So that who keeps many open for as long as they may be doesn't keep others out."""
-    monkeypatch.setattr(connections, "_most_connections", lambda: 3)
+    monkeypatch.setattr(room, "most_connections", lambda: 3)
     with contextlib.ExitStack() as stack:
         clients = []
         for _ in range(5):
