@@ -22,8 +22,11 @@ from api.http.query import known_parameters
 from api.http.room import RoomGuard
 from api.openai.refusals import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
+from api.readiness import Readiness
 from api.routes import docs, generations, health, jobs, models, playground, queue, sglang
 from api.routes.jobs import JobPage
+from api.threads import Threads
+from api.turns import Turns
 from api.webhooks import deliverer
 from api.webhooks.addresses import Addresses, PinnedTransport
 from api.webhooks.deliverer import Deliverer, JobEvent
@@ -84,8 +87,11 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
     outbox = Outbox(client, settings)
     # For submits alone, so that receivers' dead name servers don't hold them up.
     addresses = Addresses(allow_private=settings.webhook_allow_private)
+    store = ClientStore(client, settings)
+    readiness = Readiness(settings, store, images)
+    threads = {kind: Threads(kind, 16) for kind in ("pictures", "removals", "signing")}
     app.state.services = Services(
-        settings, ClientStore(client, settings), images, events, bell, outbox, addresses, keys
+        settings, store, images, events, bell, outbox, addresses, keys, readiness, Turns(), **threads
     )
     tasks = [asyncio.create_task(events.run())]
     if settings.webhook_secret:
@@ -98,6 +104,9 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
     reaper.stop()
     await end(tasks)
     addresses.close()
+    readiness.close()
+    for kind in threads.values():
+        kind.close()
     await asyncio.to_thread(bell.close)
     await client.aclose()
 

@@ -112,9 +112,8 @@ class Settings(BaseSettings):
     connections_per_address: int | None = Field(
         None,
         ge=1,
-        description="connections that one client address (IPv6: its /64 network) may have open; behind a trusted proxy: "
-        "its requests under way; unset: half of what the process has room for "
-        "([room](docs/operations.md#room-for-connections))",
+        description="connections that one client address (of IPv6 its /64 network) may have open; unset: half of what "
+        "there is room for ([room](docs/operations.md#room-for-connections))",
     )
     api_keys_file: File | None = Field(
         None, description="file of API keys (`zimage keys create`): every request needs one then; unset: no keys"

@@ -14,6 +14,7 @@ sending a request.
 
 import asyncio
 import functools
+from collections import deque
 from typing import Any, cast
 
 from starlette.types import Message
@@ -37,7 +38,7 @@ def protocol(per_address: int | None = None) -> type[asyncio.Protocol]:
         per_address: connections that one client may have; None: half of all.
     """
     made = functools.partial(Connection, room=Room(per_address), backlog=Backlog())
-    return cast(type[asyncio.Protocol], made)
+    return cast("type[asyncio.Protocol]", made)
 
 
 class Connection(HttpToolsProtocol):
@@ -53,6 +54,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.parser: DeafParser = DeafParser(self)
         self._unread = bytearray()
+        self._unanswered: deque[Any] = deque()  # uvicorn's cycles, of which the first has begun
         self._fault: str | None = None
         self._answered_early = False
         self._outgoing = Outgoing(transport, self._backlog, self.loop)
@@ -65,6 +67,9 @@ class Connection(HttpToolsProtocol):
         self._room.leave(self.transport)
         self._outgoing.ended()
         self._unread.clear()
+        for cycle in self._unanswered:  # uvicorn tells the last one only
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -123,6 +128,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         if not self._has_room:
             self.cycle.keep_alive = False
+        self._unanswered.append(self.cycle)
         self._send_in_pieces(self.cycle)
         self._tell_early_answers()
 
@@ -149,6 +155,7 @@ class Connection(HttpToolsProtocol):
         Closed at once, it would be reset, and the client might lose the answer. So only this side of it is closed, and
         what the client still sends is dropped; if it does not close its own, it is closed (RFC 9112, section 9.6).
         """
+        self._unanswered.popleft()
         super().on_response_complete()
         if self.transport.is_closing():
             return

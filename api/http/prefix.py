@@ -4,7 +4,7 @@ Proxies pass it on or take it away; inside it is there always, as ASGI has it, a
 """
 
 import os
-from collections.abc import Container
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -50,9 +50,9 @@ class BehindProxy(ProxyHeadersMiddleware):
             return None
 
 
-def trusted_proxies() -> Container[str]:
-    """Return the addresses of the proxies whose word is taken."""
-    return BehindProxy(_nothing, None).trusted_hosts
+def trusted_proxies() -> Callable[[str], bool]:
+    """Return what tells whether an address is that of a proxy whose word is taken."""
+    return BehindProxy(_nothing, None).trusted_hosts.__contains__
 
 
 async def _nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:

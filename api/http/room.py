@@ -37,7 +37,7 @@ class Room:
 
     def __init__(self, per_address: int | None = None) -> None:
         self._per_address = per_address
-        self._trusted = trusted_proxies()
+        self._is_trusted = trusted_proxies()
         self._clients: dict[asyncio.Transport, str] = {}
         self._counts: Counter[str] = Counter()
         self._idle: _Connections = {}  # the one that is so for longest first
@@ -50,7 +50,7 @@ class Room:
         client = client_of(address)
         if len(self._clients) >= most_connections():
             self._end_idle(self._idle)
-        most_of_one = None if address in self._trusted else _most_of_one(self._per_address)
+        most_of_one = None if self._is_trusted(address) else _most_of_one(self._per_address)
         if most_of_one is not None and self._counts[client] >= most_of_one:
             self._end_idle(self._idle_of.get(client, {}))
         if len(self._clients) < most_connections() and (most_of_one is None or self._counts[client] < most_of_one):

@@ -8,6 +8,7 @@ a good part of its own buffer is free.
 import asyncio
 import logging
 import socket
+import struct
 import sys
 from typing import Any
 
@@ -100,6 +101,8 @@ class Outgoing:
     def give_up(self, why: str) -> None:
         """End the connection, whatever it has yet to send."""
         log.info("a connection was given up: %s, and its peer takes nothing", why)
+        # By a reset: in an orderly end the kernel would go on trying to deliver what it has.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
     def ended(self) -> None:
