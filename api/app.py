@@ -65,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
             "logs": False,
             "auto_configure": False,
         },
+        openapi_url=None,  # FastAPI's own renders the document anew for each request
         docs_url=None,  # FastAPI's own load what they show from a CDN
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,

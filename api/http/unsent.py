@@ -69,7 +69,7 @@ class Outgoing:
         self._taken = 0
         self._moved = 0.0
         self._watch: asyncio.TimerHandle | None = None
-        _notice_dead_peers(self._socket)
+        _watched_by_the_kernel(self._socket)
 
     @property
     def size(self) -> int:
@@ -133,10 +133,11 @@ class Outgoing:
         return int.from_bytes(told[_ACKNOWLEDGED], sys.byteorder)
 
 
-def _notice_dead_peers(connection: Any) -> None:
-    """Have the kernel end a connection whose peer acknowledges nothing, or keeps its window shut (Linux)."""
+def _watched_by_the_kernel(connection: Any) -> None:
+    """Have the kernel keep little that it can't send, and end a connection whose peer takes nothing (Linux)."""
     if connection is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
         return
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, PIECE_BYTES)  # else it keeps megabytes
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # who waits for a job is sent nothing for long
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(TAKE_SECONDS))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, ALIVE_SECONDS)

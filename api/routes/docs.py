@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import AsyncIterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -36,6 +36,22 @@ class _Kept(StaticFiles):
 @cache
 def _content(path: str) -> bytes:
     return Path(path).read_bytes()
+
+
+@router.get("/openapi.json")
+async def get_openapi_document(request: Request) -> Response:
+    """Serve the document, which names the path below which the service is shown."""
+    content = _document(request.app, request.scope.get("root_path", ""))
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+    return StreamingResponse(_pieces(content), headers=headers)
+
+
+@lru_cache(16)
+def _document(app: FastAPI, root_path: str) -> bytes:
+    document = app.openapi()
+    if root_path:
+        document = {**document, "servers": [{"url": root_path}, *document.get("servers", [])]}
+    return JSONResponse(document).body
 
 
 async def _pieces(content: bytes) -> AsyncIterator[bytes]:
