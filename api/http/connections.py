@@ -87,6 +87,7 @@ class Connection(HttpToolsProtocol):
             self._read(piece)
         if self._unread:
             self.flow.pause_reading()
+        self._outgoing.note_unread(len(self._unread))
 
     def _read(self, data: bytes) -> None:
         """Count what belongs to a head or to trailers."""

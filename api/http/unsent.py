@@ -65,6 +65,7 @@ class Outgoing:
         self._loop = loop
         self._socket: Any = transport.get_extra_info("socket")
         self._held = 0
+        self._unread = 0
         self._ended = False
         self._taken = 0
         self._moved = 0.0
@@ -73,8 +74,8 @@ class Outgoing:
 
     @property
     def size(self) -> int:
-        """Bytes that are yet to be sent: of the transport, and of the answer that is given to it piece by piece."""
-        return self._held + self._transport.get_write_buffer_size()
+        """Bytes kept for the connection: of answers that are yet to be sent, and of requests that wait behind them."""
+        return self._unread + self._unsent
 
     def note(self, held: int) -> None:
         """Look how much is to be sent now, and watch over it.
@@ -85,11 +86,20 @@ class Outgoing:
         if self._ended:
             return
         self._held = held
-        size = self.size
-        self._backlog.note(self, size)
-        if size and self._watch is None:
+        self._backlog.note(self, self.size)
+        if self._unsent and self._watch is None:
             self._taken, self._moved = self._count_taken(), self._loop.time()
             self._watch = self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def note_unread(self, unread: int) -> None:
+        """Note how many bytes of requests wait for those before them to be answered."""
+        if unread != self._unread and not self._ended:
+            self._unread = unread
+            self._backlog.note(self, self.size)
+
+    @property
+    def _unsent(self) -> int:
+        return self._held + self._transport.get_write_buffer_size()
 
     def moved(self) -> float:
         """Return when the peer was last seen to have taken something (the loop's time)."""
@@ -115,11 +125,10 @@ class Outgoing:
     def _look(self) -> None:
         self._watch = None
         stuck = self._loop.time() - self.moved()
-        size = self.size
-        self._backlog.note(self, size)
-        if size and stuck >= TAKE_SECONDS:
+        self._backlog.note(self, self.size)
+        if self._unsent and stuck >= TAKE_SECONDS:
             self.give_up(f"{stuck:.0f} s have passed")
-        elif size:
+        elif self._unsent:
             self._watch = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _count_taken(self) -> int:
