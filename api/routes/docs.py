@@ -51,7 +51,7 @@ def _document(app: FastAPI, root_path: str) -> bytes:
     document = app.openapi()
     if root_path:
         document = {**document, "servers": [{"url": root_path}, *document.get("servers", [])]}
-    return JSONResponse(document).body
+    return bytes(JSONResponse(document).body)
 
 
 async def _pieces(content: bytes) -> AsyncIterator[bytes]:
