@@ -22,10 +22,14 @@ from api.http.middleware import BodyGuard, HeadGuard, RequestId
 from api.http.prefix import BehindProxy
 from api.http.query import known_parameters
 from api.http.rates import Rates
+from api.http.room import RoomGuard
 from api.openai.refusals import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
+from api.readiness import Readiness
 from api.routes import docs, generations, health, jobs, models, playground, queue, sglang
 from api.routes.jobs import JobPage
+from api.threads import Threads
+from api.turns import Turns
 from api.webhooks import deliverer
 from api.webhooks.addresses import Addresses
 from api.webhooks.deliverer import Deliverer, JobEvent
@@ -65,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
             "logs": False,
             "auto_configure": False,
         },
+        openapi_url=None,  # FastAPI's own renders the document anew for each request
         docs_url=None,  # FastAPI's own load what they show from a CDN
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
@@ -89,7 +94,11 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
     addresses = Addresses(allow_private=settings.webhook_allow_private)
     store = ClientStore(client, settings)
     following, held = Following(store, events), Held(settings.streams_per_key)
-    app.state.services = Services(settings, store, images, events, following, held, bell, outbox, addresses, keys)
+    readiness = Readiness(settings, store, images)
+    threads = {kind: Threads(kind, 16) for kind in ("pictures", "removals", "signing")}
+    app.state.services = Services(
+        settings, store, images, events, following, held, bell, outbox, addresses, keys, readiness, Turns(), **threads
+    )
     tasks = [asyncio.create_task(events.run())]
     if settings.webhook_secret:
         secret = settings.webhook_secret.get_secret_value()
@@ -100,6 +109,9 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
     yield
     reaper.stop()
     await end(tasks)
+    readiness.close()
+    for kind in threads.values():
+        kind.close()
     await asyncio.to_thread(bell.close)
     await client.aclose()
 
@@ -114,6 +126,7 @@ def _add_layers(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
     app.add_middleware(HeadGuard)
     app.add_middleware(Rates, settings=settings)
     app.add_middleware(Identification, keys=keys)
+    app.add_middleware(RoomGuard, per_address=settings.connections_per_address)
     app.add_middleware(RequestId)
     if settings.cors_origins:
         app.add_middleware(CrossOrigin, origins=settings.cors_origins)

@@ -9,6 +9,9 @@ from fastapi import Depends, Request
 from api.bell import Bell
 from api.following import Following
 from api.http.held import Held
+from api.readiness import Readiness
+from api.threads import Threads
+from api.turns import Turns
 from api.webhooks.addresses import Addresses
 from jobs.events import EventHub
 from jobs.keys import RESERVED, ApiKey, KeyRing
@@ -16,8 +19,6 @@ from jobs.objects.images import ImageStore
 from jobs.settings import Settings
 from jobs.store.client import ClientStore
 from jobs.store.webhooks import Outbox
-
-CHECK_SECONDS = 3.0  # for which an answer waits for a server that it can do without
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Services:
     outbox: Outbox
     addresses: Addresses
     keys: KeyRing | None  # None: the service has no keys
+    readiness: Readiness
+    turns: Turns
+    # For what asks S3, and for what asks for its credentials.
+    pictures: Threads
+    removals: Threads
+    signing: Threads
 
 
 def _services(request: Request) -> Services:

@@ -102,6 +102,7 @@ UNKEYED: Sequence[Error] = [
         "without API keys other sites' pages are not served; a proxy has to pass Host on as it came",
     ),
     FAULT,
+    (503, "too_many_connections", "too many connections are open already: send the request again later"),
 ]
 KEYED: Sequence[Error] = [
     (401, "invalid_api_key", "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one"),

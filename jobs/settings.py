@@ -109,6 +109,12 @@ class Settings(BaseSettings):
         description="seconds that an idle connection is kept open: longer than a balancer in front keeps its own "
         "([why](docs/operations.md#keys-and-tls))",
     )
+    connections_per_address: int | None = Field(
+        None,
+        ge=1,
+        description="connections that one client address (of IPv6 its /64 network) may have open; unset: half of what "
+        "there is room for ([room](docs/operations.md#room-for-connections))",
+    )
     api_keys_file: File | None = Field(
         None, description="file of API keys (`zimage keys create`): every request needs one then; unset: no keys"
     )

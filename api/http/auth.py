@@ -1,11 +1,11 @@
 """Whose request it is: with a keys file every request but a few needs `Authorization: Bearer KEY`."""
 
-import ipaddress
 import re
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.http.clients import client_of
 from api.http.prefix import route_path
 from api.problems import ProblemError, error_response
 from jobs.keys import ApiKey, KeyRing
@@ -17,8 +17,6 @@ OPEN_PATHS = frozenset(  # tell nothing of any job
         *("/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"),
     )
 )
-_IPV6_CLIENT = 64  # bits of a client's network
-_LONGEST_ADDRESS = 64
 _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
 
 
@@ -38,7 +36,7 @@ class Identification:
         if scope["type"] == "http":
             key = self._key(Headers(scope=scope))
             client = scope.get("client")
-            asker = f"key {key.name}" if key else f"address {_address(client[0] if client else '')}"
+            asker = f"key {key.name}" if key else f"address {client_of(client[0] if client else '')}"
             scope["state"] |= {"key": key, "asker": asker}
         await self._app(scope, receive, send)
 
@@ -46,17 +44,6 @@ class Identification:
         given = headers.getlist("authorization")
         match = _BEARER.fullmatch(given[0].strip()) if self._keys and len(given) == 1 else None
         return self._keys.find(match[1]) if self._keys and match else None
-
-
-def _address(client: str) -> str:
-    """Return a client's address as it is counted: of IPv6 a network, since each client has one to choose from."""
-    try:
-        address = ipaddress.ip_address(client.partition("%")[0])
-    except ValueError:  # a proxy's word for one that it does not know
-        return client[:_LONGEST_ADDRESS]
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    return str(address.ipv4_mapped or ipaddress.ip_network((address, _IPV6_CLIENT), strict=False))
 
 
 class Authentication:

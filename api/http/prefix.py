@@ -34,7 +34,7 @@ class BehindProxy(ProxyHeadersMiddleware):
 
     def __init__(self, app: ASGIApp, root_path: str | None) -> None:
         super().__init__(app)  # type: ignore[arg-type]
-        self.trusted_hosts = _Trusted(os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.0/8,::1"))
+        self.trusted_hosts = trusted_proxies()
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
@@ -56,6 +56,11 @@ class BehindProxy(ProxyHeadersMiddleware):
             return web.root_path(values[-1].decode("latin-1").rstrip("/")) if values else None
         except ValueError:
             return None
+
+
+def trusted_proxies() -> _TrustedHosts:
+    """Return the addresses of proxies whose word is taken."""
+    return _Trusted(os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.0/8,::1"))
 
 
 def route_path(scope: Scope) -> str:

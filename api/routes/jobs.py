@@ -1,6 +1,5 @@
 """`/v1/jobs`: submit, read, wait, list, cancel, delete, fetch images, follow."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterable, Sequence
 from typing import Annotated
@@ -100,7 +99,7 @@ async def _view(services: Services, found: Found, request: Request) -> JobView:
     if not found.job.images:
         return job_view(found, services.images, request)
     # Signing is arithmetic, but credentials may have to be fetched first: not on the event loop.
-    return await asyncio.to_thread(job_view, found, services.images, request)
+    return await services.signing.run(job_view, found, services.images, request)
 
 
 @router.post(
@@ -250,7 +249,7 @@ async def delete_job(job_id: JobId, services: ServicesDep, owner: OwnerDep) -> N
         raise ProblemError(409, "job_active", detail)
     known = services.images.keys(job_id, found.job.attempt, len(found.job.images)) if found.job.images else []
     try:
-        await asyncio.to_thread(services.images.delete_job, job_id, known)
+        await services.removals.run(services.images.delete_job, job_id, known)
     except (*STORAGE_ERRORS, StillThereError) as error:
         if isinstance(error, StillThereError) and error.lasting:
             # Not a 503: nothing changes while nobody but the client does anything.
@@ -274,7 +273,7 @@ async def get_image(job_id: JobId, index: ImageIndex, services: ServicesDep, own
     job = (await services.store.get(job_id, owner)).job
     for image in job.images:
         if image.index == index:
-            url = await asyncio.to_thread(services.images.presign, image.key)
+            url = await services.signing.run(services.images.presign, image.key)
             return RedirectResponse(url, 307, headers={"Cache-Control": "private, no-store"})
     detail = f"the job is {job.status} and has {len(job.images)} images"
     raise ProblemError(404, "image_not_found", detail)
