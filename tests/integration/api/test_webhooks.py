@@ -333,6 +333,7 @@ def test_events_given_up_are_kept_as_long_as_jobs(own: Service) -> None:
     ended(own, f"http://127.0.0.1:{free_port()}/")
     deliver(own, lambda: [event[1] for event in undelivered(own)] == ["dead"], delays=[])
     time.sleep(1.1)
+    own.worker.retire()
     assert undelivered(own) == []
 
 
