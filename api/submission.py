@@ -20,7 +20,7 @@ from jobs.keys import ApiKey
 from jobs.limits import NO_LIMITS
 from jobs.model_card import DEFAULT_SIZES, SizeLimits, size_warnings
 from jobs.settings import Settings
-from jobs.spec import JobInput, JobRequest, random_seed
+from jobs.spec import CONTROLS, JobInput, JobRequest, random_seed
 from jobs.store.answers import Found, Submitted
 
 REFUSAL_SECONDS = 0.2  # after which a webhook's host is refused, whichever way it is unusable
@@ -36,7 +36,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # Unicode's Cc but for tab and line ends
+CONTROL = re.compile(f"[{CONTROLS}]")
 
 
 @dataclass(frozen=True)
