@@ -57,7 +57,7 @@ Priority = Literal["high", "normal", "low"]
 
 # Refused at submit (Unicode's Cc but for tab and line ends); records of earlier releases have some.
 CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
-_NO_CONTROLS: dict[str, JsonValue] = {"pattern": f"^[^{CONTROLS}]*$"}  # as the JSON schema tells it
+NO_CONTROLS: dict[str, JsonValue] = {"pattern": f"^[^{CONTROLS}]*$"}  # as the JSON schema tells it
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class JobOptions(RequestBody):
         description="What to draw; the model reads the first 512 tokens.", examples=["a red circle"]
     )
     negative_prompt: Annotated[
-        Annotated[str, StringConstraints(max_length=2000), Field(json_schema_extra=_NO_CONTROLS)] | None,
+        Annotated[str, StringConstraints(max_length=2000), Field(json_schema_extra=NO_CONTROLS)] | None,
         Trait(picture=True, help="What to avoid; only with --guidance above 0."),
     ] = Field(None, description="What to avoid; only with guidance_scale > 0.")
     num_inference_steps: Annotated[Int, Trait(picture=True, flag="--steps", help="Denoising steps, 1 to 50.")] = Field(
@@ -206,8 +206,8 @@ class JobOptions(RequestBody):
         max_length=16,
         description="At most 16 pairs of strings, 4 KiB together.",
         json_schema_extra={
-            "propertyNames": _NO_CONTROLS,
-            "additionalProperties": {"type": "string", **_NO_CONTROLS},
+            "propertyNames": NO_CONTROLS,
+            "additionalProperties": {"type": "string", **NO_CONTROLS},
         },
     )
 
