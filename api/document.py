@@ -90,7 +90,6 @@ AWAY: Error = (503, "queue_unavailable", "the queue can't be reached: send the r
 UNKEYED: Sequence[Error] = [
     REPEATED,
     (414, "url_too_long", "path and query may have at most 4096 bytes"),
-    (431, "too_many_headers", "a request may have at most 200 headers"),
     (
         403,
         "forbidden_host",
@@ -127,6 +126,11 @@ SUBMITTED: Sequence[Error] = [
         429,
         "queue_share_full",
         "key mine has filled its share of the queue: wait for its jobs to be drawn, or cancel some",
+    ),
+    (
+        429,
+        "memory_share_full",
+        "key mine has filled its share of the memory: delete jobs that have ended, or wait until old ones are removed",
     ),
     (429, "too_many_jobs", "key mine may have 8 jobs queued or running: wait for one to end, or cancel one"),
     (

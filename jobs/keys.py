@@ -119,10 +119,7 @@ class KeysFile:
         Raises:
             KeysFileError: there is no such key, or the file is missing or broken.
         """
-        for key in self.read():
-            if key.name == name:
-                return key
-        raise KeysFileError(f"{self._path}: there is no key {name}")
+        return self._named(self.read(), name)
 
     def rotate_secret(self, name: str) -> None:
         """Give a key another webhook secret; the one before it signs too, until the rotation is finished.
@@ -160,9 +157,16 @@ class KeysFile:
         """Write what `change` makes of a key in its place; None: the key goes."""
         self.find(name)  # of a file that is not there, say so
         with self._locked():
-            changed = change(self.find(name))
-            keys = [changed if key.name == name else key for key in self.read()]
-            self._write([key for key in keys if key])
+            keys = self.read()
+            key = self._named(keys, name)
+            changed = change(key)
+            self._write([kept for other in keys if (kept := changed if other is key else other)])
+
+    def _named(self, keys: list[ApiKey], name: str) -> ApiKey:
+        for key in keys:
+            if key.name == name:
+                return key
+        raise KeysFileError(f"{self._path}: there is no key {name}")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     job_ttl: int = Field(
         604_800,
         ge=1,
-        description="seconds that an ended job and its images are kept; a canceled one a day at most",
+        description="seconds that an ended job and its images are kept; a canceled or expired one a day at most",
     )
     tombstone_ttl: int = Field(604_800, ge=1, description="seconds that a deleted job is answered 410 instead of 404")
     idempotency_ttl: int = Field(86_400, ge=1, description="seconds that an Idempotency-Key is remembered")

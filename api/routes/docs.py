@@ -13,10 +13,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from api.http.csp import CLOSED, inline_source
+from api.http.unsent import PIECE_BYTES
 
 router = APIRouter(include_in_schema=False)
-
-PIECE_BYTES = 64 * 1024
 
 
 class _Kept(StaticFiles):
@@ -55,6 +54,7 @@ def _document(app: FastAPI, root_path: str) -> bytes:
 
 
 async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    # So that no more than a piece counts as waiting to be sent, though the rest is shared by all.
     for start in range(0, len(content), PIECE_BYTES):
         yield content[start : start + PIECE_BYTES]
 

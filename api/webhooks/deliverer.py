@@ -10,7 +10,6 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.exceptions import RedisError
 
 from api import metrics
+from api.threads import Threads
 from api.views import EXAMPLE, JobBody, job_body
 from api.webhooks.addresses import Addresses, PinnedTransport
 from api.webhooks.lookups import AT_ONCE
@@ -111,9 +111,8 @@ class Deliverer:
         self._images = images
         self._signatures = signatures
         self._addresses = addresses
-        # Signing URLs is arithmetic, but credentials may have to be fetched first. Its own threads: other work holds
-        # nothing up.
-        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="webhook")
+        # Signing URLs is arithmetic, but credentials may have to be fetched first.
+        self._writers = Threads("webhook", WRITERS)
         self._delays = delays
         self._under_way: Counter[str] = Counter()  # by owner
         self._ended = asyncio.Event()
@@ -124,16 +123,20 @@ class Deliverer:
         timeout = httpx.Timeout(TRY_SECONDS, connect=CONNECT_SECONDS)
         transport = PinnedTransport(self._addresses)
         client = httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False, follow_redirects=False)
-        async with client as http, asyncio.TaskGroup() as group:
-            while True:
-                self._ended.clear()
-                if delivery := await self._claim():
-                    self._under_way[delivery.owner] += 1
-                    group.create_task(self._deliver(http, delivery))
-                else:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(POLL_SECONDS):
-                            await self._ended.wait()
+        with contextlib.closing(self._writers):
+            async with client as http, asyncio.TaskGroup() as group:
+                await self._begin_deliveries(http, group)
+
+    async def _begin_deliveries(self, http: httpx.AsyncClient, group: asyncio.TaskGroup) -> None:
+        while True:
+            self._ended.clear()
+            if delivery := await self._claim():
+                self._under_way[delivery.owner] += 1
+                group.create_task(self._deliver(http, delivery))
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await self._ended.wait()
 
     async def _claim(self) -> Delivery | None:
         # Who has enough under way is passed over: its events wait in Redis, where waiting is no try. Enough is also as
@@ -157,7 +160,7 @@ class Deliverer:
         status, error = None, None
         try:
             job = Job.from_record(delivery.record)
-            content = await asyncio.get_running_loop().run_in_executor(self._writers, self._content, job)
+            content = await self._writers.run(self._content, job)
             async with asyncio.timeout(TRY_SECONDS):
                 status = await self._send(http, delivery, str(job.input.webhook_url), content)
         except TimeoutError:

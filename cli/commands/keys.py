@@ -25,7 +25,7 @@ Work = Annotated[
     int | None,
     typer.Option(min=1, help="Pixels x steps x images per minute, twice that with guidance; default: any number."),
 ]
-Share = Annotated[float, typer.Option(help="Part of the queue that it can fill when it is alone, above 0 to 1.")]
+Share = Annotated[float, typer.Option(help="Part of queue and memory that it can fill when it is alone, above 0 to 1.")]
 Weight = Annotated[float, typer.Option(help="A key of weight 2 gets twice the work of one of weight 1; 0.01 to 100.")]
 Rotate = Annotated[bool, typer.Option("--rotate", help="Make another one; that before it signs too, until --finish.")]
 Finish = Annotated[bool, typer.Option("--finish", help="End a rotation: from now on the newest one signs alone.")]

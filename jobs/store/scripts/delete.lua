@@ -22,7 +22,7 @@ redis.call('DEL', job_key(id))
 keep(job_owner, bytes and -bytes)
 
 local tombstones = key('tombstones:' .. job_owner)
-redis.call('SET', key('tombstone:' .. id), job_owner .. ' ' .. (idempotency or ''), 'EX', tombstone_ttl)
+redis.call('SET', key('tombstone:' .. id), idempotency and job_owner .. ' ' .. idempotency or job_owner, 'EX', tombstone_ttl)
 redis.call('ZADD', tombstones, integer(now()), id)
 redis.call('EXPIRE', tombstones, tombstone_ttl)
 for _, old in ipairs(redis.call('ZRANGE', tombstones, 0, -1 - MOST_TOMBSTONES)) do

@@ -20,7 +20,7 @@
 -- limit:{owner}             string  time at which the owner has all its submits of a minute again
 -- limit:{owner}:work        string  the same of its work of a minute
 -- kept                      hash    owner -> bytes of Redis that its jobs take, with events for their webhooks
--- tombstone:{id}            string  "<owner> <idempotency key>" of a deleted job
+-- tombstone:{id}            string  of a deleted job its owner, and its idempotency key behind a space
 -- tombstones:{owner}        zset    ids of the owner's deleted jobs, by time
 -- workers                   zset    worker ids by the time until which they count as alive
 -- worker:{id}               hash    card (JSON), rate (work per second), number and id of its last claim

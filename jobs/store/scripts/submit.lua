@@ -2,15 +2,16 @@
 -- (nothing) -> queued. Refused by Redis itself when its memory is full: no allow-oom here.
 -- ARGV: id, owner, input (JSON), priority shift (us), cost, steps, queue limit, seconds until it expires, what a worker
 --       must be able to do (words) or '', idempotency key or '', digests of the body (words; the first is kept), seconds
---       that the idempotency key is kept, bytes that the job will take, the owner's limits (JSON: `rate`, submits per minute; `work` per minute;
---       `in_flight`, queued and running jobs at once; without limit where they are not named. `share` of the queue,
---       `weight`), 1 when it has a webhook or '', traceparent or '', what is told of it before it is drawn (JSON)
+--       that the idempotency key is kept, bytes that the job will take, the owner's limits (JSON: `rate`, submits per
+--       minute; `work` per minute; `in_flight`, queued and running jobs at once; without limit where they are not named.
+--       `share` of the queue and of memory, `weight`), 1 when it has a webhook or '', traceparent or '', what is told of it
+--       before it is drawn (JSON)
 -- Returns {'created' | 'replayed' | 'mismatch', id}, {'full' | 'over_share', seconds in which the workers end a job ('' if
 --       unknown)}, {'too_many' | 'over_memory', ''} or {'too_fast' | 'too_much', seconds until it is taken};
 --       behind it, where the owner has a rate, how many submits are left now and the seconds until all are again
 -- Keys: job:{id}, pending, turns:{owner}, owed, passed, running, deadlines, work, status:{status},
---       owner:{owner}[:{status}], idempotency:{owner}:{key}, kept, limit:{owner}, limit:{owner}:work, place, pace, clocks, workers,
---       worker:{id}, rate, clock, events
+--       owner:{owner}[:{status}], idempotency:{owner}:{key}, kept, limit:{owner}, limit:{owner}:work, place, pace, clocks,
+--       workers, worker:{id}, rate, clock, events
 local id, owner, input, shift, cost, steps, limit, ttl, needs, idempotency, digests, idempotency_ttl, bytes, limits, webhook,
   traceparent, warnings = unpack(ARGV)
 limits = cjson.decode(limits)

@@ -914,7 +914,7 @@ class Jobs(RuleBasedStateMachine):
 
         repeatable = {job_id: key for (_, key), (_, job_id) in self.keys.items()}
         assert {name: value for name, value in self.strings.items() if ":" in name and name != "reaper:last"} == {
-            **{f"tombstone:{job_id}": f"{self.owners[job_id]} {repeatable.get(job_id, '')}" for job_id in gone},
+            **{f"tombstone:{job_id}": f"{self.owners[job_id]} {repeatable.get(job_id, '')}".strip() for job_id in gone},
             **{f"idempotency:{owner}:{key}": " ".join(first) for (owner, key), first in self.keys.items()},
         }
         assert {name for name in self.strings if ":" not in name} <= {"card", "rate", "clock", "place", "pace"}
