@@ -12,20 +12,28 @@ from api.background import end
 from api.bell import Bell
 from api.deps import Services
 from api.document import KEYED, UNKEYED, openapi
-from api.http.auth import Authentication
+from api.following import Following
+from api.http.auth import Authentication, Identification
 from api.http.cors import CrossOrigin
 from api.http.head import Head
+from api.http.held import Held
 from api.http.hosts import HostGuard
-from api.http.middleware import BodyGuard, RequestId, SingleHeaders
+from api.http.middleware import BodyGuard, HeadGuard, RequestId
 from api.http.prefix import BehindProxy
 from api.http.query import known_parameters
+from api.http.rates import Rates
+from api.http.room import RoomGuard
 from api.openai.refusals import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
+from api.readiness import Readiness
 from api.routes import docs, generations, health, jobs, models, playground, queue, sglang
 from api.routes.jobs import JobPage
+from api.threads import Threads
+from api.turns import Turns
 from api.webhooks import deliverer
-from api.webhooks.addresses import Addresses, PinnedTransport
+from api.webhooks.addresses import Addresses
 from api.webhooks.deliverer import Deliverer, JobEvent
+from api.webhooks.signing import Signatures
 from jobs import __version__
 from jobs.doorbell import celery_app
 from jobs.events import EventHub
@@ -61,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
             "logs": False,
             "auto_configure": False,
         },
+        openapi_url=None,  # FastAPI's own renders the document anew for each request
         docs_url=None,  # FastAPI's own load what they show from a CDN
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
@@ -81,22 +90,28 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
     reaper = Reaper(connect(settings), images, celery_app(settings), settings)
     bell = Bell(settings)
     outbox = Outbox(client, settings)
-    # For submits alone, so that receivers' dead name servers don't hold them up.
+    # For submits alone, so that receivers' dead name servers don't hold up their own key's.
     addresses = Addresses(allow_private=settings.webhook_allow_private)
+    store = ClientStore(client, settings)
+    following, held = Following(store, events), Held(settings.streams_per_key)
+    readiness = Readiness(settings, store, images)
+    threads = {kind: Threads(kind, 16) for kind in ("pictures", "removals", "signing")}
     app.state.services = Services(
-        settings, ClientStore(client, settings), images, events, bell, outbox, addresses, keys
+        settings, store, images, events, following, held, bell, outbox, addresses, keys, readiness, Turns(), **threads
     )
     tasks = [asyncio.create_task(events.run())]
     if settings.webhook_secret:
         secret = settings.webhook_secret.get_secret_value()
-        transport = PinnedTransport(Addresses(allow_private=settings.webhook_allow_private))
-        deliverer = Deliverer(outbox, images, secret, transport)
+        signatures = Signatures(secret, keys, common=settings.webhook_common_signature)
+        deliverer = Deliverer(outbox, images, signatures, Addresses(allow_private=settings.webhook_allow_private))
         tasks.append(asyncio.create_task(deliverer.run()))
     reaper.start()
     yield
     reaper.stop()
     await end(tasks)
-    addresses.close()
+    readiness.close()
+    for kind in threads.values():
+        kind.close()
     await asyncio.to_thread(bell.close)
     await client.aclose()
 
@@ -105,10 +120,13 @@ def _add_layers(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
     """Add the middleware; the last one added is the outermost."""
     app.add_middleware(BodyGuard)
     if keys:
-        app.add_middleware(Authentication, keys=keys)
+        app.add_middleware(Authentication)
     else:
         app.add_middleware(HostGuard, settings=settings)
-    app.add_middleware(SingleHeaders)
+    app.add_middleware(HeadGuard)
+    app.add_middleware(Rates, settings=settings)
+    app.add_middleware(Identification, keys=keys)
+    app.add_middleware(RoomGuard, per_address=settings.connections_per_address)
     app.add_middleware(RequestId)
     if settings.cors_origins:
         app.add_middleware(CrossOrigin, origins=settings.cors_origins)

@@ -1,11 +1,17 @@
 """What routes ask for: typed dependencies on the parts that the app holds."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from api.bell import Bell
+from api.following import Following
+from api.http.held import Held
+from api.readiness import Readiness
+from api.threads import Threads
+from api.turns import Turns
 from api.webhooks.addresses import Addresses
 from jobs.events import EventHub
 from jobs.keys import RESERVED, ApiKey, KeyRing
@@ -13,8 +19,6 @@ from jobs.objects.images import ImageStore
 from jobs.settings import Settings
 from jobs.store.client import ClientStore
 from jobs.store.webhooks import Outbox
-
-CHECK_SECONDS = 3.0  # for which an answer waits for a server that it can do without
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,18 @@ class Services:
     store: ClientStore
     images: ImageStore
     events: EventHub
+    following: Following
+    held: Held
     bell: Bell
     outbox: Outbox
     addresses: Addresses
     keys: KeyRing | None  # None: the service has no keys
+    readiness: Readiness
+    turns: Turns
+    # For what asks S3, and for what asks for its credentials.
+    pictures: Threads
+    removals: Threads
+    signing: Threads
 
 
 def _services(request: Request) -> Services:
@@ -37,8 +49,13 @@ def _services(request: Request) -> Services:
 
 
 def _key(request: Request) -> ApiKey | None:
-    key: ApiKey | None = getattr(request.state, "key", None)  # set by `auth.Authentication`
+    key: ApiKey | None = request.state.key  # set, like `asker`, by `auth.Identification`
     return key
+
+
+def _asker(request: Request) -> str:
+    asker: str = request.state.asker
+    return asker
 
 
 KeyDep = Annotated[ApiKey | None, Depends(_key)]  # None: the service has no keys
@@ -49,4 +66,15 @@ def _owner(key: KeyDep) -> str:
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
+AskerDep = Annotated[str, Depends(_asker)]
 OwnerDep = Annotated[str, Depends(_owner)]
+
+
+async def held(services: ServicesDep, asker: AskerDep) -> AsyncIterator[None]:
+    """Count a route's answer, until it is sent, among those that are held for who asks.
+
+    Raises:
+        ProblemError: there are too many (429).
+    """
+    with services.held.answer(asker):
+        yield

@@ -81,9 +81,15 @@ STREAMED: Headers = {**CACHE_CONTROL, "X-Accel-Buffering": _header("Keeps nginx 
 
 FAULT: Error = (500, "internal_error", "this is a fault of the service: report it with the request_id")
 REPEATED: Error = (400, "repeated_header", "Idempotency-Key came more than once: send it once")
+STREAMS: Error = (
+    429,
+    "too_many_streams",
+    "key mine has 500 event streams and waits open: let one end, or poll",
+)
 AWAY: Error = (503, "queue_unavailable", "the queue can't be reached: send the request again")
 UNKEYED: Sequence[Error] = [
     REPEATED,
+    (414, "url_too_long", "path and query may have at most 4096 bytes"),
     (
         403,
         "forbidden_host",
@@ -95,9 +101,12 @@ UNKEYED: Sequence[Error] = [
         "without API keys other sites' pages are not served; a proxy has to pass Host on as it came",
     ),
     FAULT,
+    (503, "too_many_connections", "too many connections are open already: send the request again later"),
 ]
 KEYED: Sequence[Error] = [
     (401, "invalid_api_key", "send a valid API key as `Authorization: Bearer KEY`; `zimage keys create` makes one"),
+    (429, "too_many_reads", "key mine may read 100 times a second: send it again in 1 s"),
+    (429, "too_many_refusals", "requests by key mine were refused too often: send it again in 2 s"),
     *UNKEYED,
     AWAY,
 ]
@@ -118,7 +127,18 @@ SUBMITTED: Sequence[Error] = [
         "queue_share_full",
         "key mine has filled its share of the queue: wait for its jobs to be drawn, or cancel some",
     ),
+    (
+        429,
+        "memory_share_full",
+        "key mine has filled its share of the memory: delete jobs that have ended, or wait until old ones are removed",
+    ),
     (429, "too_many_jobs", "key mine may have 8 jobs queued or running: wait for one to end, or cancel one"),
+    (
+        429,
+        "too_many_lookups",
+        "/webhook_url: hooks.example was not looked up: too many names sent before get no answer from their name "
+        "servers: send the request again later, with names that resolve",
+    ),
     AWAY,
     (503, "queue_full", "10000 jobs are waiting already: send it again in 7 s"),
 ]
@@ -156,8 +176,8 @@ IMAGE_LINKS = {"get_image": _job_link("get_image", index="$response.body#/images
 
 
 def has_limits(errors: Iterable[Error]) -> bool:
-    """Tell whether these are a submit's errors: nothing but a submit is counted, and told what a key's rate leaves."""
-    return any(status == 429 for status, *_ in errors)
+    """Tell whether these are a submit's errors: nothing else is told what a key's rate leaves."""
+    return any(code == "rate_limited" for _, code, _ in errors)
 
 
 def error_responses(

@@ -15,7 +15,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})  # a series ea
 http_request_seconds = Histogram("zimage_http_request_seconds", "HTTP requests.", ["route", "method", "status"])
 jobs_submitted_total = Counter(
     "zimage_jobs_submitted_total",
-    "Submits by outcome: created, replayed, mismatch, full, over_share, too_fast, too_much, too_many.",
+    "Submits by outcome: created, replayed, mismatch, full, over_share, over_memory, too_fast, too_much, too_many.",
     ["outcome"],
 )
 webhook_deliveries_total = Counter(

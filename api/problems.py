@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
 MOST_ERRORS = 20  # that one answer tells
+LONGEST_NAME = 100  # characters, of what a client named and an answer repeats
 
 
 class FieldError(BaseModel):
@@ -113,6 +114,11 @@ def invalid_request(errors: list[FieldError]) -> ProblemError:
     return ProblemError(422, "invalid_request", detail, errors=told)
 
 
+def shortened(name: str) -> str:
+    """Return a client's name for something as an answer repeats it."""
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+
+
 def unavailable(
     code: str, detail: str, seconds: float = RETRY_SECONDS, headers: Mapping[str, str] | None = None
 ) -> ProblemError:
@@ -125,7 +131,7 @@ def whole(seconds: float) -> int:
     return max(1, math.ceil(seconds))
 
 
-_HEADERS = {401: CHALLENGE, 503: RETRY_AFTER}
+_HEADERS = {401: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}
 _SUBMIT_HEADERS = {
     **_HEADERS,
     422: RATE_LIMIT,
@@ -145,7 +151,7 @@ def problem_responses(*errors: Error) -> Responses:
 
 
 def _pointer(location: tuple[Any, ...]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    return "".join("/" + shortened(str(part)).replace("~", "~0").replace("/", "~1") for part in location)
 
 
 def _message(item: dict[str, Any]) -> str:

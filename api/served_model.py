@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from api.deps import Services
-from api.problems import FieldError, ProblemError
+from api.problems import FieldError, ProblemError, shortened
 from jobs.model_card import SizeLimits, served_name, size_limits
 
 HUB_ID = "Tongyi-MAI/Z-Image-Turbo"  # what the guides' examples ask for, whatever is served
@@ -21,7 +21,7 @@ class ServedModel:
     def check_name(self, name: str) -> None:
         """Raise the 404 that OpenAI's clients know when it is not one of the model's names."""
         if name not in (*self.names, DEFAULT, self.path):
-            told = f"there is no model {name}: what is served is called {', '.join(self.names)}"
+            told = f"there is no model {shortened(name)}: what is served is called {', '.join(self.names)}"
             error = FieldError(pointer="/model", detail=told)
             raise ProblemError(404, "model_not_found", error.detail, errors=[error])
 

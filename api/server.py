@@ -9,8 +9,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.http.connections import BoundedHeads
+from api.http.connections import protocol
 from api.http.hosts import is_loopback
+from api.http.room import OPEN_FILES, most_connections
 from jobs.addresses import SettingError
 from jobs.addresses.listening import EVERYWHERE
 from jobs.keys import KeysFileError
@@ -22,7 +23,6 @@ from jobs.telemetry import trace_export
 from jobs.telemetry.logs import configure_logging
 
 GRACE_SECONDS = 5
-OPEN_FILES = 16_384  # each open stream or wait is one
 
 
 def serve(settings: Settings) -> None:
@@ -70,7 +70,7 @@ def serve(settings: Settings) -> None:
 def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=BoundedHeads,
+        http=protocol(settings.connections_per_address),
         ws="none",
         # "": a socket for each family that the machine has, so that clients' IPv4 addresses are not written as IPv6.
         host="" if settings.host == EVERYWHERE else settings.host,
@@ -79,6 +79,8 @@ def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
         log_config=None,
         proxy_headers=False,  # `api.http.prefix` reads them
         timeout_keep_alive=settings.keep_alive_seconds,
+        # All that may come at once, before any of it is counted, has to find open files.
+        backlog=min(2048, most_connections() // 8),
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
 

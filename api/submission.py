@@ -1,7 +1,10 @@
 """Submitting a job, whichever API it comes by: the model's and the service's limits, the queue, the doorbell."""
 
+import asyncio
+import re
 import secrets
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated
 
 import httpx
@@ -12,13 +15,15 @@ from api.deps import Services
 from api.http.limits import LONGEST_RETRY_SECONDS, limit_exceeded, limit_headers
 from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_request, unavailable, whole
 from api.served_model import served_model
-from api.webhooks.addresses import AddressError, ResolverError
+from api.webhooks.addresses import AddressError, LookupsError, ResolverError
 from jobs.keys import ApiKey
 from jobs.limits import NO_LIMITS
 from jobs.model_card import DEFAULT_SIZES, SizeLimits, size_warnings
 from jobs.settings import Settings
-from jobs.spec import JobInput, JobRequest, random_seed
+from jobs.spec import CONTROLS, JobInput, JobRequest, random_seed
 from jobs.store.answers import Found, Submitted
+
+REFUSAL_SECONDS = 0.2  # after which a webhook's host is refused, whichever way it is unusable
 
 IdempotencyKey = Annotated[
     str | None,
@@ -30,6 +35,8 @@ IdempotencyKey = Annotated[
         examples=["3f9c1e8a-4b7d-42d0-a1c5-e6f708192a3b"],
     ),
 ]
+
+CONTROL = re.compile(f"[{CONTROLS}]")
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,16 @@ async def submit(
     served = await served_model(services)
     job_input = request.complete(served.sizes.default_size, served.sizes.default_size)
     _check_limits(services.settings, served.sizes, job_input)
-    if request.webhook_url is not None and not (
+    errors = _control_characters(request)
+    if (errors or request.webhook_url) and not (
         # Of a repetition nothing is left to be asked: its webhook was taken, though its name may not resolve now.
         idempotency_key and await services.store.has_seen(owner, idempotency_key)
     ):
-        # Before the key's limits: with them first, and no submit spent on a refusal, as many names could be looked up.
-        await _check_webhook(services, request.webhook_url)
+        if errors:
+            raise invalid_request(errors)
+        if request.webhook_url:
+            # Before the key's limits: with them first, and no submit spent on a refusal, as many could be looked up.
+            await _check_webhook(services, owner, request.webhook_url)
     submitted = await services.store.submit(
         f"job_{secrets.token_hex(16)}",
         owner,
@@ -91,7 +102,7 @@ async def submit(
 
 def _accepted(settings: Settings, key: ApiKey | None, submitted: Submitted, headers: dict[str, str]) -> str:
     """Return the id of the job, or raise why there is none, with these headers."""
-    if key and submitted.outcome in ("too_fast", "too_much", "too_many", "over_share"):
+    if key and submitted.outcome in ("too_fast", "too_much", "too_many", "over_share", "over_memory"):
         raise limit_exceeded(key, submitted)
     if submitted.outcome == "mismatch":
         detail = "this Idempotency-Key came with another body before: take a new key for a new job"
@@ -118,13 +129,33 @@ def _check_limits(settings: Settings, sizes: SizeLimits, job_input: JobInput) ->
         raise invalid_request(errors)
 
 
-async def _check_webhook(services: Services, url: str) -> None:
+def _control_characters(request: JobRequest) -> list[FieldError]:
+    """Return what is wrong with the texts: in JSON a control character takes six bytes of Redis, and none is drawn."""
+    metadata = "".join(chain(*request.metadata.items()))
+    texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt or "", "metadata": metadata}
+    return [
+        FieldError(
+            pointer=f"/{name}",
+            detail=f"has the control character U+{ord(found[0]):04X}: leave it out; only line ends and tabs are taken",
+        )
+        for name, text in texts.items()
+        if (found := CONTROL.search(text))
+    ]
+
+
+async def _check_webhook(services: Services, owner: str, url: str) -> None:
     if services.settings.webhook_secret is None:
         raise _refused_webhook("this service sends no webhooks: leave it out, and poll the job")
+    told = asyncio.get_running_loop().time() + REFUSAL_SECONDS
     try:
-        await services.addresses.resolve(httpx.URL(url))
+        await services.addresses.resolve(httpx.URL(url), owner)
     except AddressError as error:
+        # A name inside the network is found sooner than it is found out that one is none: both are told at one time.
+        await asyncio.sleep(told - asyncio.get_running_loop().time())
         raise _refused_webhook(str(error)) from None
+    except LookupsError as error:
+        detail = f"/webhook_url: {error}: send the request again later, with names that resolve"
+        raise ProblemError(429, "too_many_lookups", detail, headers={"Retry-After": str(RETRY_SECONDS)}) from None
     except ResolverError as error:
         raise unavailable("resolver_unavailable", f"/webhook_url: {error}: send the request again") from None
 

@@ -9,16 +9,13 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
-from redis.exceptions import RedisError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_fixed
 
+from api import following
 from api.deps import Services
 from jobs.keys import ApiKey
 from jobs.store.answers import Found
 
 MAX_WAIT = 60.0
-LOOK_AGAIN_SECONDS = 60.0  # should a change ever be missed, nobody waits for ever
-OUTAGE_SECONDS = 30.0  # that Redis may be away before those who wait are told
 
 T = TypeVar("T")
 
@@ -29,69 +26,59 @@ def wait_preference(prefer: str | None) -> float:
     return min(MAX_WAIT, float(match[1])) if match else 0.0
 
 
-async def follow(
-    services: Services, job_id: str, owner: str, seconds: float, key: ApiKey | None = None
-) -> AsyncIterator[Found]:
-    """Give a job now and at each of its changes, until it has ended, the time is over, or this process is to end.
+async def follow(services: Services, found: Found, seconds: float, key: ApiKey | None = None) -> AsyncIterator[Found]:
+    """Give a job as it was found, and at each change from then on, until it has ended or the time is over.
 
-    While Redis is away it waits on, for `OUTAGE_SECONDS` at most. So that its absence is told at once to who comes
-    anew, the caller has looked before.
+    It ends, too, when this process is to end. While Redis is away it waits on, for `OUTAGE_SECONDS` at most; whoever
+    looked before was told of its absence at once.
 
     Args:
         services: the API's parts.
-        job_id: the job.
-        owner: who asks.
+        found: what its owner's look at it found.
         seconds: how long to follow.
         key: by which it is asked for; `LOOK_AGAIN_SECONDS` after it was revoked there is no more, either.
 
     Raises:
         JobGoneError: it was deleted or is past its retention.
-        JobUnknownError: there is none of that id, or it is another owner's.
-        redis.exceptions.RedisError: Redis is away for long, or when the time is over.
+        JobUnknownError: there is none of that id any more.
+        redis.exceptions.RedisError: Redis is away for long.
     """
     deadline = time.monotonic() + seconds
-    async with services.events.watch(job_id) as changed:
-        version = -1
+    yield found
+    if not found.job.status.active:
+        return
+    with services.following.watch(found.job) as followed:
         while True:
-            changed.clear()
-            # Who waits for an answer, and is told 503 instead, may send the request again and have it drawn twice.
-            patience = min(OUTAGE_SECONDS, deadline - time.monotonic())
-            found: Found = await patient(patience)(services.store.get, job_id, owner)
-            if found.job.version != version:
-                version = found.job.version
+            news, over = followed.news, followed.is_over()
+            # What the others saw last may be older than what was found.
+            if followed.found and followed.found.job.version > found.job.version:
+                found = followed.found
                 yield found
             left = deadline - time.monotonic()
             revoked = key and services.keys and not services.keys.has(key)
-            if left <= 0 or not found.job.status.active or services.events.closing or revoked:
+            if over or left <= 0 or revoked:
                 return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, LOOK_AGAIN_SECONDS)):
-                    await changed.wait()
+                async with asyncio.timeout(min(left, following.LOOK_AGAIN_SECONDS)):
+                    await news.wait()
 
 
-def patient(seconds: float) -> AsyncRetrying:
-    """Return what calls again and again while Redis is away, for some seconds."""
-    return AsyncRetrying(
-        retry=retry_if_exception_type(RedisError), wait=wait_fixed(1), stop=stop_before_delay(seconds), reraise=True
-    )
-
-
-async def ended(services: Services, job_id: str, owner: str) -> Found:
-    """Return a job once it has ended, however long that takes; an active one when this process is to end.
+async def waited(services: Services, found: Found, seconds: float = math.inf) -> Found:
+    """Return a job once it has ended; an active one when the time is over or this process is to end.
 
     Args:
         services: the API's parts.
-        job_id: the job.
-        owner: who asks.
+        found: what its owner's look at it found.
+        seconds: how long to wait.
 
     Raises:
         JobGoneError: it was deleted or is past its retention.
-        JobUnknownError: there is none of that id, or it is another owner's.
+        JobUnknownError: there is none of that id any more.
         redis.exceptions.RedisError: Redis is away for long.
     """
-    async for found in follow(services, job_id, owner, math.inf):
-        last = found
-    return last
+    async for latest in follow(services, found, seconds):
+        found = latest
+    return found
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

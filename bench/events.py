@@ -51,7 +51,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("bench/results/events.json"))
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as data, Stack(data, workers=arguments.workers, env=ONE_THREAD) as stack:
+    many = str(10 * arguments.streams)
+    env = {**ONE_THREAD, "ZIMAGE_STREAMS_PER_KEY": many, "ZIMAGE_READS_PER_SECOND": many}
+    with tempfile.TemporaryDirectory() as data, Stack(data, workers=arguments.workers, env=env) as stack:
         result = {
             **describe("bench.events", "redis", "fastapi", "uvicorn"),
             **measure(stack, arguments.jobs, arguments.streams, arguments.workers),

@@ -12,12 +12,12 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from jobs.limits import NEW_KEY, Limits
 
@@ -37,6 +37,9 @@ class ApiKey(Limits):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="owner of the jobs; shown in metrics")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     created_at: datetime
+    secret_versions: tuple[PositiveInt, ...] = Field(
+        (1,), min_length=1, max_length=2, description="of its webhook secret: those that sign, the newest first"
+    )
 
 
 class _Document(BaseModel):
@@ -108,13 +111,62 @@ class KeysFile:
             KeysFileError: there is no such key, or the file is missing or broken, can't be written or can't keep its
                 owner.
         """
-        self.read()  # of a file that is not there, say so
+        self._change(name, lambda _: None)
+
+    def find(self, name: str) -> ApiKey:
+        """Return the key of a name.
+
+        Raises:
+            KeysFileError: there is no such key, or the file is missing or broken.
+        """
+        return self._named(self.read(), name)
+
+    def rotate_secret(self, name: str) -> None:
+        """Give a key another webhook secret; the one before it signs too, until the rotation is finished.
+
+        Raises:
+            KeysFileError: a rotation is not finished yet, there is no such key, or the file is missing or broken, can't
+                be written or can't keep its owner.
+        """
+
+        def rotated(key: ApiKey) -> ApiKey:
+            newest, *before = key.secret_versions
+            if before:
+                raise KeysFileError(f"{name}: two webhook secrets sign already: --finish first, then --rotate")
+            return key.model_copy(update={"secret_versions": (newest + 1, newest)})
+
+        self._change(name, rotated)
+
+    def finish_rotation(self, name: str) -> None:
+        """Let a key's newest webhook secret alone sign.
+
+        Raises:
+            KeysFileError: there is no rotation to finish, there is no such key, or the file is missing or broken, can't
+                be written or can't keep its owner.
+        """
+
+        def finished(key: ApiKey) -> ApiKey:
+            newest, *before = key.secret_versions
+            if not before:
+                raise KeysFileError(f"{name}: one webhook secret signs, so there is nothing to finish: --rotate first")
+            return key.model_copy(update={"secret_versions": (newest,)})
+
+        self._change(name, finished)
+
+    def _change(self, name: str, change: Callable[[ApiKey], ApiKey | None]) -> None:
+        """Write what `change` makes of a key in its place; None: the key goes."""
+        self.find(name)  # of a file that is not there, say so
         with self._locked():
             keys = self.read()
-            kept = [key for key in keys if key.name != name]
-            if len(kept) == len(keys):
-                raise KeysFileError(f"{self._path}: there is no key {name}")
-            self._write(kept)
+            key = self._named(keys, name)
+            changed = change(key)
+            self._write([kept for other in keys if (kept := changed if other is key else other)])
+
+    def _named(self, keys: list[ApiKey], name: str) -> ApiKey:
+        for key in keys:
+            if key.name == name:
+                return key
+        raise KeysFileError(f"{self._path}: there is no key {name}")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -181,9 +233,14 @@ class KeyRing:
         return found
 
     def has(self, key: ApiKey) -> bool:
-        """Tell whether an entry is still there, as it was found."""
+        """Tell whether a key is still valid, under the same name; its limits may be others by now."""
         self._refresh()
-        return key in self._keys
+        return any((other.name, other.sha256) == (key.name, key.sha256) for other in self._keys)
+
+    def named(self, name: str) -> ApiKey | None:
+        """Return the entry of a name, None if there is none."""
+        self._refresh()
+        return next((key for key in self._keys if key.name == name), None)
 
     def is_current(self) -> bool:
         """Tell whether the file can be read, so that the keys are those in it; it is looked at now."""

@@ -13,7 +13,9 @@ class Limits(BaseModel):
         None, ge=1, description="pixels × steps × images per minute, twice that with guidance; null: any number"
     )
     in_flight: int | None = Field(None, ge=1, description="jobs queued or running at once; null: any number")
-    share: float = Field(0.5, gt=0, le=1, description="of the queue, which the key can fill when it is alone")
+    share: float = Field(
+        0.5, gt=0, le=1, description="of the queue and of Redis' memory, which the key can fill when it is alone"
+    )
     weight: float = Field(1.0, ge=0.01, le=100, description="of its jobs' turns among those of other keys")
 
 

@@ -114,6 +114,12 @@ class Settings(BaseSettings):
         description="seconds that an idle connection is kept open: longer than a balancer in front keeps its own "
         "([why](docs/operations.md#keys-and-tls))",
     )
+    connections_per_address: int | None = Field(
+        None,
+        ge=1,
+        description="connections that one client address (of IPv6 its /64 network) may have open; unset: half of what "
+        "there is room for ([room](docs/operations.md#room-for-connections))",
+    )
     api_keys_file: File | None = Field(
         None, description="file of API keys (`zimage keys create`): every request needs one then; unset: no keys"
     )
@@ -140,6 +146,18 @@ class Settings(BaseSettings):
     )
     max_work: int = Field(1024 * 1024 * 50 * 8, ge=1, description="largest pixels × steps × images of one job")
     queue_limit: int = Field(10_000, ge=1, description="queued jobs beyond which submits are answered 503")
+    reads_per_second: int = Field(
+        100,
+        ge=1,
+        description="reads of one key that an API process answers, of a list 5 jobs "
+        "([limits of a process](docs/operations.md#limits-of-a-process))",
+    )
+    refusals_per_second: int = Field(
+        10, ge=1, description="requests of one key that an API process refuses (4xx); beyond, it answers 429 at once"
+    )
+    streams_per_key: int = Field(
+        500, ge=1, description="event streams and waits that an API process holds open for one key"
+    )
 
     # Webhooks
     webhook_secret: Annotated[SecretStr, AfterValidator(_signing_secret)] | None = Field(
@@ -147,13 +165,22 @@ class Settings(BaseSettings):
         description="signs webhooks (Standard Webhooks): `whsec_` and 24 to 64 random bytes in base64; unset: "
         "`webhook_url` is refused",
     )
+    webhook_common_signature: bool = Field(
+        True,
+        description="sign the webhooks of keys' jobs with `ZIMAGE_WEBHOOK_SECRET` itself too, as receivers of earlier "
+        "releases expect it; `false` in new services ([why](docs/operations.md#webhook-secrets))",
+    )
     webhook_allow_private: bool = Field(
         False, description="deliver webhooks to private, loopback and link-local addresses too"
     )
 
     # A job's life
     queue_ttl: int = Field(86_400, ge=1, description="seconds after which a job still queued is expired")
-    job_ttl: int = Field(604_800, ge=1, description="seconds that an ended job and its images are kept")
+    job_ttl: int = Field(
+        604_800,
+        ge=1,
+        description="seconds that an ended job and its images are kept; a canceled or expired one a day at most",
+    )
     tombstone_ttl: int = Field(604_800, ge=1, description="seconds that a deleted job is answered 410 instead of 404")
     idempotency_ttl: int = Field(86_400, ge=1, description="seconds that an Idempotency-Key is remembered")
     priority_seconds: int = Field(60, ge=0, description="how much earlier `high` and later `low` jobs are sorted")

@@ -55,6 +55,10 @@ FIRST_FIELDS = frozenset(
 
 Priority = Literal["high", "normal", "low"]
 
+# Refused at submit (Unicode's Cc but for tab and line ends); records of earlier releases have some.
+CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+NO_CONTROLS: dict[str, JsonValue] = {"pattern": f"^[^{CONTROLS}]*$"}  # as the JSON schema tells it
+
 
 @dataclass(frozen=True)
 class Trait:
@@ -157,7 +161,7 @@ WebhookUrl = Annotated[
 Prompt = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
-    Field(json_schema_extra={"pattern": r"\S"}),
+    Field(json_schema_extra={"pattern": rf"^[^{CONTROLS}]*[^\s{CONTROLS}][^{CONTROLS}]*$"}),
 ]
 
 
@@ -168,7 +172,7 @@ class JobOptions(RequestBody):
         description="What to draw; the model reads the first 512 tokens.", examples=["a red circle"]
     )
     negative_prompt: Annotated[
-        Annotated[str, StringConstraints(max_length=2000)] | None,
+        Annotated[str, StringConstraints(max_length=2000), Field(json_schema_extra=NO_CONTROLS)] | None,
         Trait(picture=True, help="What to avoid; only with --guidance above 0."),
     ] = Field(None, description="What to avoid; only with guidance_scale > 0.")
     num_inference_steps: Annotated[Int, Trait(picture=True, flag="--steps", help="Denoising steps, 1 to 50.")] = Field(
@@ -197,7 +201,15 @@ class JobOptions(RequestBody):
     )
     metadata: Annotated[
         dict[str, str], AfterValidator(_at_most_4_kib), Trait(help="Kept with the job; repeatable.")
-    ] = Field(default_factory=dict, max_length=16, description="At most 16 pairs of strings, 4 KiB together.")
+    ] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="At most 16 pairs of strings, 4 KiB together.",
+        json_schema_extra={
+            "propertyNames": NO_CONTROLS,
+            "additionalProperties": {"type": "string", **NO_CONTROLS},
+        },
+    )
 
 
 INPUT_EXAMPLE: dict[str, JsonValue] = {

@@ -17,7 +17,7 @@ import httpx
 from zimage import calls
 from zimage.calls import Call
 from zimage.contract import ACTIVE, Image, Job, JobPage, JobRequest
-from zimage.retries import Patience
+from zimage.retries import LONGEST_RETRY_AFTER, Patience, retry_after
 from zimage.transports import AsyncTransport, Transport
 
 T = TypeVar("T")
@@ -36,6 +36,11 @@ def _service(url: str, key: str | None) -> dict[str, Any]:
 def _storage() -> dict[str, Any]:
     # Presigned URLs are on another host, which must not see the key.
     return {"timeout": calls.timeout(), "follow_redirects": True}
+
+
+def _refused_for(events: httpx.Response) -> float:
+    """Return the seconds to wait for before the job is asked for where its stream was refused: there are too many."""
+    return 0.0 if events.is_success else min(LONGEST_RETRY_AFTER, retry_after(events))
 
 
 class ZImageClient:
@@ -113,6 +118,7 @@ class ZImageClient:
             yield job
             if job["status"] == "running":
                 with contextlib.suppress(*CUT), self._http.stream("GET", calls.events(job_id)) as response:
+                    time.sleep(_refused_for(response))
                     for line in response.iter_lines():
                         job = calls.event(line) or job
                         if not line:
@@ -217,6 +223,7 @@ class AsyncZImageClient:
             if job["status"] == "running":
                 with contextlib.suppress(*CUT):
                     async with self._http.stream("GET", calls.events(job_id)) as response:
+                        await asyncio.sleep(_refused_for(response))
                         async for line in response.aiter_lines():
                             job = calls.event(line) or job
                             if not line:

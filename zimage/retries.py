@@ -55,7 +55,7 @@ class Tries:
     def after_answer(self, response: httpx.Response) -> float | None:
         """The request was answered."""
         self._patience.answered()
-        asked = _retry_after(response)
+        asked = retry_after(response)
         again = response.status_code in self._busy and asked <= LONGEST_RETRY_AFTER
         return self._pause(asked) if again else None
 
@@ -70,6 +70,7 @@ class Tries:
         return asked + random.uniform(0, longest)  # noqa: S311 - no secret
 
 
-def _retry_after(response: httpx.Response) -> float:
+def retry_after(response: httpx.Response) -> float:
+    """Return the seconds that a refusal asks to wait for; 0: it asks for none."""
     value = response.headers.get("Retry-After", "")
     return float(value) if value.isdecimal() else 0.0

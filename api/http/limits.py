@@ -23,7 +23,7 @@ def limit_headers(key: ApiKey | None, submitted: Submitted) -> dict[str, str]:
 
 
 def limit_exceeded(key: ApiKey, submitted: Submitted) -> ProblemError:
-    """Return the 429 for a submit that was `too_fast`, `too_much`, `too_many` or `over_share`."""
+    """Return the 429 for a submit that was `too_fast`, `too_much`, `too_many`, `over_share` or `over_memory`."""
     seconds = whole(submitted.retry_seconds or RETRY_SECONDS)
     match submitted.outcome:
         case "too_fast":
@@ -34,6 +34,9 @@ def limit_exceeded(key: ApiKey, submitted: Submitted) -> ProblemError:
         case "too_many":
             asked = f"may have {key.in_flight} jobs queued or running"
             code, told = "too_many_jobs", f"{asked}: wait for one to end, or cancel one"
+        case "over_memory":
+            code, seconds = "memory_share_full", LONGEST_RETRY_SECONDS
+            told = "has filled its share of the memory: delete jobs that have ended, or wait until old ones are removed"
         case _:
             seconds = min(seconds, LONGEST_RETRY_SECONDS)
             asked = "has filled its share of the queue"

@@ -1,4 +1,4 @@
-"""What happens to every request before a route sees it: id, metrics, repeated headers, size and type of the body."""
+"""What happens to every request before a route sees it: id, metrics, its head, size and type of the body."""
 
 import asyncio
 import logging
@@ -11,12 +11,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics
-from api.problems import ProblemError, error_response, is_served
+from api.problems import ProblemError, error_response, is_served, shortened
 from jobs.telemetry.logs import bound
 from jobs.telemetry.trace_context import HEADER, entered
 
 log = logging.getLogger(__name__)
 
+MAX_URL_BYTES = 4096  # path and query
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 20.0  # for all of it
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -70,24 +71,30 @@ class RequestId:
                 metrics.http_request_seconds.labels(route, method, status).observe(seconds)
 
 
-class SingleHeaders:
-    """Refuses requests that say twice what can mean one thing only (400): each layer might take another one for it."""
+class HeadGuard:
+    """Refuses URLs that would cost much to read, and tell nothing that is known here.
 
-    NAMES = ("Host", "Idempotency-Key")
+    And those that say twice what can mean one thing only (400): each layer might take another one for it.
+    """
+
+    SINGLE = ("Host", "Idempotency-Key")
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request (ASGI)."""
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            for name in self.NAMES:
-                if len(headers.getlist(name)) > 1:
-                    problem = ProblemError(400, "repeated_header", f"{name} came more than once: send it once")
-                    await error_response(scope, problem)(scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
+        problem = self._problem(scope) if scope["type"] == "http" else None
+        await (error_response(scope, problem) if problem else self._app)(scope, receive, send)
+
+    def _problem(self, scope: Scope) -> ProblemError | None:
+        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URL_BYTES:
+            return ProblemError(414, "url_too_long", f"path and query may have at most {MAX_URL_BYTES} bytes")
+        headers = Headers(scope=scope)
+        for name in self.SINGLE:
+            if len(headers.getlist(name)) > 1:
+                return ProblemError(400, "repeated_header", f"{name} came more than once: send it once")
+        return None
 
 
 class BodyGuard:
@@ -150,7 +157,7 @@ class BodyGuard:
                 raise too_large
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if body and encoding != "identity":
-            detail = f"the body's Content-Encoding is {encoding}: send it as it is, without one"
+            detail = f"the body's Content-Encoding is {shortened(encoding)}: send it as it is, without one"
             raise ProblemError(415, "unsupported_content_encoding", detail)
         media_type = headers.get("content-type", "").split(";")[0].strip().lower()
         if body and media_type != "application/json":

@@ -6,11 +6,20 @@ Proxies pass it on or take it away; inside it is there always, as ASGI has it, a
 import os
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware, _TrustedHosts
 
 from jobs.addresses import web
 
 HEADER = b"x-forwarded-prefix"
+
+
+class _Trusted(_TrustedHosts):
+    """Whose word counts. Where everybody's does (`*`), the nearest proxy's: uvicorn would take the client's own."""
+
+    def get_trusted_client_address(self, x_forwarded_for: str) -> tuple[str, int]:
+        """Return who asked, of those that proxies have told one after the other (uvicorn)."""
+        told = x_forwarded_for.rpartition(",")[2] if self.always_trust else x_forwarded_for
+        return super().get_trusted_client_address(told)
 
 
 class BehindProxy(ProxyHeadersMiddleware):
@@ -24,7 +33,8 @@ class BehindProxy(ProxyHeadersMiddleware):
     """
 
     def __init__(self, app: ASGIApp, root_path: str | None) -> None:
-        super().__init__(app, os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.0/8,::1"))  # type: ignore[arg-type]
+        super().__init__(app)  # type: ignore[arg-type]
+        self.trusted_hosts = trusted_proxies()
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
@@ -46,6 +56,11 @@ class BehindProxy(ProxyHeadersMiddleware):
             return web.root_path(values[-1].decode("latin-1").rstrip("/")) if values else None
         except ValueError:
             return None
+
+
+def trusted_proxies() -> _TrustedHosts:
+    """Return the addresses of proxies whose word is taken."""
+    return _Trusted(os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.0/8,::1"))
 
 
 def route_path(scope: Scope) -> str:

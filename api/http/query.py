@@ -2,9 +2,7 @@
 
 from fastapi import Request
 
-from api.problems import FieldError, invalid_request
-
-LONGEST_NAME = 100  # of what is told; a longer one is cut
+from api.problems import FieldError, invalid_request, shortened
 
 
 async def known_parameters(request: Request) -> None:
@@ -16,6 +14,6 @@ async def known_parameters(request: Request) -> None:
     known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
     told = f"there is no such parameter: {', '.join(known) or 'none'} can be given"
     unknown = (name for name in request.query_params if name not in known)
-    errors = [FieldError(parameter=name[:LONGEST_NAME], detail=told) for name in unknown]
+    errors = [FieldError(parameter=shortened(name), detail=told) for name in unknown]
     if errors:
         raise invalid_request(errors)

@@ -87,7 +87,7 @@ def error_body(status: int, code: str, detail: str, fields: Sequence[tuple[str, 
 
 
 _WAITED = {**RATE_LIMIT, **REPLAYED, **SHOULD_RETRY}
-_HEADERS = {401: CHALLENGE, 503: RETRY_AFTER}
+_HEADERS = {401: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}
 _SUBMIT_HEADERS = {
     **_HEADERS,
     400: RATE_LIMIT,

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 from api.problems import FieldError, invalid_request
 from jobs.model_card import SizeLimits
 from jobs.reading import advised, refusal
-from jobs.spec import JobOptions, JobRequest, NumImages, WebhookUrl
+from jobs.spec import NO_CONTROLS, JobOptions, JobRequest, NumImages, WebhookUrl
 
 EXAMPLE: dict[str, JsonValue] = {"model": "Tongyi-MAI/Z-Image-Turbo", "prompt": "a red circle on white"}
 NO_EFFECT = {  # what asks for something that there is not; OpenAI's clients send it whether they are asked to or not
@@ -60,8 +60,12 @@ class ImagesRequest(JobOptions):
         "null: `url` where `model` begins with `dall-e-`, else `b64_json`.",
     )
     webhook_url: WebhookUrl = None
-    user: str | None = Field(None, description="Your name for who asked: becomes the pair `user` of `metadata`.")
-    safety_identifier: str | None = Field(None, description="OpenAI's newer name for `user`: counts before it.")
+    user: Annotated[str, Field(json_schema_extra=NO_CONTROLS)] | None = Field(
+        None, description="Your name for who asked: becomes the pair `user` of `metadata`."
+    )
+    safety_identifier: Annotated[str, Field(json_schema_extra=NO_CONTROLS)] | None = Field(
+        None, description="OpenAI's newer name for `user`: counts before it."
+    )
     quality: Annotated[
         Literal["auto", "standard", "hd", "low", "medium", "high", "xhigh", "max"] | None,
         advised("there is one quality: leave it out, or send one of OpenAI's (auto, standard, hd, …)"),

@@ -1,15 +1,65 @@
 """`/docs`: the OpenAPI document as Swagger UI shows it, which comes from this service too, not from a CDN."""
 
-from fastapi import APIRouter, Request
+import os
+from collections.abc import AsyncIterator
+from functools import cache, lru_cache
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from api.http.csp import CLOSED, inline_source
+from api.http.unsent import PIECE_BYTES
 
 router = APIRouter(include_in_schema=False)
 
-assets = StaticFiles(packages=[("fastapi_swagger", "resources")])  # as Swagger UI releases them
+
+class _Kept(StaticFiles):
+    """Files that are read once: whoever is slow to take one holds neither a file open nor a copy of it."""
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """Return the answer with a file (starlette)."""
+        answer = super().file_response(full_path, stat_result, scope, status_code)
+        if not isinstance(answer, FileResponse):
+            return answer  # it has not changed
+        headers = {name: value for name, value in answer.headers.items() if name != "accept-ranges"}
+        return StreamingResponse(_pieces(_content(os.fspath(full_path))), status_code, headers)
+
+
+@cache
+def _content(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+@router.get("/openapi.json")
+async def get_openapi_document(request: Request) -> Response:
+    """Serve the document, which names the path below which the service is shown."""
+    content = _document(request.app, request.scope.get("root_path", ""))
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+    return StreamingResponse(_pieces(content), headers=headers)
+
+
+@lru_cache(16)
+def _document(app: FastAPI, root_path: str) -> bytes:
+    document = app.openapi()
+    if root_path:
+        document = {**document, "servers": [{"url": root_path}, *document.get("servers", [])]}
+    return bytes(JSONResponse(document).body)
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    # So that no more than a piece counts as waiting to be sent, though the rest is shared by all.
+    for start in range(0, len(content), PIECE_BYTES):
+        yield content[start : start + PIECE_BYTES]
+
+
+assets = _Kept(packages=[("fastapi_swagger", "resources")])  # as Swagger UI releases them
 
 
 @router.get("/docs", response_class=HTMLResponse)

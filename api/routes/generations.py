@@ -1,24 +1,24 @@
 """`/v1/images/generations`: OpenAI's images API over the queue, for clients that wait for their pictures."""
 
-import asyncio
-import base64
 import json
 from collections.abc import Sequence
 
-from botocore.exceptions import BotoCoreError, ClientError
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
-from api.deps import KeyDep, OwnerDep, ServicesDep
-from api.document import FAULT, RATE_LIMIT, REPLAYED, SUBMITTED, WARNINGS
+from api.deps import KeyDep, OwnerDep, ServicesDep, held
+from api.document import FAULT, RATE_LIMIT, REPLAYED, STREAMS, SUBMITTED, WARNINGS
+from api.following import patient
 from api.metrics import CLIENT_LEFT
+from api.openai.pictures import PicturesAnswer
 from api.openai.refusals import openai_error_responses
 from api.openai.request import ImageData, ImagesRequest, ImagesResponse
 from api.problems import ProblemError, unavailable
 from api.served_model import served_model
 from api.submission import IdempotencyKey, submit
-from api.waiting import ended, patient, unless_disconnected
+from api.waiting import unless_disconnected, waited
 from jobs.objects.images import ImageStore
-from jobs.record import ImageRecord, Job, JobStatus
+from jobs.objects.refusals import STORAGE_ERRORS
+from jobs.record import Job, JobStatus
 
 router = APIRouter(prefix="/v1/images", tags=["openai"])
 
@@ -27,6 +27,7 @@ CANCEL_SECONDS = 300.0  # that Redis may be away before the job of a client that
 
 ERRORS = openai_error_responses(
     *SUBMITTED,
+    STREAMS,
     (404, "model_not_found", "model: there is no model other: what is served is called tiny, Tongyi-MAI/Z-Image-Turbo"),
     (409, "job_canceled", "job job_… was canceled"),
     (422, "invalid_request", "steps: no such field: use num_inference_steps"),
@@ -34,6 +35,11 @@ ERRORS = openai_error_responses(
     (500, "out_of_memory", "job job_… failed: the GPU has too little memory for this job: ask for a smaller size"),
     (503, "resolver_unavailable", "/webhook_url: hooks.example can't be resolved now: send the request again"),
     (503, "storage_unavailable", "job job_… is done, but its images can't be read now: fetch them at /v1/jobs/job_…"),
+    (
+        503,
+        "too_many_answers",
+        "job job_… is done, but too many answers with images are under way: fetch them at /v1/jobs/job_…",
+    ),
     (503, "closing", "this process of the service is ending: send the request again"),
     (504, "job_expired", "job job_… was not started in time"),
     (504, "deadline_exceeded", "job job_… failed: timeout_seconds passed before the job was done"),
@@ -42,6 +48,7 @@ ERRORS = openai_error_responses(
 
 @router.post(
     "/generations",
+    dependencies=[Depends(held)],
     response_model=ImagesResponse,
     responses={200: {"headers": {**REPLAYED, **RATE_LIMIT, **WARNINGS}}, **ERRORS},
 )
@@ -64,7 +71,7 @@ async def generate_images(
     job_request = body.job_request(served.sizes)
     submission = await submit(services, owner, key, job_request, idempotency_key)
     job_id = submission.found.job.id
-    found = await unless_disconnected(request, ended(services, job_id, owner))
+    found = await unless_disconnected(request, waited(services, submission.found))
     if found is None or found.job.status.active:  # the client has left, or this process is to end
         if idempotency_key is None:
             patience = CANCEL_SECONDS if found is None else 0  # who is still there is not kept waiting
@@ -76,13 +83,23 @@ async def generate_images(
     _check_success(found.job, submission.headers, again=idempotency_key is None)
     # What has no effect is no part of the job: a request that comes back for it may say other things.
     warnings = [*body.warnings, *found.job.warnings]
-    try:
-        content = await asyncio.to_thread(_answer, found.job, warnings, body.answered_by, services.images)
-    except (BotoCoreError, ClientError):
-        detail = f"job {job_id} is done, but its images can't be read now: fetch them at /v1/jobs/{job_id}"
-        raise ProblemError(503, "storage_unavailable", detail, headers={**submission.headers, **FINAL}) from None
     headers = {**submission.headers, **_warning_headers(warnings)}
-    return Response(content, media_type="application/json", headers=headers)
+    final = {**submission.headers, **FINAL}
+    fetch = f"fetch them at /v1/jobs/{job_id}"
+    told = f"job {job_id} is done, but its images can't be read now: {fetch}"
+    away = ProblemError(503, "storage_unavailable", told, headers=final)
+    if body.answered_by == "url":
+        try:
+            urls = await services.signing.run(_urls, found.job, services.images)
+        except STORAGE_ERRORS:
+            raise away from None
+        content = _answer(found.job, warnings, urls).model_dump_json(exclude_none=True)
+        return Response(content, media_type="application/json", headers=headers)
+    told = f"job {job_id} is done, but too many answers with images are under way: {fetch}"
+    # By its Idempotency-Key the request comes back for this job; without one it would have it drawn again.
+    busy = unavailable("too_many_answers", told, headers=submission.headers if idempotency_key else final)
+    answer = _answer(found.job, warnings, [])
+    return PicturesAnswer(services, owner, answer, found.job.images, headers, busy=busy, away=away)
 
 
 def _check_success(job: Job, headers: dict[str, str], *, again: bool) -> None:
@@ -111,19 +128,16 @@ def _warning_headers(warnings: Sequence[str]) -> dict[str, str]:
     return {"X-Warnings": ", ".join(map(json.dumps, warnings))} if warnings else {}
 
 
-def _answer(job: Job, warnings: list[str], response_format: str, images: ImageStore) -> bytes:
-    """Return the body; in a thread, since it may read and encode megabytes."""
+def _urls(job: Job, images: ImageStore) -> list[ImageData]:
+    """Return where the images are; in a thread, since credentials may have to be fetched."""
+    return [ImageData(url=images.presign(image.key)) for image in job.images]
 
-    def data(image: ImageRecord) -> ImageData:
-        if response_format == "url":
-            return ImageData(url=images.presign(image.key))
-        return ImageData(b64_json=base64.b64encode(images.get_png(image.key, image.bytes)).decode())
 
-    answer = ImagesResponse(
+def _answer(job: Job, warnings: list[str], data: list[ImageData]) -> ImagesResponse:
+    return ImagesResponse(
         created=int((job.finished_at or job.created_at).timestamp()),
-        data=[data(image) for image in job.images],
+        data=data,
         size=f"{job.input.width}x{job.input.height}",
         warnings=warnings,
         peak_memory_mb=job.peak_vram_bytes / 2**20,
     )
-    return answer.model_dump_json(exclude_none=True).encode()

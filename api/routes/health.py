@@ -2,8 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable
-from typing import Literal, TypeVar
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
@@ -12,11 +11,9 @@ from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 
 from api import metrics
-from api.deps import CHECK_SECONDS, ServicesDep
+from api.deps import ServicesDep
 from api.problems import problem_responses, unavailable
-from jobs.objects.refusals import STORAGE_ERRORS, told
-
-T = TypeVar("T")
+from api.readiness import CHECK_SECONDS
 
 router = APIRouter(tags=["health"])
 
@@ -49,30 +46,10 @@ async def readyz(services: ServicesDep) -> Readiness:
 
     That no worker is alive is no lack: workers may be scaled to none. That all of them are kept from their work is one.
     """
-    bucket = f"S3 bucket {services.settings.s3_bucket} (ZIMAGE_S3_ENDPOINT, ZIMAGE_S3_BUCKET)"
-    missing: list[str] = []
-    overview, _ = await asyncio.gather(
-        _ask("Redis (ZIMAGE_REDIS_URL)", services.store.overview(), missing),
-        _ask(bucket, asyncio.to_thread(services.images.check), missing),
-    )
-    if overview and overview.trouble:
-        missing.append(f"no worker can deliver: {overview.trouble}")
-    if not overview or missing:
-        raise unavailable("not_ready", "; ".join(missing))
-    return Readiness(workers=overview.workers)
-
-
-async def _ask(name: str, check: Awaitable[T], missing: list[str]) -> T | None:
-    """Return a server's answer; where there is none, add that to what is missing."""
-    try:
-        return await asyncio.wait_for(check, CHECK_SECONDS)
-    except TimeoutError:
-        missing.append(f"{name} does not answer")
-    except RedisError as error:
-        missing.append(f"{name}: {error}")
-    except STORAGE_ERRORS as error:
-        missing.append(f"{name}: {told(error)}")
-    return None
+    found = await services.readiness.look()
+    if found.missing:
+        raise unavailable("not_ready", "; ".join(found.missing))
+    return Readiness(workers=found.workers)
 
 
 @router.get(

@@ -1,6 +1,5 @@
 """`/v1/jobs`: submit, read, wait, list, cancel, delete, fetch images, follow."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterable, Sequence
 from typing import Annotated
@@ -11,7 +10,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 from redis.exceptions import RedisError
 
-from api.deps import KeyDep, OwnerDep, Services, ServicesDep
+from api.deps import AskerDep, KeyDep, OwnerDep, Services, ServicesDep, held
 from api.document import (
     AWAY,
     CACHE_CONTROL,
@@ -25,13 +24,15 @@ from api.document import (
     RATE_LIMIT,
     REPLAYED,
     STREAMED,
+    STREAMS,
     SUBMITTED,
     Error,
 )
+from api.metrics import CLIENT_LEFT
 from api.problems import FieldError, ProblemError, invalid_request, problem_responses, unavailable
 from api.submission import IdempotencyKey, submit
 from api.views import EXAMPLE, URLS_EXAMPLE, JobView, etag, etag_matches, job_view, pending_headers
-from api.waiting import follow, wait_preference
+from api.waiting import follow, unless_disconnected, wait_preference, waited
 from jobs.objects.refusals import STORAGE_ERRORS
 from jobs.objects.removal import StillThereError
 from jobs.record import JobStatus
@@ -98,7 +99,7 @@ async def _view(services: Services, found: Found, request: Request) -> JobView:
     if not found.job.images:
         return job_view(found, services.images, request)
     # Signing is arithmetic, but credentials may have to be fetched first: not on the event loop.
-    return await asyncio.to_thread(job_view, found, services.images, request)
+    return await services.signing.run(job_view, found, services.images, request)
 
 
 @router.post(
@@ -170,7 +171,7 @@ async def list_jobs(
     responses={
         200: {"headers": READ, "links": IMAGE_LINKS},
         304: {"headers": READ},
-        **problem_responses(*BY_ID),
+        **problem_responses(*BY_ID, STREAMS),
     },
 )
 async def get_job(
@@ -179,6 +180,7 @@ async def get_job(
     response: Response,
     services: ServicesDep,
     owner: OwnerDep,
+    asker: AskerDep,
     prefer: Annotated[str | None, Header(description="`wait=N` holds the answer until the job ends, N ≤ 60 s.")] = None,
     if_none_match: Annotated[str | None, Header(description="An `ETag`: 304 as long as nothing has changed.")] = None,
 ) -> JobView | Response:
@@ -186,9 +188,13 @@ async def get_job(
     found = await services.store.get(job_id, owner)
     wait = wait_preference(prefer)
     if wait and found.job.status.active:
-        async for _ in follow(services, job_id, owner, wait):
-            pass
-        found = await services.store.get(job_id, owner)
+        with services.held.answer(asker):
+            latest = await unless_disconnected(request, waited(services, found, wait))
+        if latest is None:
+            return Response(status_code=CLIENT_LEFT)
+        found = latest
+        if found.job.status.active:
+            found = await services.store.get(job_id, owner)  # its place in the queue is another one by now
     headers = {"ETag": etag(found, services.settings), "Cache-Control": "private, no-cache", **pending_headers(found)}
     if wait:
         headers["Preference-Applied"] = f"wait={wait:.0f}"
@@ -243,7 +249,7 @@ async def delete_job(job_id: JobId, services: ServicesDep, owner: OwnerDep) -> N
         raise ProblemError(409, "job_active", detail)
     known = services.images.keys(job_id, found.job.attempt, len(found.job.images)) if found.job.images else []
     try:
-        await asyncio.to_thread(services.images.delete_job, job_id, known)
+        await services.removals.run(services.images.delete_job, job_id, known)
     except (*STORAGE_ERRORS, StillThereError) as error:
         if isinstance(error, StillThereError) and error.lasting:
             # Not a 503: nothing changes while nobody but the client does anything.
@@ -267,7 +273,7 @@ async def get_image(job_id: JobId, index: ImageIndex, services: ServicesDep, own
     job = (await services.store.get(job_id, owner)).job
     for image in job.images:
         if image.index == index:
-            url = await asyncio.to_thread(services.images.presign, image.key)
+            url = await services.signing.run(services.images.presign, image.key)
             return RedirectResponse(url, 307, headers={"Cache-Control": "private, no-store"})
     detail = f"the job is {job.status} and has {len(job.images)} images"
     raise ProblemError(404, "image_not_found", detail)
@@ -276,29 +282,32 @@ async def get_image(job_id: JobId, index: ImageIndex, services: ServicesDep, own
 LastEventId = Annotated[str | None, Header(description="The last event that was seen: goes on after it.")]
 
 
-async def _has_events(job_id: JobId, services: ServicesDep, owner: OwnerDep, last_event_id: LastEventId = None) -> None:
+async def _with_events(
+    job_id: JobId, services: ServicesDep, owner: OwnerDep, last_event_id: LastEventId = None
+) -> Found:
     # Before the stream begins: from then on it is too late for a 404, or for the 204 that ends an EventSource.
-    job = (await services.store.get(job_id, owner)).job
-    if not job.status.active and str(job.version) == last_event_id:
+    found = await services.store.get(job_id, owner)
+    if not found.job.status.active and str(found.job.version) == last_event_id:
         raise HTTPException(204)
+    return found
 
 
 @router.get(
     "/{job_id}/events",
     name="job_events",
-    dependencies=[Depends(_has_events)],
+    dependencies=[Depends(held)],
     response_class=EventSourceResponse,
     responses={
         200: {"headers": STREAMED, "content": {"text/event-stream": {"schema": EVENT, "example": EVENT_EXAMPLE}}},
         204: {"description": "`Last-Event-ID` was the last of all: don't reconnect"},
-        **problem_responses(*BY_ID),
+        **problem_responses(*BY_ID, STREAMS),
     },
 )
 async def job_events(
     job_id: JobId,
+    found: Annotated[Found, Depends(_with_events)],
     request: Request,
     services: ServicesDep,
-    owner: OwnerDep,
     key: KeyDep,
     last_event_id: LastEventId = None,
 ) -> AsyncIterable[ServerSentEvent]:
@@ -310,12 +319,12 @@ async def job_events(
     """
     status = None
     try:
-        async for found in follow(services, job_id, owner, FOLLOW_SECONDS, key):
-            job = found.job
+        async for latest in follow(services, found, FOLLOW_SECONDS, key):
+            job = latest.job
             event = "progress" if job.status == status else "status"
             status = job.status
             if str(job.version) != last_event_id:
-                view = await _view(services, found, request)
+                view = await _view(services, latest, request)
                 yield ServerSentEvent(data=view, event=event, id=str(job.version))
     # It is too late for another status code: the client is told it when it comes back.
     except RedisError as error:

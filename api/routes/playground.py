@@ -10,8 +10,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from redis.exceptions import RedisError
 
-from api.deps import CHECK_SECONDS, Services, ServicesDep
+from api.deps import Services, ServicesDep
 from api.http.csp import CLOSED, inline_source
+from api.readiness import CHECK_SECONDS
 from api.served_model import served_model
 from jobs.model_card import TINY, TINY_SIZES, served_name, size_limits
 

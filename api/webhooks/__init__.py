@@ -1,1 +1,1 @@
-"""Webhooks: where they may go, and their delivery."""
+"""Webhooks: where they may go, who signs them, and their delivery."""

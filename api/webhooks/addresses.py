@@ -5,19 +5,15 @@ at: a name that points elsewhere a moment later (DNS rebinding) changes nothing.
 octal, hex, mapped into IPv6) doesn't matter either: judged is what the system's resolver makes of it.
 """
 
-import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
 
 import httpx
 
-RESOLVE_SECONDS = 5.0
-RESOLVER_THREADS = 32
-
-Lookup = Callable[[str, int], Sequence[str]]
+from api.webhooks.lookups import CrowdedError, Lookup, Lookups, system_lookup
 
 # What `is_global` calls global, at least in some of the Pythons that we run on, but nobody's place in the Internet is.
 _SPECIAL = [
@@ -46,6 +42,10 @@ class ResolverError(httpx.ConnectError):
     """Which addresses a host has can't be found out now."""
 
 
+class LookupsError(httpx.ConnectError):
+    """A host was not looked up, since its owner's other lookups get no answer."""
+
+
 def is_public(address: str) -> bool:
     """Tell whether an IP address is one of the public Internet's.
 
@@ -59,15 +59,6 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in _SPECIAL)
 
 
-def system_lookup(host: str, port: int) -> Sequence[str]:
-    """Return a host's addresses in the order in which the system would try them.
-
-    Raises:
-        OSError: it has none, or (`socket.EAI_AGAIN`) they can't be found out now.
-    """
-    return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-
-
 class Addresses:
     """Resolves hosts for webhooks.
 
@@ -78,23 +69,31 @@ class Addresses:
 
     def __init__(self, *, allow_private: bool, lookup: Lookup = system_lookup) -> None:
         self._allow_private = allow_private
-        self._lookup = lookup
-        # Threads of its own: names whose servers don't answer hold up nothing but who asks here.
-        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolver")
+        self._lookups = Lookups(lookup)
 
-    async def resolve(self, url: httpx.URL) -> Sequence[str]:
+    def hanging(self) -> Counter[str]:
+        """Return how many lookups of each owner go on though nobody waits for them any longer."""
+        return self._lookups.hanging
+
+    async def resolve(self, url: httpx.URL, owner: str) -> Sequence[str]:
         """Return the addresses of a URL's host, in the order in which they are worth trying.
+
+        Args:
+            url: whose host.
+            owner: for whom: those of one owner whose name servers don't answer hold up no other's.
 
         Raises:
             AddressError: one of them is not public, or there is none.
             ResolverError: no name server answers.
+            LookupsError: the owner's other lookups are in the way.
         """
         host = url.raw_host.decode("ascii")
         port = url.port or {"http": 80, "https": 443}[url.scheme]
         try:
-            async with asyncio.timeout(RESOLVE_SECONDS):
-                loop = asyncio.get_running_loop()
-                addresses = await loop.run_in_executor(self._threads, self._lookup, host, port)
+            addresses = await self._lookups.find(owner, host, port)
+        except CrowdedError:
+            told = f"{host} was not looked up: too many names sent before get no answer from their name servers"
+            raise LookupsError(told) from None
         except (OSError, UnicodeError) as error:
             if isinstance(error, TimeoutError) or getattr(error, "errno", None) == socket.EAI_AGAIN:
                 raise ResolverError(f"{host} can't be resolved now: no name server answers") from error
@@ -110,16 +109,14 @@ class Addresses:
             return AddressError(f"{host} can't be resolved: check its name")
         return AddressError(f"{host} can't be resolved to public addresses alone: webhooks go nowhere else")
 
-    def close(self) -> None:
-        """Stop resolving; lookups that hang are left alone."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
 
 class PinnedTransport(httpx.AsyncBaseTransport):
     """Sends requests to addresses that `Addresses` has looked at, under the host's name (Host header, TLS).
 
+    A request's extension `owner` says for whom it is.
+
     Args:
-        addresses: what resolves; closed with the transport.
+        addresses: what resolves.
         verify: which certificates are trusted; True: the usual authorities.
     """
 
@@ -134,11 +131,12 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         Raises:
             AddressError: the host has no address that webhooks may go to.
             ResolverError: no name server answers.
+            LookupsError: the owner's other lookups are in the way.
             httpx.HTTPError: none can be connected to, or what else goes wrong.
         """
         url = request.url
         failure: httpx.TransportError = AddressError(f"{url.host} has no address")
-        for address in await self._addresses.resolve(url):
+        for address in await self._addresses.resolve(url, request.extensions["owner"]):
             request.url = url.copy_with(host=address)  # the Host header was made before, from the name
             request.extensions = {**request.extensions, "sni_hostname": url.raw_host.decode("ascii")}
             try:
@@ -149,5 +147,4 @@ class PinnedTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close what is open."""
-        self._addresses.close()
         await self._transport.aclose()

@@ -91,14 +91,14 @@ class Load:
         return numbers
 
     def _insist(self, method: str, path: str) -> httpx.Response:
-        """Send a request until it gets an answer other than 503."""
+        """Send a request until it gets an answer other than 429 and 503."""
         while True:
             try:
                 response = self._http.request(method, path)
             except httpx.TransportError:
                 pass
             else:
-                if response.status_code != 503:
+                if response.status_code not in (429, 503):
                     return response
             self._pause(0.1)
 

@@ -1,4 +1,4 @@
-"""`zimage keys create, list, revoke`: the file of API keys. The API notices a change by itself."""
+"""`zimage keys create, list, secret, revoke`: the file of API keys. The API notices a change by itself."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +25,10 @@ Work = Annotated[
     int | None,
     typer.Option(min=1, help="Pixels x steps x images per minute, twice that with guidance; default: any number."),
 ]
-Share = Annotated[float, typer.Option(help="Part of the queue that it can fill when it is alone, above 0 to 1.")]
+Share = Annotated[float, typer.Option(help="Part of queue and memory that it can fill when it is alone, above 0 to 1.")]
 Weight = Annotated[float, typer.Option(help="A key of weight 2 gets twice the work of one of weight 1; 0.01 to 100.")]
+Rotate = Annotated[bool, typer.Option("--rotate", help="Make another one; that before it signs too, until --finish.")]
+Finish = Annotated[bool, typer.Option("--finish", help="End a rotation: from now on the newest one signs alone.")]
 
 
 @keys.command()
@@ -69,7 +71,29 @@ def list_keys(file: File = None, as_json: options.Json = False) -> None:
             f"share {key.share:g}, weight {key.weight:g}",
             key.created_at.isoformat(timespec="seconds"),
         ]
+        if len(key.secret_versions) > 1:
+            told.append("webhook secret being rotated")
         print(key.name, *told, sep="\t")
+
+
+@keys.command()
+def secret(name: Name, rotate: Rotate = False, finish: Finish = False, file: File = None) -> None:
+    """Print the secret that a key's webhooks are verified with; it needs the API's ZIMAGE_WEBHOOK_SECRET."""
+    from jobs.webhook_secrets import secrets_of
+
+    if rotate and finish:
+        raise UserError("--rotate or --finish: not both at once", ExitCode.USAGE)
+    service_secret = load_settings().webhook_secret
+    if service_secret is None:
+        told = "ZIMAGE_WEBHOOK_SECRET is not set: webhook secrets are made of it: set the one that the API has"
+        raise UserError(told, ExitCode.USAGE)
+    with _keys_file(file) as keys_file:
+        if rotate:
+            keys_file.rotate_secret(name)
+        elif finish:
+            keys_file.finish_rotation(name)
+        newest, *_ = secrets_of(keys_file.find(name), service_secret.get_secret_value())
+    print(newest)
 
 
 @keys.command()

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, IncompleteReadError
+from botocore.response import StreamingBody
 
 from jobs.objects.refusals import STORAGE_ERRORS
 from jobs.objects.removal import Removal
@@ -95,6 +96,21 @@ class ImageStore:
         with closing(self._client.get_object(Bucket=self._settings.s3_bucket, Key=key)["Body"]) as body:
             png: bytes = body.read(size)
         return png
+
+    def open_png(self, key: str, size: int) -> StreamingBody:
+        """Begin to download an image of at least `size` bytes; to be closed."""
+        answer = self._client.get_object(Bucket=self._settings.s3_bucket, Key=key)
+        body: StreamingBody = answer["Body"]
+        if answer["ContentLength"] < size:
+            body.close()
+            raise IncompleteReadError(actual_bytes=answer["ContentLength"], expected_bytes=size)
+        return body
+
+    def check_png(self, key: str, size: int) -> None:
+        """Ask whether an image of at least `size` bytes is there."""
+        found = self._client.head_object(Bucket=self._settings.s3_bucket, Key=key)["ContentLength"]
+        if found < size:
+            raise IncompleteReadError(actual_bytes=found, expected_bytes=size)
 
     def presign(self, key: str) -> str:
         """Return a URL that reads the object without credentials for `ZIMAGE_URL_TTL` seconds."""

@@ -19,7 +19,9 @@ class Allowance:
 class Submitted:
     """The answer to a submit; `job_id` is None when it was refused."""
 
-    outcome: Literal["created", "replayed", "mismatch", "full", "over_share", "too_fast", "too_much", "too_many"]
+    outcome: Literal[
+        "created", "replayed", "mismatch", "full", "over_share", "over_memory", "too_fast", "too_much", "too_many"
+    ]
     job_id: str | None
     retry_seconds: float | None = (
         None  # too_fast, too_much: until it is taken; full, over_share: those that a job takes, if known

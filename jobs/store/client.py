@@ -36,6 +36,11 @@ from jobs.store.scripts import MICROSECONDS, pairs
 from jobs.telemetry import lifecycle
 from jobs.telemetry.trace_context import current_traceparent
 
+# Of a job in Redis, measured with Valkey 9.1; docs/reliability.md has the table.
+BYTES = 3600
+BYTES_PER_IMAGE = 350
+ALLOCATED = 1.25  # bytes for each of a text: the allocator's sizes are a quarter apart
+
 
 class ClientStore:
     """Jobs in Redis, from the client's side."""
@@ -46,7 +51,7 @@ class ClientStore:
         self._prefix = settings.redis_prefix
         self._scripts = {
             name: client.register_script(scripts.source(name))
-            for name in ("submit", "read", "cancel", "delete", "overview")
+            for name in ("submit", "read", "list", "cancel", "delete", "overview")
         }
 
     async def _run(self, script: str, *args: Any) -> Any:
@@ -95,6 +100,7 @@ class ClientStore:
             idempotency_key or "",
             " ".join([digest, *other_digests]),
             settings.idempotency_ttl,
+            _bytes(job_input, idempotency_key),
             limits.model_dump_json(include=set(Limits.model_fields), exclude_none=True),
             "" if job_input.webhook_url is None else 1,
             current_traceparent() or "",
@@ -105,9 +111,9 @@ class ClientStore:
         elif outcome == "replayed":
             lifecycle.replayed(answer, owner)
         allowance = Allowance(int(left[0]), float(left[1])) if left else None
-        if outcome in ("full", "over_share", "too_fast", "too_much"):
-            return Submitted(outcome, None, float(answer) if answer else None, allowance)
-        return Submitted(outcome, None if outcome == "too_many" else answer, None, allowance)
+        if outcome in ("created", "replayed", "mismatch"):
+            return Submitted(outcome, answer, None, allowance)
+        return Submitted(outcome, None, float(answer) if answer else None, allowance)
 
     async def has_seen(self, owner: str, idempotency_key: str) -> bool:
         """Tell whether the owner's idempotency key came before and is remembered."""
@@ -120,20 +126,21 @@ class ClientStore:
             JobGoneError: it was deleted or is past its retention.
             JobUnknownError: there is none of that id, or it is another owner's.
         """
-        return await self._found(await self._run("read", job_id, owner))
-
-    async def _found(self, answer: Sequence[Any]) -> Found:
+        answer = await self._run("read", job_id, owner)
         match answer:
             case ["gone"]:
                 raise JobGoneError
             case ["unknown"]:
                 raise JobUnknownError
-        _, flat, *row = answer
-        job = Job.from_record(dict(pairs(flat)))
-        if row == [""]:
-            return Found(job, None)
+            case [_, record, ""]:
+                return _found(record, None, None)
+        _, record, *row = answer
         ahead = Ahead.from_row(row)
-        return Found(job, ahead.place(None if ahead.workers else await self.last_card()))
+        return _found(record, ahead, await self._loading(ahead.workers))
+
+    async def _loading(self, workers: int) -> ModelCard | None:
+        """Return the card that tells how long the next worker will load its model; None while one is alive."""
+        return None if workers else await self.last_card()
 
     async def list(
         self, owner: str, *, status: JobStatus | None, limit: int, cursor: str | None
@@ -143,19 +150,11 @@ class ClientStore:
         Raises:
             BadCursorError: `cursor` is not one of ours.
         """
-        index = f"{self._prefix}owner:{owner}" + (f":{status}" if status else "")
         newest = "+inf" if cursor is None else f"({_decode_cursor(cursor)}"
-        rows: Sequence[tuple[str, float]] = await self._redis.zrange(  # type: ignore[assignment]  # withscores decides
-            index, newest, "-inf", desc=True, byscore=True, offset=0, num=limit + 1, withscores=True
-        )
-        read = self._scripts["read"]
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for job_id, _ in rows[:limit]:
-                await read(keys=[self._prefix], args=[job_id, owner], client=pipe)
-            answers = await pipe.execute()
-        # A job that was deleted since the index was read is simply not in the page.
-        jobs = [await self._found(answer) for answer in answers if answer[0] == "found"]
-        return jobs, _encode_cursor(int(rows[limit - 1][1])) if len(rows) > limit else None
+        rows, next_page, rate, workers = await self._run("list", owner, status or "", newest, limit)
+        card = await self._loading(workers)
+        jobs = [_found(job, Ahead.from_row([*row, rate, workers]) if row[0] else None, card) for job, *row in rows]
+        return jobs, _encode_cursor(int(next_page)) if next_page else None
 
     async def cancel(self, job_id: str, owner: str) -> tuple[Literal["canceled", "requested", "ended"], str]:
         """Cancel a job; return what came of it and the job's status.
@@ -201,6 +200,16 @@ class ClientStore:
         """Return the card of the worker heard last, None if there never was one."""
         card = await self._redis.get(f"{self._prefix}card")
         return ModelCard.model_validate_json(card) if card else None
+
+
+def _bytes(job_input: JobInput, idempotency_key: str | None) -> int:
+    """Return the most that a job takes of Redis: its record once it has ended, its indexes, its messages."""
+    text = len(job_input.model_dump_json().encode()) + 2 * len(idempotency_key or "")
+    return BYTES + BYTES_PER_IMAGE * job_input.num_images + int(text * ALLOCATED)
+
+
+def _found(record: Sequence[str], ahead: Ahead | None, card: ModelCard | None) -> Found:
+    return Found(Job.from_record(dict(pairs(record))), ahead.place(card) if ahead else None)
 
 
 def _encode_cursor(created_at: int) -> str:

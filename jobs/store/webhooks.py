@@ -71,7 +71,7 @@ class Outbox:
 
     async def delivered(self, delivery: Delivery) -> None:
         """Take a delivered event out."""
-        await self._settled(delivery, "delivered", "", 0)
+        await self._settled(delivery, "delivered")
 
     async def retry(self, delivery: Delivery, error: str, seconds: float) -> None:
         """Put an event back, to be tried again after some seconds."""
@@ -79,9 +79,9 @@ class Outbox:
 
     async def give_up(self, delivery: Delivery, error: str) -> None:
         """Keep an event among the dead, for as long as an ended job is kept (`ZIMAGE_JOB_TTL`)."""
-        await self._settled(delivery, "dead", error, self._settings.job_ttl)
+        await self._settled(delivery, "dead", error)
 
-    async def _settled(self, delivery: Delivery, outcome: str, error: str, seconds: float) -> None:
+    async def _settled(self, delivery: Delivery, outcome: str, error: str = "", seconds: float = 0) -> None:
         await self._settle(keys=[self._prefix], args=[delivery.event, delivery.token, outcome, error, seconds])
 
     async def pending(self) -> int:

@@ -20,6 +20,7 @@ from jobs.store.scripts import MICROSECONDS, pairs
 from jobs.telemetry import lifecycle, spans
 
 MAX_LOSSES = 3  # a job that was lost with its worker this often is failed
+UNDRAWN_TTL = 86_400  # seconds at most that a canceled or expired job is kept: it has no images
 MOST_RETIRED = 100  # jobs at once
 _RETIRED_AGAIN_SECONDS = 60  # after which a job that is still there is given to somebody else
 _WORKER_LOST = JobError(
@@ -209,7 +210,8 @@ class WorkerStore:
 
     def retire(self) -> list[str]:
         """Take up to `MOST_RETIRED` jobs past their retention, to remove them; nobody else gets them for a minute."""
-        old: list[str] = self._run("retire", self._settings.job_ttl, MOST_RETIRED, _RETIRED_AGAIN_SECONDS)
+        ttl = self._settings.job_ttl
+        old: list[str] = self._run("retire", ttl, min(ttl, UNDRAWN_TTL), MOST_RETIRED, _RETIRED_AGAIN_SECONDS)
         return old
 
     def delete(self, job_id: str) -> None:

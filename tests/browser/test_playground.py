@@ -160,6 +160,20 @@ def test_a_reader_is_told_of_each_state_but_not_of_each_step(page: Chrome) -> No
     assert told[:-2] in ([], ["Queued"])
 
 
+def test_what_is_asked_too_often_is_asked_again(page: Chrome) -> None:
+    page.execute_script("""
+        const ask = window.fetch, refused = new Set();
+        window.fetch = (url, options) => {
+            if (options?.method !== "GET" || refused.has(url)) return ask(url, options);
+            refused.add(url);
+            return Promise.resolve(new Response("{}", {status: 429, headers: {"Retry-After": "1"}}));
+        };
+    """)
+    draw(page, prompt=PROMPT, width=128, height=128)
+    wait_until(lambda: state(page) == "Succeeded" and picture_is_visible(page))
+    assert by_id(page, "error").text == ""
+
+
 def test_a_following_that_fails_leaves_nothing_that_seems_to_go_on(page: Chrome) -> None:
     page.execute_script("""
         const real = fetch, problem = JSON.stringify({detail: "gone, says the test"});

@@ -12,7 +12,7 @@ from typing import Any
 
 from standardwebhooks import Webhook
 
-from api.webhooks.addresses import Lookup
+from api.webhooks.lookups import Lookup
 from support.loopback import serving
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
@@ -28,9 +28,9 @@ class Received:
     def id(self) -> str:
         return self.headers["webhook-id"]
 
-    def verified(self) -> Any:
-        """Return the event; raises when its signature is wrong."""
-        return Webhook(SECRET).verify(self.body, self.headers)
+    def verified(self, secret: str = SECRET) -> Any:
+        """Return the event; raises when no signature is by this secret."""
+        return Webhook(secret).verify(self.body, self.headers)
 
 
 @dataclass

@@ -8,8 +8,8 @@
 --       (words)
 -- Returns the record (field, value, ...), {} when nothing waits that it can do, or {'alone'} when the best job wants the worker
 --       for itself; and the jobs that were found expired (see `attempt_of`)
--- Keys: job:{id}, pending, turns:{owner}, owed, place, clocks, passed, running, deadlines, ended, outcomes, work,
---       status:{status}, owner:{owner}[:{status}], worker:{id}, webhooks, webhook:{event}, events
+-- Keys: job:{id}, pending, turns:{owner}, owed, place, clocks, passed, running, deadlines, ended, undrawn, outcomes, work,
+--       status:{status}, owner:{owner}[:{status}], worker:{id}, kept, webhooks, webhook:{event}, events
 local worker, lease, schema, alone, number, abilities = unpack(ARGV)
 local PAGE = 100
 local REMEMBERED = 10000  -- ms; not for ever: scripts of releases that know no `passed` may queue a job before that place

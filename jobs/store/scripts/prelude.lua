@@ -11,6 +11,7 @@
 -- deadlines                 zset    queued ids by the time at which they expire
 -- ended                     zset    ended ids by the time at which they ended; later while they are being removed
 -- outcomes                  hash    succeeded, canceled, expired, failed:{code} -> jobs that ever ended so
+-- undrawn                   zset    those of them that were canceled or expired, by the same time
 -- dead                      zset    ids failed by their last loss (the dead letters), by time
 -- work                      hash    id -> cost: pixels x steps x images, double with guidance; while queued or running
 -- status:{status}           zset    ids by accepted-at: counts, and the oldest
@@ -18,7 +19,9 @@
 -- idempotency:{owner}:{key} string  "<digest of the body> <id>"
 -- limit:{owner}             string  time at which the owner has all its submits of a minute again
 -- limit:{owner}:work        string  the same of its work of a minute
--- tombstone:{id}            string  owner of a deleted job
+-- kept                      hash    owner -> bytes of Redis that its jobs take, with events for their webhooks
+-- tombstone:{id}            string  of a deleted job its owner, and its idempotency key behind a space
+-- tombstones:{owner}        zset    ids of the owner's deleted jobs, by time
 -- workers                   zset    worker ids by the time until which they count as alive
 -- worker:{id}               hash    card (JSON), rate (work per second), number and id of its last claim
 -- card, rate                string  those of the worker heard last
@@ -90,6 +93,7 @@ local function known(id)
   redis.call('ZREM', key('deadlines'), id)
   redis.call('ZREM', key('running'), id)
   redis.call('ZREM', key('ended'), id)
+  redis.call('ZREM', key('undrawn'), id)
   redis.call('ZREM', key('status:queued'), id)
   redis.call('ZREM', key('status:running'), id)
   redis.call('HDEL', key('work'), id)
@@ -155,13 +159,25 @@ local function queue(id)
   changed(id)
 end
 
+-- Counts what is kept of an owner; jobs that a release without `kept` accepted tell no bytes.
+local function keep(owner, bytes)
+  if bytes and redis.call('HINCRBY', key('kept'), owner, integer(bytes)) <= 0 then redis.call('HDEL', key('kept'), owner) end
+end
+
 -- An event for the job's webhook: a copy of the record, so that it is told whatever becomes of the job.
 local function tell_webhook(id)
-  local webhook, version = get(id, 'webhook', 'version')
+  local webhook, version, owner, bytes = get(id, 'webhook', 'version', 'owner', 'bytes')
   if not webhook then return end
   local event = 'evt_' .. id .. '_' .. version
   redis.call('COPY', job_key(id), key('webhook:' .. event))
+  keep(owner, bytes)
   redis.call('ZADD', key('webhooks'), integer(now()), event)
+end
+
+local function drop_event(event)
+  local owner, bytes = unpack(redis.call('HMGET', key('webhook:' .. event), 'owner', 'bytes'))
+  redis.call('DEL', key('webhook:' .. event))
+  if owner then keep(owner, bytes and -bytes) end
 end
 
 -- succeeded, failed, canceled, expired: the fields are written and the job is never touched again but by delete
@@ -171,6 +187,7 @@ local function finish(id, status, ...)
   redis.call('HSET', job_key(id), 'finished_at', time, ...)
   redis.call('HDEL', key('work'), id)
   redis.call('ZADD', key('ended'), time, id)
+  if status == 'canceled' or status == 'expired' then redis.call('ZADD', key('undrawn'), time, id) end
   local outcome = status == 'failed' and 'failed:' .. cjson.decode(get(id, 'error')).code or status
   redis.call('HINCRBY', key('outcomes'), outcome, 1)
   enter(id, status)
@@ -213,6 +230,25 @@ local function work_of(ids)
     for _, work in ipairs(redis.call('HMGET', key('work'), unpack(ids))) do sum = sum + (tonumber(work) or 0) end
   end
   return sum
+end
+
+-- Returns the work that stands before the job of a rank in the queue, for any up to `highest`: what is left of the jobs that
+-- run, and all of those before it. Of many only the first are added up; the others count as much on average.
+local function work_before(highest)
+  local EXACT = 1000
+  local sums = {[0] = 0}
+  for _, id in ipairs(redis.call('ZRANGE', key('running'), 0, EXACT - 1)) do
+    local step, total = get(id, 'step', 'total')
+    local left = total and 1 - (tonumber(step) or 0) / tonumber(total) or 0
+    sums[0] = sums[0] + left * (tonumber(redis.call('HGET', key('work'), id)) or 0)
+  end
+  local ahead = highest > 0 and redis.call('ZRANGE', key('pending'), 0, math.min(highest, EXACT) - 1) or {}
+  local works = #ahead > 0 and redis.call('HMGET', key('work'), unpack(ahead)) or {}
+  for i, work in ipairs(works) do sums[i] = sums[i - 1] + (tonumber(work) or 0) end
+  return function(rank)
+    if rank <= EXACT then return sums[rank] end
+    return sums[0] + (sums[EXACT] - sums[0]) * rank / EXACT
+  end
 end
 
 -- Whether this worker's attempt is the job's latest: the fence that keeps a late worker out.

@@ -2,19 +2,21 @@
 -- (nothing) -> queued. Refused by Redis itself when its memory is full: no allow-oom here.
 -- ARGV: id, owner, input (JSON), priority shift (us), cost, steps, queue limit, seconds until it expires, what a worker
 --       must be able to do (words) or '', idempotency key or '', digests of the body (words; the first is kept), seconds
---       that the idempotency key is kept, the owner's limits (JSON: `rate`, submits per minute; `work` per minute;
---       `in_flight`, queued and running jobs at once; without limit where they are not named. `share` of the queue,
---       `weight`), 1 when it has a webhook or '', traceparent or '', what is told of it before it is drawn (JSON)
+--       that the idempotency key is kept, bytes that the job will take, the owner's limits (JSON: `rate`, submits per
+--       minute; `work` per minute; `in_flight`, queued and running jobs at once; without limit where they are not named.
+--       `share` of the queue and of memory, `weight`), 1 when it has a webhook or '', traceparent or '', what is told of it
+--       before it is drawn (JSON)
 -- Returns {'created' | 'replayed' | 'mismatch', id}, {'full' | 'over_share', seconds in which the workers end a job ('' if
---       unknown)}, {'too_many', how many are queued or running} or {'too_fast' | 'too_much', seconds until it is taken};
+--       unknown)}, {'too_many' | 'over_memory', ''} or {'too_fast' | 'too_much', seconds until it is taken};
 --       behind it, where the owner has a rate, how many submits are left now and the seconds until all are again
 -- Keys: job:{id}, pending, turns:{owner}, owed, passed, running, deadlines, work, status:{status},
---       owner:{owner}[:{status}], idempotency:{owner}:{key}, limit:{owner}, limit:{owner}:work, place, pace, clocks, workers,
---       worker:{id}, rate, clock, events
-local id, owner, input, shift, cost, steps, limit, ttl, needs, idempotency, digests, idempotency_ttl, limits, webhook,
+--       owner:{owner}[:{status}], idempotency:{owner}:{key}, kept, limit:{owner}, limit:{owner}:work, place, pace, clocks,
+--       workers, worker:{id}, rate, clock, events
+local id, owner, input, shift, cost, steps, limit, ttl, needs, idempotency, digests, idempotency_ttl, bytes, limits, webhook,
   traceparent, warnings = unpack(ARGV)
 limits = cjson.decode(limits)
 local SECOND, MINUTE = 1000000, 60000000
+local NEVER_TOO_MUCH = 1024 * 1024  -- bytes of an owner
 local ANY_PACE = 1000000  -- work per second, while no worker was ever heard: about a megapixel step
 local time = now()
 
@@ -67,7 +69,7 @@ end
 
 local queued, owned = redis.call('ZCARD', key('pending')), redis.call('ZCARD', key('owner:' .. owner .. ':queued'))
 local active = owned + redis.call('ZCARD', key('owner:' .. owner .. ':running'))
-if limits.in_flight and active >= limits.in_flight then return answer('too_many', active) end
+if limits.in_flight and active >= limits.in_flight then return answer('too_many', '') end
 local work_spacing = limits.work and MINUTE * cost / limits.work
 local work_even, work_wait
 if work_spacing then
@@ -76,10 +78,21 @@ if work_spacing then
 end
 
 -- Dynamic thresholds (Choudhury and Hahne, 1998): an owner alone fills its share, and there is room left for the next one.
-local free = limit - queued
-if free > 0 and owned > 0 and limits.share < 1 and owned >= limits.share / (1 - limits.share) * free then
-  return answer('over_share', seconds_a_job())
+local function is_over_share(taken, free)
+  return free > 0 and taken > 0 and limits.share < 1 and taken >= limits.share / (1 - limits.share) * free
 end
+
+-- Unknown where Redis has no `maxmemory`, or doesn't tell
+local function free_memory()
+  local info = redis.pcall('INFO', 'memory')
+  local most = type(info) == 'string' and tonumber(info:match('\nmaxmemory:(%d+)')) or 0
+  return most > 0 and most - tonumber(info:match('used_memory:(%d+)')) or math.huge
+end
+
+local free = limit - queued
+if is_over_share(owned, free) then return answer('over_share', seconds_a_job()) end
+local kept = tonumber(redis.call('HGET', key('kept'), owner)) or 0
+if kept > NEVER_TOO_MUCH and is_over_share(kept, free_memory()) then return answer('over_memory', '') end
 if free <= 0 then return answer('full', seconds_a_job()) end
 if work_spacing then advance(key('limit:' .. owner .. ':work'), work_even, work_spacing) end
 count()
@@ -120,8 +133,10 @@ local schema = needs ~= '' and 3 or webhook ~= '' and 2 or 1
 redis.call('HSET', job_key(id),
   'schema', schema, 'id', id, 'owner', owner, 'input', input, 'total', steps, 'created_at', integer(created),
   'own_order', integer(created + shift), 'score', integer(score), 'turn', integer(turn),
-  'deadline', integer(created + ttl * SECOND), 'attempt', 0, 'losses', 0, 'warnings', warnings, 'status', 'new')
+  'deadline', integer(created + ttl * SECOND), 'attempt', 0, 'losses', 0, 'warnings', warnings, 'bytes', bytes, 'status', 'new')
+keep(owner, bytes)
 if needs ~= '' then redis.call('HSET', job_key(id), 'needs', needs) end
+if idempotency ~= '' then redis.call('HSET', job_key(id), 'idempotency', idempotency) end
 if webhook ~= '' then redis.call('HSET', job_key(id), 'webhook', 1) end
 if traceparent ~= '' then redis.call('HSET', job_key(id), 'traceparent', traceparent) end
 redis.call('HSET', key('work'), id, cost)

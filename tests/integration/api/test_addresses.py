@@ -7,7 +7,10 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,12 +18,17 @@ import pytest
 import trustme
 from fastapi.testclient import TestClient
 
+from api import submission
 from api.app import create_app
-from api.webhooks.addresses import RESOLVER_THREADS, AddressError, Addresses, PinnedTransport, is_public
+from api.webhooks import lookups
+from api.webhooks.addresses import AddressError, Addresses, PinnedTransport, is_public
 from cli.stack import Stack
+from jobs.keys import KeysFile
 from jobs.settings import Settings
 from support.receiving import SECRET, pointing_to, receiver
+from support.waiting import wait_until
 
+OWNER = "someone"
 JOB = {"prompt": "a cat", "width": 64, "height": 64}
 PUBLIC = "93.184.215.14"
 
@@ -110,7 +118,8 @@ def api(servers: Stack, **settings: object) -> TestClient:
 
 @pytest.fixture(scope="module")
 def http(servers: Stack) -> Iterator[TestClient]:
-    with api(servers, webhook_secret=SECRET) as client:
+    with pytest.MonkeyPatch.context() as patch, api(servers, webhook_secret=SECRET) as client:
+        patch.setattr(submission, "REFUSAL_SECONDS", 0)  # or it takes long to try that many
         yield client
 
 
@@ -168,13 +177,18 @@ def test_a_name_that_is_none_is_told_from_one_that_can_t_be_looked_up_now(
     assert "/webhook_url: hooks.example can't be resolved" in answer.json()["detail"]
 
 
-def test_a_name_that_is_none_and_one_inside_the_network_are_told_alike(http: TestClient, names: Names) -> None:
+def test_a_name_that_is_none_and_one_inside_the_network_are_told_alike(
+    http: TestClient, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "REFUSAL_SECONDS", 0.2)
     names["none.example"] = failing(socket.EAI_NONAME)
     names["inside.example"] = lambda: "10.0.0.7"
     told = []
     for host in ("none", "inside"):
+        begun = time.monotonic()
         answer = http.post("/v1/jobs", json={**JOB, "webhook_url": f"http://{host}.example/"})
         assert answer.status_code == 422
+        assert time.monotonic() - begun >= 0.2  # not as soon as it is known
         told.append(answer.json()["detail"].replace(host, "HOST"))
     assert told[0] == told[1]
 
@@ -192,26 +206,67 @@ def test_a_job_is_found_again_by_its_key_when_its_webhook_s_name_is_gone(http: T
     assert again.json()["id"] == first.json()["id"]
 
 
+class Hanging:
+    """A name server that doesn't answer, until it is let go on."""
+
+    def __init__(self) -> None:
+        self._asked, self._going_on = threading.Semaphore(0), threading.Event()
+
+    def __call__(self) -> str:
+        self._asked.release()
+        self._going_on.wait(60)
+        return PUBLIC
+
+    def asked(self, times: int) -> None:
+        """Return when it was asked that many times more."""
+        assert all(self._asked.acquire(timeout=30) for _ in range(times))
+
+    def go_on(self) -> None:
+        self._going_on.set()
+
+
+def test_names_that_hang_at_submit_hold_up_no_other_key_s(
+    servers: Stack, names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "SECONDS", 1.0)
+    names["hooks.example"] = lambda: PUBLIC
+    names["dead.example"] = hanging = Hanging()
+    keys = KeysFile(tmp_path / "keys.json")
+    alice, bob = keys.create("alice"), keys.create("bob")
+
+    def post(key: str, host: str) -> httpx.Response:
+        body = {**JOB, "webhook_url": f"http://{host}.example/"}
+        return http.post("/v1/jobs", json=body, headers={"Authorization": f"Bearer {key}"})
+
+    keyed = api(servers, webhook_secret=SECRET, api_keys_file=tmp_path / "keys.json")
+    with keyed as http, ThreadPoolExecutor(65) as pool:
+        many = [pool.submit(post, bob, "dead") for _ in range(64)]
+        hanging.asked(lookups.AT_ONCE)
+        own = pool.submit(post, bob, "hooks")
+        assert [post(alice, "hooks").status_code for _ in range(3)] == [202] * 3
+        refused = own.result()
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_lookups")
+        assert "/webhook_url: hooks.example was not looked up" in refused.json()["detail"]
+        assert int(refused.headers["retry-after"]) > 0
+        assert Counter(sent.result().status_code for sent in many) == {503: lookups.AT_ONCE, 429: 64 - lookups.AT_ONCE}
+        hanging.go_on()
+        wait_until(lambda: post(bob, "hooks").status_code == 202)
+
+
 def test_names_that_hang_at_delivery_hold_up_no_submit(servers: Stack, names: Names) -> None:
-    going_on, hanging = threading.Event(), threading.Semaphore(0)
-
-    def hang() -> str:
-        hanging.release()
-        going_on.wait(60)
-        return "127.0.0.1"
-
+    hanging = Hanging()
     with api(servers, webhook_secret=SECRET) as http:
         names["hooks.example"] = lambda: PUBLIC
         urls = [
             http.post("/v1/jobs", json={**JOB, "webhook_url": "http://hooks.example/"}).json()["urls"]
-            for _ in range(RESOLVER_THREADS)
+            for _ in range(lookups.AT_ONCE)
         ]
-        names["hooks.example"] = hang
+        names["hooks.example"] = hanging
         for url in urls:
             http.post(url["cancel"])  # its webhook is to be told
-        assert all(hanging.acquire(timeout=30) for _ in urls)
+        hanging.asked(lookups.AT_ONCE)
         assert http.post("/v1/jobs", json={**JOB, "webhook_url": "http://8.8.8.8/"}).status_code == 202
-        going_on.set()
+        hanging.go_on()
 
 
 def test_private_addresses_can_be_allowed(servers: Stack) -> None:
@@ -232,7 +287,7 @@ def test_without_a_secret_no_webhook_is_taken(servers: Stack) -> None:
 def post(url: str, addresses: Addresses, verify: ssl.SSLContext | bool = True) -> httpx.Response:
     async def sent() -> httpx.Response:
         async with httpx.AsyncClient(transport=PinnedTransport(addresses, verify)) as client:
-            return await client.post(url, content=b"{}")
+            return await client.post(url, content=b"{}", extensions={"owner": OWNER})
 
     return asyncio.run(sent())
 
@@ -257,7 +312,7 @@ def test_a_name_that_points_elsewhere_the_next_time_is_refused_then() -> None:
     addresses = Addresses(allow_private=False, lookup=lambda _host, _port: next(answers))
     with receiver() as listening:
         url = listening.url.replace("127.0.0.1", "rebinding.example")
-        assert asyncio.run(addresses.resolve(httpx.URL(url))) == [PUBLIC]  # at submit
+        assert asyncio.run(addresses.resolve(httpx.URL(url), OWNER)) == [PUBLIC]  # at submit
         with pytest.raises(AddressError):
             post(url, addresses)
         assert listening.requests == []

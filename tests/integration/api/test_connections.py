@@ -1,6 +1,7 @@
 """Clients that send endless or slow request heads, bodies and trailers, over real sockets."""
 
 import contextlib
+import gc
 import json
 import re
 import socket
@@ -11,12 +12,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from api.app import create_app
-from api.http import connections, middleware
-from api.http.connections import BoundedHeads
+from api.http import connections, middleware, room, unsent
 from cli.stack import Stack
 from support.operating import service
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -25,11 +27,15 @@ def address(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
     monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
     monkeypatch.setattr(connections, "LINGER_SECONDS", 2.0)
     monkeypatch.setattr(middleware, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(unsent, "TAKE_SECONDS", 1.0)
+    monkeypatch.setattr(unsent, "LOOK_SECONDS", 0.2)
     for name, value in servers.environ().items():
         monkeypatch.setenv(name, value)
     with service(servers) as running:
         app = create_app(running.settings)
-        config = uvicorn.Config(app, http=BoundedHeads, ws="none", port=0, log_config=None, timeout_keep_alive=2)
+        config = uvicorn.Config(
+            app, http=connections.protocol(), ws="none", port=0, log_config=None, timeout_keep_alive=2
+        )
         api = uvicorn.Server(config)
         thread = threading.Thread(target=api.run)
         thread.start()
@@ -92,7 +98,7 @@ def test_empty_lines_keep_no_connection_open(address: tuple[str, int]) -> None:
 @pytest.mark.parametrize("used", [False, True])
 def test_idle_connections_make_room(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, used: bool) -> None:
     """So that who keeps many open for as long as they may be doesn't keep others out."""
-    monkeypatch.setattr(connections, "_most_connections", lambda: 3)
+    monkeypatch.setattr(room, "most_connections", lambda: 3)
     with contextlib.ExitStack() as stack:
         clients = []
         for _ in range(5):
@@ -131,6 +137,106 @@ def test_an_upgrade_is_ignored(address: tuple[str, int], protocol: str, chunked:
             assert answer.status_code == 202
             assert answer.json()["input"]["prompt"] == "a cat"
         assert len(http.get("/v1/jobs").json()["jobs"]) == 2
+
+
+def reads_little(address: tuple[str, int], request: bytes) -> socket.socket:
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    client.settimeout(10)
+    client.connect(address)
+    client.sendall(request)
+    return client
+
+
+def ended(client: socket.socket) -> bool:
+    """Tell whether the other side has given a connection up, without reading from it."""
+    return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != bytes([1])  # TCP_ESTABLISHED
+
+
+LARGE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: 127.0.0.1\r\n%b\r\n"
+
+
+@pytest.mark.parametrize("request_", [LARGE % b"", LARGE % b"Connection: close\r\n", LARGE % b"" * 3])
+def test_who_takes_nothing_is_given_up_and_who_is_slow_is_not(address: tuple[str, int], request_: bytes) -> None:
+    with reads_little(address, request_) as stuck, reads_little(address, request_) as slow:
+        while not ended(stuck):
+            assert slow.recv(20_000)
+            time.sleep(0.05)
+        for _ in range(20):
+            assert slow.recv(20_000)
+
+
+def test_where_too_much_waits_to_be_sent_those_stuck_longest_end(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unsent, "MOST_BYTES", 500_000)
+    monkeypatch.setattr(unsent, "TAKE_SECONDS", 1000)
+    with contextlib.ExitStack() as kept:
+        clients = []
+        for _ in range(12):
+            clients.append(kept.enter_context(reads_little(address, LARGE % b"")))
+            assert clients[-1].recv(1) == b"H"
+        states = [ended(client) for client in clients]
+        assert states == sorted(states, reverse=True)
+        assert (states[0], states[-1]) == (True, False)
+        assert httpx.get(f"http://{address[0]}:{address[1]}/openapi.json").json()["openapi"]
+
+
+BODY_TO_COME = b"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\nX-Forwarded-For: %b\r\n\r\n"
+
+
+def test_a_client_behind_a_proxy_has_so_many_requests(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An IPv6 address is one of many that its client has."""
+    monkeypatch.setattr(room, "_most_of_one", lambda _: 2)
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 30.0)
+
+    def ask_as(client: str) -> int:
+        headers = {"X-Forwarded-For": client}
+        return httpx.get(f"http://{address[0]}:{address[1]}/v1/queue", headers=headers).status_code
+
+    with socket.create_connection(address) as one, socket.create_connection(address) as other:
+        one.sendall(BODY_TO_COME % b"2001:db8::1")
+        other.sendall(BODY_TO_COME % b"2001:db8::2")
+        wait_until(lambda: ask_as("2001:db8::3") == 503)
+        assert [ask_as("2001:db8:0:1::1"), ask_as("203.0.113.7")] == [200, 200]
+    wait_until(lambda: ask_as("2001:db8::3") == 200)
+
+
+def test_a_client_has_so_many_connections_and_idle_ones_make_room(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "203.0.113.1")
+    monkeypatch.setattr(room, "_most_of_one", lambda _: 2)
+    address = request.getfixturevalue("address")
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 30.0)
+    with contextlib.ExitStack() as kept:
+        idle, *busy = (kept.enter_context(socket.create_connection(address, timeout=10)) for _ in range(3))
+        assert idle.recv(1) == b""
+        for client in busy:
+            client.sendall(BODY_TO_COME % b"203.0.113.7")
+        time.sleep(0.1)
+        with httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as http:
+            assert [http.get(path).status_code for path in ("/livez", "/v1/queue", "/livez")] == [200, 503, 200]
+
+
+def test_pipelined_requests_wait_unread(address: tuple[str, int]) -> None:
+    """Read, each would take kilobytes."""
+    gc.collect()
+    before = sum(type(thing) is RequestResponseCycle for thing in gc.get_objects())
+    with reads_little(address, LARGE % b"") as client:
+        client.sendall(20_000 * b"GET /livez HTTP/1.1\r\nHost: ::1\r\n\r\n")  # most of which the kernel keeps
+        time.sleep(0.3)
+        assert sum(type(thing) is RequestResponseCycle for thing in gc.get_objects()) - before < 50
+
+
+def test_very_many_headers_are_refused(address: tuple[str, int]) -> None:
+    with httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as http:
+        answer = http.get("/livez", headers=[("a", "")] * 300)
+        assert (answer.status_code, answer.text) == (400, "The request has more than 256 headers.")
+        assert http.get("/livez", headers=[("a", "")] * 100).status_code == 200
 
 
 def test_pipelined_requests_that_ask_for_upgrades_are_all_answered(address: tuple[str, int]) -> None:

@@ -6,24 +6,20 @@ The API runs in this process, so that it looks again and gives up sooner than it
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
-from api import waiting
-from api.app import create_app
+from api import following
 from cli.stack import Stack
 from jobs.keys import KeysFile
-from jobs.settings import Settings
 from support.operating import Service, service
+from support.serving_api import serving
 
 Event = tuple[str, str]  # its id, and the status of the job that it tells
 
@@ -46,22 +42,7 @@ def own(server: Stack) -> Iterator[Service]:
 @pytest.fixture(autouse=True)
 def all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let waiting clients look at their job all the time, so that they do while Redis is away."""
-    monkeypatch.setattr(waiting, "LOOK_AGAIN_SECONDS", 0.1)
-
-
-@contextmanager
-def serving(settings: Settings) -> Iterator[httpx.Client]:
-    api = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_config=None))
-    thread = threading.Thread(target=api.run)
-    thread.start()
-    while not api.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = api.servers[0].sockets[0].getsockname()[1]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=90) as client:
-        yield client
-    api.should_exit = True
-    thread.join()
+    monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -142,7 +123,7 @@ def test_an_outage_that_lasts_ends_the_waiting_in_order(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(waiting, "OUTAGE_SECONDS", 1.0)
+    monkeypatch.setattr(following, "OUTAGE_SECONDS", 1.0)
     urls = submitted(http)["urls"]
     claim = own.claim()
     with ThreadPoolExecutor(1) as pool, http.stream("GET", urls["events"]) as response:

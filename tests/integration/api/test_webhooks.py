@@ -1,10 +1,13 @@
 """Webhooks: what a receiver gets, whatever fails on the way, and what an operator can do about the rest."""
 
 import asyncio
+import json
 import os
 import re
 import signal
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,16 +16,20 @@ from typing import Any
 
 import httpx
 import pytest
+from standardwebhooks import WebhookVerificationError
 
 from api.background import end
-from api.webhooks import deliverer
-from api.webhooks.addresses import Addresses, PinnedTransport
+from api.webhooks import deliverer, lookups
+from api.webhooks.addresses import Addresses
 from api.webhooks.deliverer import Deliverer
+from api.webhooks.signing import Signatures
 from cli.stack import Stack
+from jobs.keys import KeyRing, KeysFile
 from jobs.record import JobError
 from jobs.settings import Settings
 from jobs.store.redis_client import connect, connect_async
 from jobs.store.webhooks import Outbox, Undelivered
+from jobs.webhook_secrets import secrets_of
 from support.operating import LOST, OWNER, Service, service
 from support.receiving import SECRET, Receiver, free_port, pointing_to, receiver
 from support.root import ROOT
@@ -34,6 +41,7 @@ NOBODY = "redis://:hidden@127.0.0.1:1/0"
 
 @pytest.fixture
 def own(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setattr(deliverer, "POLL_SECONDS", 0.05)
     for name, value in servers.environ().items():
         monkeypatch.setenv(name, value)  # the key pair that signs the images' URLs
     with service(servers) as running:
@@ -47,15 +55,19 @@ def deliver(
     deliverers: int = 1,
     delays: Sequence[float] = (0.01,) * 100,
     addresses: Addresses | None = None,
+    signatures: Signatures | None = None,
 ) -> None:
     """Run deliverers, as API processes do, until something is so."""
+    signing = signatures or Signatures(SECRET, None, common=True)
 
     async def running() -> None:
         async with connect_async(own.settings) as client:
-            transport = PinnedTransport(addresses or Addresses(allow_private=True))
+            outbox = Outbox(client, own.settings)
             tasks = [
                 asyncio.create_task(
-                    Deliverer(Outbox(client, own.settings), own.images, SECRET, transport, delays=delays).run()
+                    Deliverer(
+                        outbox, own.images, signing, addresses or Addresses(allow_private=True), delays=delays
+                    ).run()
                 )
                 for _ in range(deliverers)
             ]
@@ -151,6 +163,31 @@ def test_a_name_that_points_into_a_private_network_later_gets_nothing(own: Servi
     assert "public" in str(error)
 
 
+def test_a_key_s_webhooks_are_signed_by_its_own_secret(own: Service, tmp_path: Path) -> None:
+    file = KeysFile(tmp_path / "keys.json")
+    for name in ("alice", "bob"):
+        file.create(name)
+    secrets = {name: secrets_of(file.find(name), SECRET)[0] for name in ("alice", "bob")}
+    signatures = Signatures(SECRET, KeyRing(tmp_path / "keys.json"), common=False)
+    with receiver() as listening:
+        jobs = {ended(own, listening.url, name): name for name in ("alice", "bob")}
+        gone = ended(own, listening.url, "gone")
+        deliver(own, lambda: [bool(error) for *_, error in undelivered(own)] == [True], signatures=signatures)
+        assert len(listening.requests) == 2
+        for received in listening.requests:
+            owner = jobs[json.loads(received.body)["data"]["id"]]
+            assert received.verified(secrets[owner])["type"] == "job.succeeded"
+            for other in {SECRET, *secrets.values()} - {secrets[owner]}:
+                with pytest.raises(WebhookVerificationError):
+                    received.verified(other)
+        # Of a key that is gone nothing can be signed. It may come back, for one that is made anew say.
+        ((_, state, _, error),) = undelivered(own)
+        assert (state, error) == ("pending", "not signed: there is no key gone: `zimage keys create` makes it anew")
+        file.create("gone")
+        deliver(own, lambda: undelivered(own) == [], signatures=signatures)
+        assert listening.requests[-1].verified(secrets_of(file.find("gone"), SECRET)[0])["data"]["id"] == gone
+
+
 def test_a_receiver_that_is_gone_is_left_alone(own: Service) -> None:
     with receiver([410]) as listening:
         ended(own, listening.url)
@@ -179,6 +216,32 @@ def test_receivers_that_hang_hold_up_no_other_key_s(own: Service, monkeypatch: p
         assert {received.verified()["data"]["id"] for received in quick.requests} == jobs
         # None of those that hang was given back before: nobody waited for that.
         assert {error for _, _, _, error in undelivered(own)} == {None}
+
+
+def test_names_that_hang_cost_no_other_event_a_try(own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "SECONDS", 0.5)
+    going_on = threading.Event()
+
+    def lookup(host: str, _port: int) -> Sequence[str]:
+        if host.endswith("dead.example"):
+            going_on.wait(60)
+        return ["127.0.0.1"]
+
+    addresses = Addresses(allow_private=True, lookup=lookup)
+    with receiver() as listening, ThreadPoolExecutor(1) as process:
+        for number in range(64):
+            ended(own, f"http://{number}.dead.example/", "bob")
+        jobs = [ended(own, listening.url.replace("127.0.0.1", "hooks.example"), owner) for owner in ("bob", "alice")]
+        delivering = process.submit(
+            deliver, own, lambda: len(listening.requests) == 2, delays=[3600], addresses=addresses
+        )
+        wait_until(lambda: len([error for *_, error in undelivered(own) if error]) == lookups.AT_ONCE)
+        wait_until(lambda: [received.verified()["data"]["id"] for received in listening.requests] == jobs[1:])
+        # Those that were looked up have failed a try; those behind them, the healthy one too, only wait.
+        assert Counter(tries for _, _, tries, _ in undelivered(own)) == {1: lookups.AT_ONCE, 0: 49}
+        going_on.set()
+        delivering.result()
+    assert {received.verified()["data"]["id"] for received in listening.requests} == set(jobs)
 
 
 def test_a_key_s_many_events_are_all_delivered(own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +333,7 @@ def test_events_given_up_are_kept_as_long_as_jobs(own: Service) -> None:
     ended(own, f"http://127.0.0.1:{free_port()}/")
     deliver(own, lambda: [event[1] for event in undelivered(own)] == ["dead"], delays=[])
     time.sleep(1.1)
+    own.worker.retire()
     assert undelivered(own) == []
 
 

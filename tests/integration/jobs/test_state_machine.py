@@ -684,7 +684,10 @@ class Jobs(RuleBasedStateMachine):
     @rule(data=st.data())
     def retention_ends(self, data: st.DataObject) -> None:
         jobs = data.draw(st.sets(st.sampled_from(self.ids(*ENDED)), min_size=1), "jobs")
-        self.set_scores("ended", jobs)
+        undrawn = jobs & set(self.ids("canceled", "expired"))
+        short = bool(undrawn) and data.draw(st.booleans(), "short")
+        jobs = undrawn if short else jobs
+        self.set_scores("undrawn" if short else "ended", jobs)
         self.aged |= jobs
         self.retired -= jobs
         self.read_everything()
@@ -725,6 +728,8 @@ class Jobs(RuleBasedStateMachine):
         self.dropped |= old
         if old:
             self.cover("past retention")
+        if old & set(self.ids("canceled", "expired")):
+            self.cover("past retention: undrawn")
 
     @precondition(lambda self: self.indexes.get("dead"))
     @rule(data=st.data(), goes_well=st.booleans())
@@ -848,11 +853,9 @@ class Jobs(RuleBasedStateMachine):
         else:
             assert job_id not in self.acknowledged
 
-    def removal(self, job_id: str, record: Record) -> float | None:
+    def removal(self, index: str, job_id: str, record: Record) -> float | None:
         """Return where a job stands among those that are to be removed."""
-        if job_id in self.retired:
-            return self.indexes["ended"].get(job_id)
-        return PAST if job_id in self.aged else float(record["finished_at"])
+        return self.indexes[index].get(job_id) if job_id in self.aged else float(record["finished_at"])
 
     def check_keys(self) -> None:
         """Every key of the service is as the records ask for."""
@@ -868,11 +871,17 @@ class Jobs(RuleBasedStateMachine):
             elif status == "running":
                 indexes["running"][job_id] = self.indexes.get("running", {}).get(job_id)
             else:
-                indexes["ended"][job_id] = self.removal(job_id, record)
+                indexes["ended"][job_id] = self.removal("ended", job_id, record)
+            if status in ("canceled", "expired"):
+                indexes["undrawn"][job_id] = self.removal("undrawn", job_id, record)
             if record["losses"] == str(MAX_LOSSES) and job_id not in self.dropped:
                 indexes["dead"][job_id] = self.indexes.get("dead", {}).get(job_id)
         for event in self.events:
             indexes["webhooks"][event] = self.indexes.get("webhooks", {}).get(event)
+        gone = self.inputs.keys() - self.records.keys()
+        for job_id in gone:
+            name = f"tombstones:{self.owners[job_id]}"
+            indexes[name][job_id] = self.indexes.get(name, {}).get(job_id)
         found = {name: index for name, index in self.indexes.items() if name not in ("workers", "passed")}
         assert found == indexes
         assert set(self.indexes.get("workers", {})) == self.alive
@@ -895,12 +904,17 @@ class Jobs(RuleBasedStateMachine):
         assert ends == self.ends
         workers = {f"worker:{worker}" for worker in {*self.last, *self.alive}}
         events = {f"webhook:{event}": record for event, record in self.events.items()}
-        assert self.hashes.keys() - {"work", "outcomes", "clocks", "owed"} == workers | events.keys()
+        assert self.hashes.keys() - {"work", "outcomes", "clocks", "owed", "kept"} == workers | events.keys()
         assert {name: self.hashes[name] for name in events} == events  # as the job ended, whatever became of it since
 
-        gone = self.inputs.keys() - self.records.keys()
+        kept: Counter[str] = Counter()
+        for record in (*self.records.values(), *self.events.values()):
+            kept[record["owner"]] += int(record["bytes"])
+        assert self.hashes.get("kept", {}) == {owner: str(size) for owner, size in kept.items()}
+
+        repeatable = {job_id: key for (_, key), (_, job_id) in self.keys.items()}
         assert {name: value for name, value in self.strings.items() if ":" in name and name != "reaper:last"} == {
-            **{f"tombstone:{job_id}": self.owners[job_id] for job_id in gone},
+            **{f"tombstone:{job_id}": f"{self.owners[job_id]} {repeatable.get(job_id, '')}".strip() for job_id in gone},
             **{f"idempotency:{owner}:{key}": " ".join(first) for (owner, key), first in self.keys.items()},
         }
         assert {name for name in self.strings if ":" not in name} <= {"card", "rate", "clock", "place", "pace"}

@@ -539,6 +539,7 @@ async def test_a_deleted_service_leaves_nothing_behind(queue: Queue) -> None:
         "tombstone:job_0",
         "tombstone:job_1",
         "tombstone:job_2",
+        "tombstones:someone",
     }
 
 
@@ -587,6 +588,16 @@ async def test_position_and_eta_count_the_work_ahead(queue: Queue) -> None:
     assert [await place(n) for n in (1, 2)] == [(1, 2.0), (2, 3.0)]
     queue.worker.progress(claim, 4)  # half of it is done
     assert [await place(n) for n in (1, 2)] == [(1, 1.0), (2, 2.0)]
+
+
+async def test_a_list_tells_of_each_job_what_its_own_answer_tells(queue: Queue) -> None:
+    queue.worker.heartbeat("worker-1", CARD, 64 * 64 * 8, [])
+    for n in range(5):
+        await queue.submit(f"job_{n}", priority="high" if n == 3 else "normal")
+    queue.worker.progress(queue.claim(), 4)
+    listed, _ = await queue.client.list(OWNER, status=None, limit=9, cursor=None)
+    assert [found.place and found.place.position for found in listed] == [4, None, 3, 2, 1]
+    assert listed == [await queue.client.get(found.job.id, OWNER) for found in listed]
 
 
 async def test_a_guided_job_counts_for_two_in_the_eta(queue: Queue) -> None:

@@ -122,7 +122,7 @@ def test_other_prompts_and_sizes_are_other_pictures(http: httpx.Client) -> None:
         "🦊 in the ❄️, 👩‍👩‍👧‍👦",
         "雪地里的一只红狐狸",
         "ثعلب أحمر في الثلج",
-        "tab\tnewline\nNUL \x00 bell \x07 escape \x1b end",
+        "tab\tnewline\ncarriage return\rend",
         "'quotes\" \\back\\slash <tag> {{template}} <|im_end|>",
         "é" * 2000,
     ],

@@ -11,6 +11,7 @@ from support.kubernetes_objects import KUBERNETES, ROOT, Object, container, kust
 from support.network_policies import End, gets_through
 
 DOCS = (ROOT / "docs" / "kubernetes.md").read_text()
+API = End({"app.kubernetes.io/name": "zimage", "app.kubernetes.io/component": "api"})
 WORKER = End({"app.kubernetes.io/name": "zimage", "app.kubernetes.io/component": "worker"})
 
 
@@ -21,13 +22,16 @@ def example(path: str) -> str:
     return found[1]
 
 
-def with_example(folder: Path, name: str, field: str, *, without: str | None = None) -> list[Object]:
+def with_example(
+    folder: Path, name: str, field: str, *, without: str | None = None, target: dict[str, str] | None = None
+) -> list[Object]:
     """The overlay's objects with a file of the docs named in a field of its kustomization."""
     shutil.copytree(KUBERNETES, folder, dirs_exist_ok=True)
     gpu = folder / "overlays" / "gpu"
     (gpu / name).write_text(example(f"overlays/gpu/{name}"))
     kustomization: dict[str, Any] = yaml.safe_load((gpu / "kustomization.yaml").read_text())
-    kustomization[field].append({"path": name} if field == "patches" else name)
+    patch = {"path": name, "target": target} if target else {"path": name}
+    kustomization[field].append(patch if field == "patches" else name)
     if without:
         kustomization["resources"].remove(without)
     (gpu / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
@@ -51,6 +55,15 @@ def test_names_may_be_resolved_elsewhere(tmp_path: Path) -> None:
     server = End(address="198.51.100.53")
     assert not gets_through(overlay("gpu"), WORKER, server, 53, "UDP")
     assert gets_through(with_example(tmp_path, "dns-egress.yaml", "resources"), WORKER, server, 53, "UDP")
+
+
+def test_networks_with_public_addresses_may_be_kept_from_webhooks(tmp_path: Path) -> None:
+    (told,) = re.findall(r"^and `(\{path: webhook-networks.yaml, .*\})` to `patches`", DOCS, re.MULTILINE)
+    narrowed = with_example(tmp_path, "webhook-networks.yaml", "patches", target=yaml.safe_load(told)["target"])
+    for own, other in [("2001:db8:5::1", "2001:db8:6::1"), ("203.0.113.7", "198.51.100.7")]:
+        assert gets_through(overlay("gpu"), API, End(address=own), 8080)
+        assert not gets_through(narrowed, API, End(address=own), 8080)
+        assert gets_through(narrowed, API, End(address=other), 8080)
 
 
 def test_redis_may_be_elsewhere(tmp_path: Path) -> None:

@@ -362,6 +362,22 @@ def test_progress_goes_on_when_its_stream_does_not(script: Script, client: Clien
     assert running(2) in given
 
 
+def test_a_stream_that_is_one_too_many_is_waited_for(
+    script: Script, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+
+    monkeypatch.setattr("time.sleep", paused.append)
+    monkeypatch.setattr("asyncio.sleep", pause)
+    refused = Answer(429, {"code": "too_many_streams", "detail": "too many"}, {"Retry-After": "5"})
+    script.answers = [Answer(200, running(0)), refused, Answer(200, SUCCEEDED)]
+    assert list(client.progress("job_1")) == [running(0), SUCCEEDED]
+    assert paused == [5]
+
+
 def test_progress_of_a_job_that_goes_ends_with_the_refusal(script: Script, client: Client) -> None:
     gone = Answer(410, {"code": "job_gone", "detail": "the job was deleted"})
     script.answers = [Answer(200, running(0)), Answer(200, events(running(1))), gone]
