@@ -40,7 +40,9 @@ class ZImagePipeline:
     """Z-Image on one device. Not thread-safe: one call at a time."""
 
     def __init__(self, parts: Parts) -> None:
-        self.text_encoder, self.transformer, self.autoencoder, self.schedule, self.device, self._presence = parts
+        self.text_encoder, self.transformer, self.autoencoder = parts.text_encoder, parts.transformer, parts.autoencoder
+        self.schedule, self.device = parts.schedule, parts.device
+        self._encode_prompt, self._presence = parts.encode, parts.presence
 
     __call__ = _images_of(Drawing)
 
@@ -124,7 +126,7 @@ class ZImagePipeline:
     def _encode(self, drawing: Drawing) -> list[TextFeatures]:
         """Features of the prompt and, with guidance, of the negative one."""
         prompts = [drawing.prompt, *([drawing.negative_prompt or ""] if drawing.guided else [])]
-        return [self.text_encoder.encode(prompt, drawing.cache_scope) for prompt in prompts]
+        return [self._encode_prompt(prompt, drawing.cache_scope) for prompt in prompts]
 
     def _denoise(self, drawing: Drawing, noise: Tensor, captions: list[Tensor]) -> Tensor:
         """From noise to latents, both float32 `[num_images, C, H, W]` on the device."""

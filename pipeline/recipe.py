@@ -7,9 +7,9 @@ outside of graphs which of them run.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 
@@ -20,12 +20,13 @@ from pipeline.driver import check_capability
 from pipeline.formats.number_format import NumberFormat
 from pipeline.model.autoencoder import Autoencoder, Decoder
 from pipeline.model.scheduler import Schedule
-from pipeline.model.text_encoder import TextEncoder
+from pipeline.model.text_encoder import TextEncoder, TextFeatures
 from pipeline.model.transformer import Transformer
 from pipeline.wrappers import graphed_stack, prompt_cache
 
 
-class Parts(NamedTuple):
+@dataclass
+class Parts:
     """What a pipeline works with; wrappers change them in place."""
 
     text_encoder: TextEncoder
@@ -34,7 +35,12 @@ class Parts(NamedTuple):
     schedule: Schedule
     device: torch.device
     # By part (text_encoder, transformer, vae): entered while its weights have to be on the device; without, they are.
-    presence: dict[str, Callable[[], AbstractContextManager[object]]]
+    presence: dict[str, Callable[[], AbstractContextManager[object]]] = field(default_factory=dict)
+    # Features of a prompt for a `Drawing.cache_scope`: the same in each, but who remembers them keeps scopes apart.
+    encode: Callable[[str, str], TextFeatures] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.encode = lambda prompt, _scope: self.text_encoder.encode(prompt)
 
 
 WRAPPERS: tuple[Callable[["Parts", "Recipe"], None], ...] = (
@@ -94,7 +100,6 @@ def _plain(checkpoint: Checkpoint, recipe: Recipe) -> Parts:
         checkpoint.autoencoder.load(device, dtype),
         checkpoint.schedule,
         device,
-        {},
     )
 
 
@@ -113,4 +118,4 @@ def _fused(checkpoint: Checkpoint, recipe: Recipe) -> Parts:
     fuse(text_encoder, device, recipe.number_format)
     plain = checkpoint.transformer.load(cpu, dtype=None)
     transformer = FusedTransformer(plain, device, recipe.number_format)
-    return Parts(text_encoder, transformer, autoencoder, checkpoint.schedule, device, {})
+    return Parts(text_encoder, transformer, autoencoder, checkpoint.schedule, device)

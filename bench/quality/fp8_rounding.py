@@ -98,7 +98,7 @@ def simulated(exact: ZImagePipeline, pattern: str | None, *, text: bool) -> ZIma
     if pattern is not None:
         transformer = copy.deepcopy(transformer)
         replace(transformer, pattern)
-    return ZImagePipeline(Parts(encoder, transformer, exact.autoencoder, exact.schedule, exact.device, {}))
+    return ZImagePipeline(Parts(encoder, transformer, exact.autoencoder, exact.schedule, exact.device))
 
 
 def replace(model: nn.Module, pattern: str) -> None:

@@ -40,11 +40,8 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.run: Callable[[Tensor], Tensor] = model  # token ids [1, tokens] to features [1, tokens, hidden]
 
-    def encode(self, prompt: str, _scope: str = "") -> TextFeatures:
-        """Features of a prompt, as the user's turn of a chat in which the assistant is about to answer.
-
-        They are the same in every scope: that is for who stands around this and remembers them.
-        """
+    def encode(self, prompt: str) -> TextFeatures:
+        """Features of a prompt, as the user's turn of a chat in which the assistant is about to answer."""
         ids = self.tokenizer(chat(self.tokenizer, prompt), verbose=False)["input_ids"]
         tokens = torch.tensor([ids[:MAX_TOKENS]], device=self.model.embed_tokens.weight.device)
         return TextFeatures(self.run(tokens)[0], len(ids))

@@ -24,7 +24,7 @@ def remembering(encode: Callable[[str, str], TextFeatures]) -> Callable[[str, st
     """
     kept = lru_cache(KEPT_PROMPTS)(encode)
 
-    def encode_or_remember(prompt: str, scope: str = "") -> TextFeatures:
+    def encode_or_remember(prompt: str, scope: str) -> TextFeatures:
         hits = kept.cache_info().hits
         features = kept(prompt, scope)
         return replace(features, reused=kept.cache_info().hits > hits)
@@ -33,5 +33,5 @@ def remembering(encode: Callable[[str, str], TextFeatures]) -> Callable[[str, st
 
 
 def wrap(parts: "Parts", _recipe: "Recipe") -> None:
-    """Put it around the text encoder."""
-    parts.text_encoder.encode = remembering(parts.text_encoder.encode)  # type: ignore[method-assign,assignment]
+    """Put it around the encoding of prompts."""
+    parts.encode = remembering(parts.encode)
