@@ -67,8 +67,7 @@ def _build_worker(settings: Settings, run: Callable[[], bool], name: str, connec
 
     def connect_and_keep(*args: Any, **options: Any) -> Connection:
         gc.collect()  # the last connection's epoll descriptor hangs on a cycle of garbage
-        connection[:] = [connect(*args, **options)]
-        connection[0].transport_cls = RingTransport
+        connection[:] = [connect(*args, transport=RingTransport, **options)]
         return connection[0]
 
     app.connection_for_read = connect_and_keep  # type: ignore[method-assign]

@@ -68,7 +68,7 @@ class _Unacknowledged(QoS):
         except (RedisError, OSError):
             raise
         except Exception:  # noqa: BLE001 - what can't be read raises whatever it likes
-            self._remove_from_indices(tag).execute()
+            self._remove_from_indices(tag).execute()  # type: ignore[attr-defined]
             _drop()
 
 
@@ -76,11 +76,12 @@ class _RingChannel(Channel):
     """Reads messages; one that is no JSON never comes to the transport."""
 
     QoS = _Unacknowledged
+    connection: "RingTransport"
 
     def _brpop_read(self, **options: Any) -> Any:
         heard = self.connection.heard
         try:
-            return super()._brpop_read(**options)
+            return super()._brpop_read(**options)  # type: ignore[misc]
         except (Empty, RedisError, OSError):
             raise
         except Exception:
@@ -96,7 +97,7 @@ class RingTransport(Transport):
     Channel = _RingChannel
     heard = 0  # messages that were JSON
 
-    def _deliver(self, message: Any, queue: str) -> None:
+    def _deliver(self, message: Any, queue: str | None) -> None:
         self.heard += 1
         if is_ring(message):
             super()._deliver(fresh_ring(), queue)
