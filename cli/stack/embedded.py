@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -123,7 +124,7 @@ class Stack:
         """Start everything; return when the servers answer and, if there is an API, jobs can be posted.
 
         Raises:
-            StackError: the directory is in use, a port is taken, or a part does not start.
+            StackError: the directory is in use, or not this user's, a port is taken, or a part does not start.
             OSError: the directory can't be written.
         """
         for left in reversed(range(STARTS)):
@@ -180,6 +181,11 @@ class Stack:
 
     def _prepare(self) -> parts.Site:
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self.data_dir.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:  # the passwords could be theirs
+            raise StackError(
+                f"other users can put files into {self.data_dir}: chown and chmod it, or choose another --data"
+            )
         self._take_lock()
         for folder in (self.data_dir / "valkey", self.data_dir / "s3", self.data_dir / "logs"):
             folder.mkdir(mode=0o700, exist_ok=True)

@@ -36,13 +36,14 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("own")
     for kept in (folder, folder / "valkey"):
         kept.mkdir(exist_ok=True)
-        kept.chmod(0o777)
-    usual = os.umask(0)
+        kept.chmod(0o775)
+    stack, usual = Stack(folder, services=False), os.umask(0)
     try:
-        with Stack(folder, services=False) as running:
-            yield running
+        stack.start()
     finally:
         os.umask(usual)
+    yield stack
+    stack.stop()
 
 
 def test_s3_takes_signatures_and_presigned_urls_only(servers: Stack) -> None:
@@ -198,6 +199,17 @@ def test_a_second_stack_on_the_same_directory_is_refused(own: Stack) -> None:
         Stack(own.data_dir, services=False).start()
     with redis.Redis.from_url(own.redis_url) as client:
         assert client.ping()
+
+
+@pytest.mark.parametrize(("mode", "owner"), [(0o777, 0), (0o1777, 0), (0o755, 1)])
+def test_a_directory_that_others_may_have_filled_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, owner: int
+) -> None:
+    tmp_path.chmod(mode)
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + owner)
+    with pytest.raises(StackError, match=f"other users can put files into {tmp_path}: .* choose another --data"):
+        Stack(tmp_path, services=False).start()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_data_and_addresses_survive_a_restart(tmp_path: Path) -> None:
