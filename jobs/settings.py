@@ -46,7 +46,8 @@ class Settings(BaseSettings):
     )
     vae: Checkpoint | None = Field(None, description="another VAE: its directory, or a checkpoint as in `ZIMAGE_MODEL`")
     model_revision: Revision | None = Field(
-        None, description="commit, tag or branch of the hub at which a hub id in `ZIMAGE_MODEL` is taken; unset: `main`"
+        None,
+        description="commit, tag or branch of the hub that a hub id in `ZIMAGE_MODEL` is taken at; else `main`",
     )
     vae_revision: Revision | None = Field(None, description="the same for a hub id in `ZIMAGE_VAE`")
     device: str = Field(

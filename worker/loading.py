@@ -32,8 +32,8 @@ def find_checkpoint(settings: Settings, name: str, revision: str | None = None) 
     Raises:
         pipeline.CheckpointError: it is not there, can't be reached (AwayError), or kept (NoRoomError: a full disk).
     """
-    if name == TINY:
-        name = str(TINY_CHECKPOINT)
+    if name == TINY and not revision:
+        return TINY_CHECKPOINT
     try:
         return locate(
             name,

@@ -277,12 +277,12 @@ def _removals(images: "ImageStore", address: str, key: str, url: str) -> Iterato
 
 
 def _model(settings: "Settings") -> Iterator[Finding]:
-    yield _checkpoint(settings, "model", settings.model)
+    yield _checkpoint(settings, "model", settings.model, settings.model_revision)
     if settings.vae is not None:
-        yield _checkpoint(settings, "vae", settings.vae)
+        yield _checkpoint(settings, "vae", settings.vae, settings.vae_revision)
 
 
-def _checkpoint(settings: "Settings", part: Literal["model", "vae"], name: str) -> Finding:
+def _checkpoint(settings: "Settings", part: Literal["model", "vae"], name: str, revision: str | None) -> Finding:
     """Look at a checkpoint as far as that is quick: the hub is not asked, and of a bucket's one its list alone is."""
     from jobs.model_card import TINY
     from jobs.objects.s3_client import connect
@@ -291,11 +291,16 @@ def _checkpoint(settings: "Settings", part: Literal["model", "vae"], name: str) 
         from pipeline import CheckpointError
         from pipeline.checkpoint.components import Checkpoint, autoencoder_weights
         from pipeline.checkpoint.s3 import objects_of
-        from pipeline.checkpoint.sources import HUB_ID, S3_SCHEME
+        from pipeline.checkpoint.sources import S3_SCHEME, is_hub_id
     except ModuleNotFoundError:
         return Finding(part, "warn", f"{name}: not looked at without torch")
 
     root, setting = Path(name), f"ZIMAGE_{part.upper()}"
+    try:
+        if is_hub_id(name, revision):
+            return Finding(part, "ok", f"{name}, {revision or 'main'}, from the hub or its cache")
+    except CheckpointError as error:
+        return Finding(part, "fail", f"{error}: see {setting}_REVISION")
     if name == TINY:
         return Finding(part, "ok", "tiny, the bundled one")
     if root.is_dir():
@@ -315,8 +320,6 @@ def _checkpoint(settings: "Settings", part: Literal["model", "vae"], name: str) 
         size = sum(found["bytes"] for found in objects.values()) / GIB
         kept = f"kept in {settings.cache_dir} (ZIMAGE_CACHE_DIR)"
         return Finding(part, "ok", f"{name}, {len(objects)} files of {size:.2f} GiB in S3; {kept}")
-    if HUB_ID.fullmatch(name) and not root.exists():
-        return Finding(part, "ok", f"{name}, from the hub or its cache")
     expected = "no such directory, no hub id org/name, and not s3://bucket/prefix"
     return Finding(part, "fail", f"{setting}={name}: {expected}")
 

@@ -37,20 +37,30 @@ def locate(
         OSError: the cache of what comes from S3 can't be written.
     """
     name = str(path_or_id)
-    path = Path(path_or_id)
-    if revision and (path.exists() or not HUB_ID.fullmatch(name)):
-        raise CheckpointError(f"{name}: has no revision {revision}: only a hub id org/name has revisions, leave it out")
+    if is_hub_id(name, revision):
+        return _from_hub(name, revision)
     if name.startswith(S3_SCHEME):
         from pipeline.checkpoint.s3 import download
 
         return download(name, (cache_dir or _user_cache()) / "s3", connect_s3)
-    if path.is_dir():
-        return path
-    if path.exists() or not HUB_ID.fullmatch(name):
-        raise CheckpointError(
-            f"{name}: no such directory, expected a checkpoint directory, a hub id org/name or s3://bucket/prefix"
-        )
-    return _from_hub(name, revision)
+    if Path(name).is_dir():
+        return Path(name)
+    raise CheckpointError(
+        f"{name}: no such directory, expected a checkpoint directory, a hub id org/name or s3://bucket/prefix"
+    )
+
+
+def is_hub_id(name: str, revision: str | None = None) -> bool:
+    """Tell whether a name is a hub id, and not the path of something here.
+
+    Raises:
+        CheckpointError: it is not, and a revision is asked for.
+    """
+    if HUB_ID.fullmatch(name) and not Path(name).exists():
+        return True
+    if revision:
+        raise CheckpointError(f"{name}: there is no revision {revision} of it: only a hub id org/name has revisions")
+    return False
 
 
 def commit_of(root: Path) -> str | None:

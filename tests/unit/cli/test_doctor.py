@@ -112,3 +112,14 @@ def test_a_gpu_that_fails_is_no_traceback(
     )
     assert told["device"][0] == "fail"
     assert told_of_device in told["device"][1]
+
+
+def test_a_revision_is_told_and_refused_where_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, found: Callable[..., dict[str, tuple[str, str]]], tmp_path: Path
+) -> None:
+    no_gpu(monkeypatch, "no GPU")
+    assert found(model=TURBO)["model"] == ("ok", f"{TURBO}, main, from the hub or its cache")
+    assert found(model=TURBO, model_revision="v1.0")["model"] == ("ok", f"{TURBO}, v1.0, from the hub or its cache")
+    for name in ("tiny", str(tmp_path)):
+        level, told = found(model=name, model_revision="v1.0")["model"]
+        assert (level, told.endswith(": see ZIMAGE_MODEL_REVISION")) == ("fail", True)

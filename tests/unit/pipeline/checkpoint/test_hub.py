@@ -15,17 +15,20 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
+from pydantic import ValidationError
 
 from jobs.settings import Settings
 from pipeline import CheckpointError
 from pipeline.checkpoint.config import AwayError, NoRoomError
-from pipeline.checkpoint.sources import locate
+from pipeline.checkpoint.sources import commit_of, locate
 from support.private_tls import Authority
 from support.proxying import proxy, set_proxies
-from worker.loading import find_checkpoint
+from worker.loading import find_checkpoint, load_pipeline
 
 NAME = "no-such/checkpoint"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def refusal() -> str:
@@ -153,3 +156,54 @@ def test_offline_and_not_in_its_cache_is_a_setting(monkeypatch: pytest.MonkeyPat
     with pytest.raises(CheckpointError, match=r"\(HF_HOME\) lacks it, .* and HF_HUB_OFFLINE") as caught:
         locate(NAME)
     assert type(caught.value) is CheckpointError
+
+
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A checkpoint's commit in the hub's cache, which a tag and a branch point to; the hub itself is not asked."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "is_offline_mode", lambda: True, raising=False)
+    repository = tmp_path / "models--no-such--checkpoint"
+    commit = repository / "snapshots" / COMMIT
+    commit.mkdir(parents=True)
+    (commit / "model_index.json").touch()
+    (repository / "refs" / "refs").mkdir(parents=True)
+    for reference in ("v1.0", "main", "refs/pr-1"):
+        (repository / "refs" / reference).write_text(COMMIT)
+    return commit
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1.0", COMMIT, "refs/pr-1"])
+def test_a_revision_is_a_commit_a_tag_or_a_branch(cached: Path, revision: str | None) -> None:
+    assert locate(NAME, revision=revision) == cached
+    assert commit_of(cached) == COMMIT
+
+
+def test_a_revision_that_is_not_there_is_told(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match=r"\(HF_HOME\) lacks its revision v2, "):
+        locate(NAME, revision="v2")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+    def fail(*_: Any, **__: Any) -> NoReturn:
+        raise answered(RevisionNotFoundError, 404)
+
+    set_proxies(monkeypatch)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(CheckpointError, match="the hub has it, but not its revision v2: 404 of the hub") as caught:
+        locate(NAME, revision="v2")
+    assert type(caught.value) is CheckpointError
+
+
+@pytest.mark.parametrize("name", ["tiny", "s3://bucket/model", "{here}", "no/such/path"])
+def test_what_has_no_revisions_is_refused_with_one(tmp_path: Path, name: str) -> None:
+    name = name.format(here=tmp_path)
+    with pytest.raises(CheckpointError, match=f"^{name}: there is no revision v1.0 of it: only a hub id org/name has"):
+        find_checkpoint(Settings(), name, "v1.0")
+    with pytest.raises(CheckpointError, match=r"^ZIMAGE_MODEL and ZIMAGE_MODEL_REVISION: "):
+        load_pipeline(Settings(model=name, model_revision="v1.0", device="cpu"))
+
+
+@pytest.mark.parametrize("value", ["", " ", "-x", "../main", "a..b", "v 1", "a/", "/a", "ä"])
+def test_no_revision_is_taken_that_can_be_none(value: str) -> None:
+    with pytest.raises(ValidationError, match="must be a commit, tag or branch of the hub"):
+        Settings(model_revision=value)
