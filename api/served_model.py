@@ -12,11 +12,12 @@ DEFAULT = "default"  # what clients ask for that were told no model, such as SGL
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The served model: `names` has its own name first, then its aliases; `path` is its folder, where that is told."""
+    """The served model."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # its own first, then its aliases
     sizes: SizeLimits
-    path: str | None
+    path: str | None  # its folder, where that is told
+    commit: str | None  # the hub's, as above
 
     def check_name(self, name: str) -> None:
         """Raise the 404 that OpenAI's clients know when it is not one of the model's names."""
@@ -33,4 +34,5 @@ async def served_model(services: Services) -> ServedModel:
     name = card.name if card else served_name(settings.model)
     aliases = (alias.strip() for alias in (settings.model_aliases or "").split(","))
     names = dict.fromkeys([name, HUB_ID, *filter(None, aliases)])
-    return ServedModel(tuple(names), card or size_limits(name), card.path if card else None)
+    path, commit = (card.path, card.commit) if card else (None, None)
+    return ServedModel(tuple(names), card or size_limits(name), path, commit)

@@ -35,6 +35,7 @@ class ModelCard(SizeLimits):
     precision: str
     quantization: str | None = None  # "fp8"; cards of workers from before it was told have none
     product: str | None = None  # which of the format's products the worker's card does; as above
+    commit: str | None = None  # of the hub, where it came from there; as above
     path: str | None = None  # the checkpoint's folder on the worker's machine; of one from a hub or a bucket none
     load_seconds: float
     abilities: frozenset[str] = frozenset()  # what it can do that not every release's workers can; see `Trait.needs`

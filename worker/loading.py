@@ -51,8 +51,8 @@ def find_checkpoint(settings: Settings, name: str, revision: str | None = None) 
         raise kind(f"{name}: can't be kept in {place}: {error.strerror}") from error
 
 
-def load_pipeline(settings: Settings, device: torch.device | None = None) -> tuple[ZImagePipeline, str]:
-    """Load the model that the settings name; return it and its name.
+def load_pipeline(settings: Settings, device: torch.device | None = None) -> tuple[ZImagePipeline, str, str | None]:
+    """Load the model that the settings name; return it, its name, and its commit where it is the hub's.
 
     Args:
         settings: of the worker.
@@ -73,7 +73,7 @@ def load_pipeline(settings: Settings, device: torch.device | None = None) -> tup
     # CPUs are quicker in float32 than in emulated bfloat16.
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     loaded = ZImagePipeline.from_pretrained(root, device, dtype, vae, settings.quantization)
-    return loaded, served_name(settings.model)
+    return loaded, served_name(settings.model), commit_of(root)
 
 
 def local_folder(settings: Settings) -> str | None:

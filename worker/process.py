@@ -126,6 +126,7 @@ def _card(loaded: Loaded, path: str | None, load_seconds: float) -> ModelCard:
     return ModelCard(
         **size_limits(loaded.model).model_dump(),
         name=loaded.model,
+        commit=loaded.commit,
         precision=loaded.precision,
         quantization=loaded.quantization,
         product=loaded.product,

@@ -21,6 +21,9 @@ class ServerInfo(BaseModel):
         examples=["Tongyi-MAI/Z-Image-Turbo"],
     )
     served_model_name: str = Field(description="The first of `/v1/models`.", examples=["Tongyi-MAI/Z-Image-Turbo"])
+    weight_version: str | None = Field(
+        description="The hub's commit, where the worker heard last loaded it from there."
+    )
     task_type: Literal["T2I"] = "T2I"
     version: str = Field(__version__, description="Of this service.", examples=["0.2.0"])
 
@@ -32,4 +35,4 @@ async def get_server_info(services: ServicesDep) -> ServerInfo:
     served = await served_model(services)
     folder = served.path if served.path and os.path.isdir(served.path) else None
     on_hub = next(name for name in served.names if "/" in name)
-    return ServerInfo(model_path=folder or on_hub, served_model_name=served.names[0])
+    return ServerInfo(model_path=folder or on_hub, served_model_name=served.names[0], weight_version=served.commit)

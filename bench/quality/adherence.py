@@ -268,7 +268,7 @@ def draw_with_model(model: str, prompts: Sequence[Prompt], width: int, height: i
     from jobs.settings import Settings
     from worker.loading import load_pipeline
 
-    pipeline, _ = load_pipeline(Settings(model=model, device="cpu"))
+    pipeline, *_ = load_pipeline(Settings(model=model, device="cpu"))
     pictures: list[Pixels] = []
     for prompt in prompts:
         images = pipeline(prompt.text, height=height, width=width, num_inference_steps=STEPS, seed=prompt.seed)

@@ -99,7 +99,7 @@ def _draw(settings: "Settings", job: JobInput) -> "Generation":
         with _told_in_one_line(settings, None):
             device = choose_device(settings, settings.startup_timeout)
         with _told_in_one_line(settings, device):
-            pipeline, _ = load_pipeline(settings, device)
+            pipeline, *_ = load_pipeline(settings, device)
             drawing = Drawing(**job.picture(), seed=job.seed or 0, num_images=job.num_images, on_step=on_step)
             try:
                 return pipeline.generate(drawing)

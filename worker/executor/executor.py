@@ -14,6 +14,7 @@ class Loaded:
     """What an executor draws with."""
 
     model: str  # its name, as clients are told
+    commit: str | None  # the hub's; None: it came from elsewhere
     device: str  # cpu, cuda or cuda:N
     precision: str  # of weights and activations
     quantization: str | None  # of the large matrices

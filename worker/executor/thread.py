@@ -29,19 +29,20 @@ class DeviceThread:
     """Owns a device and the pipeline on it.
 
     Args:
-        load: returns the pipeline and its model's name; called on the device's thread, like all that uses it.
+        load: returns the pipeline, its model's name, and the hub's commit, if it is one; called on the device's thread,
+            like all that uses it.
 
     Raises:
         Exception: whatever `load` raises.
     """
 
-    def __init__(self, load: Callable[[], tuple[ZImagePipeline, str]]) -> None:
+    def __init__(self, load: Callable[[], tuple[ZImagePipeline, str, str | None]]) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpu")
         self.rate = Rate()  # measured from the warm-up on
         self._drawing = False
         self._signs_of_life = 0
-        self._pipeline, model = self._thread.submit(load).result()
-        self.loaded = _loaded(self._pipeline, model)
+        self._pipeline, model, commit = self._thread.submit(load).result()
+        self.loaded = _loaded(self._pipeline, model, commit)
         self._thread.submit(self._warm_up).result()
 
     def draw(self, job: Job, listener: Listener) -> Generation:
@@ -141,10 +142,11 @@ class DeviceThread:
                 listener.on_stages(stages.seconds())
 
 
-def _loaded(pipeline: ZImagePipeline, model: str) -> Loaded:
+def _loaded(pipeline: ZImagePipeline, model: str, commit: str | None) -> Loaded:
     device = pipeline.device
     return Loaded(
         model=model,
+        commit=commit,
         device=str(device),
         precision=str(next(pipeline.transformer.parameters()).dtype).removeprefix("torch."),
         quantization=pipeline.quantization,

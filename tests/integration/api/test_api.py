@@ -565,7 +565,8 @@ def test_the_contract_names_no_header_that_can_not_come(http: httpx.Client) -> N
 def test_sglang_s_tools_are_told_a_model_that_they_find_and_may_ask_for(http: httpx.Client, path: str) -> None:
     info = http.get(path).json()
     assert info == {
-        "model_path": str(TINY_CHECKPOINT), "served_model_name": "tiny", "task_type": "T2I", "version": __version__
+        "model_path": str(TINY_CHECKPOINT), "served_model_name": "tiny", "task_type": "T2I", "version": __version__,
+        "weight_version": None,
     }  # fmt: skip
     body = {**SMALL_OPENAI, "model": info["model_path"], "n": 1, "response_format": "b64_json"}
     answer = http.post("/v1/images/generations", json=body).json()

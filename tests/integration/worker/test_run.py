@@ -36,7 +36,7 @@ STAGES = ("text_encode", "denoise", "decode")
 class Drawer:
     """An executor that draws black; a test says when it is free, and what it does in each step and for each image."""
 
-    loaded = Loaded("tiny", device="cpu", precision="float32", quantization=None, product=None, vram_bytes=0)
+    loaded = Loaded("tiny", None, device="cpu", precision="float32", quantization=None, product=None, vram_bytes=0)
 
     def __init__(self) -> None:
         self.rate = Rate()

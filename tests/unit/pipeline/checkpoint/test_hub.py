@@ -1,6 +1,8 @@
 """A hub that can't be asked: one line that says with which address and which proxies it was tried."""
 
 import errno
+import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +22,7 @@ from huggingface_hub.errors import (
 from pydantic import ValidationError
 
 from jobs.settings import Settings
-from pipeline import CheckpointError
+from pipeline import TINY_CHECKPOINT, CheckpointError
 from pipeline.checkpoint.config import AwayError, NoRoomError
 from pipeline.checkpoint.sources import commit_of, locate
 from support.private_tls import Authority
@@ -207,3 +209,12 @@ def test_what_has_no_revisions_is_refused_with_one(tmp_path: Path, name: str) ->
 def test_no_revision_is_taken_that_can_be_none(value: str) -> None:
     with pytest.raises(ValidationError, match="must be a commit, tag or branch of the hub"):
         Settings(model_revision=value)
+
+
+def test_the_commit_that_is_loaded_is_told(cached: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (cached / "model_index.json").unlink()
+    shutil.copytree(TINY_CHECKPOINT, cached, dirs_exist_ok=True)
+    caplog.set_level(logging.INFO)
+    _, name, commit = load_pipeline(Settings(model=NAME, model_revision="v1.0", device="cpu"))
+    assert (name, commit) == (NAME, COMMIT)
+    assert f"ZIMAGE_MODEL: {NAME} at the hub's commit {COMMIT}" in caplog.text

@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def pipeline() -> ZImagePipeline:
 
 @pytest.fixture(scope="module")
 def executor(pipeline: ZImagePipeline) -> Iterator[Executor]:
-    thread = DeviceThread(lambda: (pipeline, "tiny"))
+    thread = DeviceThread(lambda: (pipeline, "tiny", "a commit"))
     yield thread
     thread.close()
 
@@ -74,7 +74,7 @@ def asked() -> Asked:
 
 def test_it_tells_what_it_has_loaded_and_has_measured_it(executor: Executor) -> None:
     assert executor.loaded == Loaded(
-        "tiny", device="cpu", precision="float32", quantization=None, product=None, vram_bytes=0
+        "tiny", "a commit", device="cpu", precision="float32", quantization=None, product=None, vram_bytes=0
     )
     assert executor.rate.per_second
     assert executor.sign_of_life() is None
@@ -214,7 +214,7 @@ def test_too_little_memory_for_one_image_is_told(executor: Executor, monkeypatch
 
 
 def test_what_can_t_be_loaded_is_told_by_whoever_starts_it() -> None:
-    def load() -> tuple[ZImagePipeline, str]:
+    def load() -> NoReturn:
         raise ValueError("device is 'tpu', expected cpu, cuda or cuda:N")
 
     with pytest.raises(ValueError, match="device is 'tpu'"):
