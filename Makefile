@@ -4,8 +4,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # They draw and train for a minute, and few changes touch them.
 SLOW_UNITS := tests/unit/bench tests/unit/training
+LOCKS := deploy/docker/requirements
 
-.PHONY: install demo check test test-chaos test-compose test-clients gallery clean
+.PHONY: install demo check test test-chaos test-compose test-clients lock pin sbom gallery clean
 
 install: $(STAMP)
 
@@ -42,6 +43,32 @@ test-compose: install
 # Others' clients, unchanged, and clients that others' tools make of the OpenAPI document, against the running service.
 test-clients: install
 	$(BIN)/pytest -m clients tests/clients tests/stores --record tests/clients/results.json
+
+# What the images install, with the hashes that PyPI tells of each file. With Python 3.11, as the images have, and
+# TORCH_INDEX_URL=… (PyTorch's index of CPU builds), or the CPU's list has what CUDA needs.
+lock: export CUSTOM_COMPILE_COMMAND = make lock
+lock: COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --annotation-style line \
+	--no-emit-index-url --no-emit-find-links --constraint constraints.txt --extra image pyproject.toml
+lock: .venv/.release
+	$(COMPILE) --extra otel --allow-unsafe --output-file $(LOCKS)/api.txt
+	$(COMPILE) --extra otel --extra worker --allow-unsafe --output-file $(LOCKS)/worker-cuda.txt
+	PIP_EXTRA_INDEX_URL=$(TORCH_INDEX_URL) $(COMPILE) --extra otel --extra worker --unsafe-package torch --output-file $(LOCKS)/worker-cpu.txt
+
+# The digest that each image's tag has now, into the files that name it.
+pin:
+	$(PYTHON) deploy/pin_images.py
+
+# What the images install, as CycloneDX lists it, for scanners.
+sbom: export PYTHONWARNINGS = ignore
+sbom: .venv/.release
+	mkdir -p sbom
+	for image in api worker-cpu worker-cuda; do \
+		$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-file sbom/$$image.cdx.json $(LOCKS)/$$image.txt || exit; \
+	done
+
+.venv/.release: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[release]'
+	touch $@
 
 # Prometheus' rules as the Prometheus Operator takes them: their file, indented, below the head that is there.
 deploy/kubernetes/monitoring/rules.yaml: deploy/prometheus/rules.yml

@@ -2,7 +2,8 @@
 
     make test-compose
 
-Needs root, and Debian's packages podman, buildah, runc, netavark, aardvark-dns, iptables, debootstrap, prometheus.
+Needs root, and Debian's packages podman, buildah, runc, netavark, aardvark-dns, iptables, debootstrap, prometheus,
+skopeo.
 """
 
 import io
@@ -19,9 +20,11 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from PIL import Image
 
 from cli.stack import ports
+from deploy.pin_images import digest_of, pin
 from support.container_images import ROOT, provide, run
 
 pytestmark = [
@@ -39,7 +42,8 @@ SLOW = {"width": 256, "height": 256, "num_inference_steps": 50}
 class Compose:
     """`podman-compose` on the project's own file, with ports and secrets of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, images: Path) -> None:
+        self.images = images
         self.project = f"zimage-{secrets.token_hex(3)}"
         self.ports = ports.assign(folder / "ports.json", ["API_PORT", "S3_PORT", "GRAFANA_PORT"])
         secret = secrets.token_hex(20)
@@ -50,7 +54,8 @@ class Compose:
 
     def __call__(self, *words: str, also: Sequence[str] = ()) -> str:
         """Run a command of compose, with further files beside the first one."""
-        files = [word for name in ("docker-compose.yml", *also) for word in ("--file", ROOT / name)]
+        paths = [*(ROOT / name for name in ("docker-compose.yml", *also)), self.images]
+        files = [word for path in paths for word in ("--file", path)]
         options = (*files, "--env-file", self._env, "--project-name", self.project)
         return run(sys.executable, "-m", "podman_compose", *options, *words, cwd=ROOT)
 
@@ -79,8 +84,7 @@ class Compose:
 def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
     """The stack, up."""
     folder = tmp_path_factory.mktemp("compose")
-    provide(folder)
-    stack = Compose(folder)
+    stack = Compose(folder, provide(folder))
     try:
         stack("up", "--detach", "--no-build", *SERVICES)
         yield stack
@@ -137,6 +141,14 @@ def test_a_job_posted_from_outside_gives_a_picture_at_its_url(http: httpx.Client
     assert done["status"] == "succeeded", done["error"]
     with Image.open(io.BytesIO(httpx.get(done["images"][0]["url"]).raise_for_status().content)) as picture:
         assert (picture.format, picture.size) == ("PNG", (128, 96))
+
+
+def test_images_are_pinned_by_the_digests_that_they_have(compose: Compose) -> None:
+    name = yaml.safe_load(compose.images.read_text())["services"]["valkey"]["image"]
+    digest = run("podman", "image", "inspect", "--format={{.Digest}}", name).strip()
+    tagged = name.partition("@")[0]
+    pinned = pin(f"  image: {tagged}\n", lambda image: digest_of(image, "containers-storage:"))
+    assert pinned == f"  image: {tagged}@{digest}\n"
 
 
 def test_the_playground_is_there(http: httpx.Client) -> None:

@@ -21,7 +21,7 @@ from support.root import ROOT
 
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 # A name that every engine reads alike. Docker alone takes one without its registry for Docker Hub's.
-FULL_NAME = re.compile(r"(localhost|[\w-]+(\.[\w-]+)+(:\d+)?)/[\w./-]+(:[\w.-]+)?")
+FULL_NAME = re.compile(r"(localhost|[\w-]+(\.[\w-]+)+(:\d+)?)/[\w./-]+(:[\w.-]+)?(@sha256:[0-9a-f]{64})?")
 PACKAGES = "ca-certificates,python3,python3-venv"  # of a stand-in's Debian
 # runc and cgroupfs: crun and systemd's cgroups are not to be had everywhere that root is.
 CONTAINERS_CONF = """
@@ -43,18 +43,26 @@ def run(*command: str | Path, **options: object) -> str:
     return output
 
 
-def provide(folder: Path) -> None:
-    """See to it that every image is there, but for Grafana's, which has no stand-in."""
+def provide(folder: Path) -> Path:
+    """See to it that every image is there, but for Grafana's, which has no stand-in.
+
+    Returns:
+        A compose file to put over the project's own: it names the stand-ins, which have no digests to be pinned by.
+    """
     os.environ["CONTAINERS_CONF"] = str(folder / "containers.conf")
     (folder / "containers.conf").write_text(CONTAINERS_CONF)
-    base = next(line.split()[1] for line in DOCKERFILE.read_text().splitlines() if line.startswith("FROM "))
+    dockerfile = folder / "Dockerfile"
+    named = next(line.split()[1] for line in DOCKERFILE.read_text().splitlines() if line.startswith("FROM "))
+    base = _found(named)
+    dockerfile.write_text(DOCKERFILE.read_text().replace(named, base))
     if not _there(base):
         _debian(base, folder / "debian")
     programs = {"valkey": Path(get_binary_path()), "seaweedfs": _script("weed"), "prometheus": _script("prometheus")}
     paths = {"valkey": "/usr/local/bin/valkey-server", "seaweedfs": "/usr/bin/weed", "prometheus": "/bin/prometheus"}
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    images = {name: _found(services[name]["image"]) for name in programs}
     for name, program in programs.items():
-        image = services[name]["image"]
+        image = images[name]
         if not _there(image):
             lines = [f"FROM {base}", f"COPY {program.name} {paths[name]}"]
             if "entrypoint" not in services[name] and services[name]["command"][0].startswith("-"):
@@ -64,7 +72,15 @@ def provide(folder: Path) -> None:
             shutil.copy(program, context)
             (context / "Dockerfile").write_text("\n".join(lines) + "\n")
             _build(context / "Dockerfile", context, image)
-    _build_ours(folder)
+    _build_ours(folder, dockerfile)
+    over = folder / "images.yml"
+    over.write_text(yaml.safe_dump({"services": {name: {"image": image} for name, image in images.items()}}))
+    return over
+
+
+def _found(image: str) -> str:
+    """The name under which an image is here, or has to come: as it is pinned, or of a stand-in."""
+    return image if _there(image) else image.partition("@")[0]
 
 
 def _there(image: str) -> bool:
@@ -83,13 +99,13 @@ def _debian(image: str, folder: Path) -> None:
         run("podman", "import", "-", image, stdin=tar.stdout)
 
 
-def _build_ours(folder: Path) -> None:
+def _build_ours(folder: Path, dockerfile: Path) -> None:
     """Build API and worker, on the CPU; pip reaches its index as it does on this machine."""
     configuration, mounts = _pip_configuration()
     (folder / "pip.conf").write_text(configuration)
     volumes = [f"--volume={path}:{path}:ro" for path in mounts] + [f"--volume={folder / 'pip.conf'}:/etc/pip.conf:ro"]
     for target in ("api", "worker"):
-        _build(DOCKERFILE, ROOT, f"localhost/zimage-{target}", *volumes, f"--target={target}", "--build-arg=TORCH=cpu")
+        _build(dockerfile, ROOT, f"localhost/zimage-{target}", *volumes, f"--target={target}", "--build-arg=TORCH=cpu")
 
 
 def _build(dockerfile: Path, context: Path, image: str, *options: str) -> None:

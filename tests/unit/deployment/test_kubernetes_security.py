@@ -62,7 +62,7 @@ def test_services_add_no_variables_that_look_like_settings(objects: list[Object]
 
 def test_images_have_a_tag_that_stays(objects: list[Object]) -> None:
     for name, found in containers(objects):
-        tag = re.fullmatch(r"[^:@]+:([0-9]+\.[0-9.]+)", found["image"])
+        tag = re.fullmatch(r"[^:@]+:([0-9]+\.[0-9.]+)(@sha256:[0-9a-f]{64})?", found["image"])
         assert tag, f"{name}: {found['image']}"
         assert FULL_NAME.fullmatch(found["image"]), found["image"]
         if name in ("zimage-api", "zimage-worker"):
