@@ -10,7 +10,7 @@ from support.root import ROOT
 LOCKS = {path.stem: path.read_text() for path in (ROOT / "deploy/docker/requirements").iterdir()}
 DOCKERFILE = (ROOT / "deploy/docker/Dockerfile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-EXTRAS = {"api": ["otel", "image"], **dict.fromkeys(["worker-cpu", "worker-cuda"], ["worker", "otel", "image"])}
+EXTRAS = {"api": ["otel", "image"], **{f"worker-{torch}": ["worker", "otel", "image"] for torch in ("cpu", "cuda")}}
 CUDA = re.compile(r"torch|triton|cuda-.*|nvidia-(?!ml-py).*")
 
 
