@@ -241,6 +241,11 @@ class KeyRing:
         self._refresh()
         return next((key for key in self._keys if key.name == name), None)
 
+    def entries(self) -> list[ApiKey]:
+        """Return the entries of all keys."""
+        self._refresh()
+        return self._keys
+
     def _refresh(self) -> None:
         state = self._state()
         if state == self._seen:
@@ -260,6 +265,11 @@ class KeyRing:
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
+def owner_of(key: ApiKey | None) -> str:
+    """Return whose a key's jobs are; None: those of whoever has none."""
+    return key.name if key else RESERVED
 
 
 def digest(secret: str) -> str:
