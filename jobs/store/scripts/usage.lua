@@ -12,15 +12,16 @@ for i = 1, #kept, 2 do bytes[kept[i]] = kept[i + 1] end
 
 local rows = {}
 for owner, size in pairs(bytes) do
+  local index = key('owner:' .. owner)
+  local queued, running = redis.call('ZCARD', index .. ':queued'), redis.call('ZCARD', index .. ':running')
   local usage = redis.call('HGETALL', key('usage:' .. owner))
-  if size ~= '0' or #usage > 0 then
-    local index = key('owner:' .. owner)
+  if size ~= '0' or queued + running > 0 or #usage > 0 then
     local oldest = redis.call('ZRANGE', index .. ':queued', 0, 0, 'WITHSCORES')[2]
     rows[#rows + 1] = {
       owner,
-      redis.call('ZCARD', index .. ':queued'),
-      redis.call('ZCARD', index .. ':running'),
-      oldest and redis.call('HGET', key('queued_work'), owner) or '0',
+      queued,
+      running,
+      queued > 0 and redis.call('HGET', key('queued_work'), owner) or '0',
       tostring(oldest and (time - oldest) / 1000000 or 0),
       size,
       usage,
