@@ -59,7 +59,9 @@ class KeyUsage(Collector):
         )
         kept = GaugeMetricFamily("zimage_key_kept_bytes", "Redis' memory that jobs and webhooks take.", labels=["key"])
         share = GaugeMetricFamily(
-            "zimage_key_share_used_ratio", "Of what the key may take beside the others by its share.", labels=["key", "of"]
+            "zimage_key_share_used_ratio",
+            "Of what the key may take beside the others by its share.",
+            labels=["key", "of"],
         )
         for key, several in self._usage.items():
             jobs.add_metric([key, "queued"], sum(used.queued for used in several))
