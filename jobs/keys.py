@@ -222,6 +222,11 @@ class KeyRing:
         self._seen = self._told = self._state()  # before it is read, so that no change is missed
         self._keys = self._file.read()
 
+    def entries(self) -> list[ApiKey]:
+        """Return the entries of all keys."""
+        self._refresh()
+        return self._keys
+
     def find(self, secret: str) -> ApiKey | None:
         """Return the entry of a key, None if it is none of ours; takes as long for every key."""
         self._refresh()
@@ -240,11 +245,6 @@ class KeyRing:
         """Return the entry of a name, None if there is none."""
         self._refresh()
         return next((key for key in self._keys if key.name == name), None)
-
-    def entries(self) -> list[ApiKey]:
-        """Return the entries of all keys."""
-        self._refresh()
-        return self._keys
 
     def _refresh(self) -> None:
         state = self._state()
