@@ -14,7 +14,7 @@ from api.threads import Threads
 from api.turns import Turns
 from api.webhooks.addresses import Addresses
 from jobs.events import EventHub
-from jobs.keys import RESERVED, ApiKey, KeyRing
+from jobs.keys import ApiKey, KeyRing, owner_of
 from jobs.objects.images import ImageStore
 from jobs.settings import Settings
 from jobs.store.client import ClientStore
@@ -62,7 +62,7 @@ KeyDep = Annotated[ApiKey | None, Depends(_key)]  # None: the service has no key
 
 
 def _owner(key: KeyDep) -> str:
-    return key.name if key else RESERVED
+    return owner_of(key)
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
