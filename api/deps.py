@@ -36,7 +36,8 @@ class Services:
     addresses: Addresses
     keys: KeyRing | None  # None: the service has no keys
     readiness: Readiness
-    turns: Turns
+    answers: Turns  # with pictures
+    lists: Turns
     # For what asks S3, and for what asks for its credentials.
     pictures: Threads
     removals: Threads

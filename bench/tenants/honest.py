@@ -34,7 +34,6 @@ async def honest(tenant: Tenant, seconds: float, notes: Notes) -> None:
     hooked: set[str] = set()
     told: set[str] = set()
     followed: set[asyncio.Task[None]] = set()
-    start = time.monotonic()
     async with tenant.client(MOST) as client, httpx.AsyncClient() as storage, receiver(tenant.address, told) as hook:
 
         async def submit(number: int) -> None:
@@ -64,6 +63,7 @@ async def honest(tenant: Tenant, seconds: float, notes: Notes) -> None:
             if pictures[job_id] != job["images"][0]["sha256"] or not shows(content, number):
                 wrong.append(f"{job_id}: not the picture that was asked for")
 
+        start = time.monotonic()
         await paced(JOBS_PER_SECOND, submit, seconds, MOST)
         over = time.monotonic()
         _, late = await asyncio.wait(followed, timeout=PATIENCE_SECONDS) if followed else (set(), set())

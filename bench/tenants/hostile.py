@@ -26,18 +26,20 @@ LARGEST = {  # in Redis
 REPLAYED = {"prompt": "words and shapes on noise", "n": 8, "size": "512x512", "num_inference_steps": 1, "seed": 1}
 REPLAYS = "/v1/images/generations"
 HELD_SECONDS = 120.0  # that a connection is held from which nothing is read
+FOLLOWED_BEHIND = 60  # jobs of its own
+CHOICE_SECONDS = 30.0  # from one job that is followed to the next
 DRIBBLE_SECONDS = 2.0
 TURN_SECONDS = 20.0  # of each of several floods, one after the other
 CONNECTIONS = 20_000  # of a client, more than it can have open
 
 # How often each tenant does what, in a second.
 PACES: Mapping[str, Mapping[str, float]] = {
-    "slow-readers": {"unread": 30, "dribbled heads": 30, "dribbled bodies": 10, "silent connections": 80},
-    "floods": {"submits": 60, "submits and cancels": 30, "lists": 40, "reads": 200},
-    "streams": {"streams": 30, "unread streams": 10, "waits": 20},
-    "replays": {"unread replays": 10, "replays": 4},
-    "dead-webhooks": {"dead names": 10, "names that die": 4, "silent hosts": 10, "refusing hosts": 5},
-    "errors": {"refusals": 100, "connections with garbage": 10},
+    "slow-readers": {"unread": 20, "dribbled heads": 20, "dribbled bodies": 5, "silent connections": 85},
+    "floods": {"submits": 30, "submits and cancels": 10, "lists": 10, "reads": 150},
+    "streams": {"streams": 20, "unread streams": 5, "waits": 10},
+    "replays": {"unread replays": 6, "replays": 1},
+    "dead-webhooks": {"dead names": 4, "names that die": 2, "silent hosts": 4, "refusing hosts": 2},
+    "errors": {"refusals": 40, "connections with garbage": 4},
 }
 
 Action = Callable[[int], Awaitable[object]]
@@ -101,15 +103,16 @@ async def floods(tenant: Tenant, seconds: float, notes: Notes) -> None:
 
 async def streams(tenant: Tenant, seconds: float, notes: Notes) -> None:
     """Open streams and waits, read and unread, all of one job that has others before it; then of the next one."""
-    followed = "job_none"
+    followed = ""
     async with tenant.client(CONNECTIONS) as client:
 
         async def choose(number: int) -> None:
             nonlocal followed
             body = {**SMALL, "prompt": f"to be followed {number}", "num_inference_steps": 8}
-            for _ in range(60):
-                await notes.ask(client, "submit", "POST", "/v1/jobs", json=body)
-            followed = notes.accepted[-1] if notes.accepted else followed
+            await asyncio.gather(
+                *(notes.ask(client, "submit", "POST", "/v1/jobs", json=body) for _ in range(FOLLOWED_BEHIND))
+            )
+            followed = notes.accepted[-1]
 
         async def stream(_: int) -> None:
             with contextlib.suppress(httpx.TransportError):
@@ -124,8 +127,9 @@ async def streams(tenant: Tenant, seconds: float, notes: Notes) -> None:
         async def wait(_: int) -> None:
             await notes.ask(client, "wait", "GET", f"/v1/jobs/{followed}", headers={"Prefer": "wait=60"})
 
+        await choose(0)
         async with asyncio.TaskGroup() as group:
-            group.create_task(paced(1 / 30, choose, seconds))
+            group.create_task(paced(1 / CHOICE_SECONDS, choose, seconds))
             actions = {"streams": stream, "unread streams": unread, "waits": wait}
             group.create_task(at_once(tenant, actions, seconds, CONNECTIONS))
 
@@ -150,10 +154,6 @@ async def replays(tenant: Tenant, seconds: float, notes: Notes) -> None:
 async def dead_webhooks(tenant: Tenant, seconds: float, notes: Notes) -> None:
     """Name hosts that never resolve, that stop to, that never answer, and that answer no; end the jobs at once."""
 
-    async def keep_silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(HELD_SECONDS)
-        writer.close()
-
     async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             writer.write(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -162,7 +162,7 @@ async def dead_webhooks(tenant: Tenant, seconds: float, notes: Notes) -> None:
 
     async with (
         tenant.client() as client,
-        await asyncio.start_server(keep_silent, tenant.address, 0) as silent,
+        await asyncio.get_running_loop().create_server(asyncio.Protocol, tenant.address, 0) as silent,
         await asyncio.start_server(refuse, tenant.address, 0) as refusing,
     ):
 
@@ -211,7 +211,7 @@ async def errors(tenant: Tenant, seconds: float, notes: Notes) -> None:
         b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 20_000,
         b"GET /" + b"a" * 100_000,
         b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
-        tenant.head("GET", "/v1/queue") * 500,
+        tenant.head("GET", "/v1/queue") * 100,
     ]
     async with tenant.client() as client:
 

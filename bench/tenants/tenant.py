@@ -174,7 +174,7 @@ class TenantProcess:
 
 
 def _run(tenant: Tenant, behaviour: Behaviour, seconds: float, niceness: int, parent: Connection) -> None:
-    os.nice(niceness)
+    os.setpriority(os.PRIO_PROCESS, 0, niceness)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     notes = Notes()
