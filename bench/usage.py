@@ -25,6 +25,12 @@ def usage(process: psutil.Process) -> dict[str, int]:
         }
 
 
+def on_cpu(pid: int) -> dict[str, float]:
+    """Return for how many seconds the main thread of a process ran so far, and waited for a core."""
+    ran, waited, _ = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()
+    return {"ran_seconds": int(ran) / 1e9, "waited_seconds": int(waited) / 1e9}
+
+
 def peak_rss(pid: int) -> int:
     """Return the most memory that a process ever had resident, in bytes."""
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())

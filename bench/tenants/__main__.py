@@ -124,6 +124,8 @@ def soak(folder: Path, seconds: float) -> dict[str, Any]:
             for name, behaviour in HOSTILE.items()
         },
         "most_used": most,
+        # Beside the service the clients and whatever else there is want the machine's cores.
+        "event_loop": watch.samples[-1]["event_loop"],
         "livez": {
             "asked": len(watch.livez),
             "unanswered": watch.livez.count(None),

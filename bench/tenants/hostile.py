@@ -34,12 +34,12 @@ CONNECTIONS = 20_000  # of a client, more than it can have open
 
 # How often each tenant does what, in a second.
 PACES: Mapping[str, Mapping[str, float]] = {
-    "slow-readers": {"unread": 20, "dribbled heads": 20, "dribbled bodies": 5, "silent connections": 85},
-    "floods": {"submits": 30, "submits and cancels": 10, "lists": 10, "reads": 150},
-    "streams": {"streams": 20, "unread streams": 5, "waits": 10},
-    "replays": {"unread replays": 6, "replays": 1},
-    "dead-webhooks": {"dead names": 4, "names that die": 2, "silent hosts": 4, "refusing hosts": 2},
-    "errors": {"refusals": 40, "connections with garbage": 4},
+    "slow-readers": {"unread": 10, "dribbled heads": 10, "dribbled bodies": 3, "silent connections": 85},
+    "floods": {"submits": 20, "submits and cancels": 8, "lists": 10, "reads": 120},
+    "streams": {"streams": 15, "unread streams": 5, "waits": 10},
+    "replays": {"unread replays": 5, "replays": 0.5},
+    "dead-webhooks": {"dead names": 4, "names that die": 1, "silent hosts": 3, "refusing hosts": 1},
+    "errors": {"refusals": 30, "connections with garbage": 2},
 }
 
 Action = Callable[[int], Awaitable[object]]

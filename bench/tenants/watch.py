@@ -8,7 +8,7 @@ import httpx
 import psutil
 import redis
 
-from bench.usage import peak_rss, usage
+from bench.usage import on_cpu, peak_rss, usage
 from cli.stack import Stack
 
 LOOK_SECONDS = 1.0
@@ -54,6 +54,7 @@ class Watch:
             memory = self._redis.info("memory")
             self.samples.append(
                 {
+                    "event_loop": on_cpu(self._processes["api"].pid),
                     "seconds": round(time.monotonic() - self._start, 1),
                     **{name: usage(process) for name, process in self._processes.items()},
                     "valkey": {name: memory[name] for name in ("used_memory", "used_memory_rss")},
