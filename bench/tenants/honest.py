@@ -16,7 +16,7 @@ from PIL import Image
 from bench.tenants.tenant import Notes, Tenant, paced
 
 JOBS_PER_SECOND = 2.0
-BODY = {"width": 128, "height": 128, "num_inference_steps": 2}
+BODY = {"width": 64, "height": 64, "num_inference_steps": 2}
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0  # for the jobs that are not drawn yet when the time is over
 MOST = 1000  # jobs followed at once
