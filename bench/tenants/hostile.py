@@ -118,8 +118,7 @@ async def streams(tenant: Tenant, seconds: float, notes: Notes) -> None:
             with contextlib.suppress(httpx.TransportError):
                 async with client.stream("GET", f"/v1/jobs/{followed}/events") as response:
                     notes.answers[f"stream: {response.status_code}"] += 1
-                    async for _ in response.aiter_lines():
-                        pass
+                    await response.aread()
 
         async def unread(_: int) -> None:
             await held(tenant, notes, "unread stream", tenant.head("GET", f"/v1/jobs/{followed}/events"))

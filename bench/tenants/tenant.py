@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -141,7 +141,7 @@ async def paced(
         await asyncio.gather(beginning, *begun, return_exceptions=True)
 
 
-Behaviour = Callable[[Tenant, float, Notes], Awaitable[None]]
+Behaviour = Callable[[Tenant, float, Notes], Coroutine[Any, Any, None]]
 
 
 class TenantProcess:
