@@ -97,10 +97,24 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
     following, held = Following(store, events), Held(settings.streams_per_key)
     readiness = Readiness(settings, store, images)
     threads = {kind: Threads(kind, 16) for kind in ("pictures", "removals", "signing")}
-    parts = (settings, store, images, events, following, held, bell, outbox, addresses, keys, readiness)
     answers = Turns(64, 32)  # each holds pieces of pictures, and asks S3
     lists = Turns(2, 1)  # each takes tens of milliseconds of the event loop, which has others to answer
-    app.state.services = Services(*parts, answers, lists, **threads)
+    app.state.services = Services(
+        settings,
+        store,
+        images,
+        events,
+        following,
+        held,
+        bell,
+        outbox,
+        addresses,
+        keys,
+        readiness,
+        answers,
+        lists,
+        **threads,
+    )
     tasks = [asyncio.create_task(events.run())]
     if settings.webhook_secret:
         secret = settings.webhook_secret.get_secret_value()
