@@ -13,6 +13,7 @@ from api.bell import Bell
 from api.deps import Services
 from api.document import KEYED, UNKEYED, openapi
 from api.following import Following
+from api.http.at_work import AtWork
 from api.http.auth import Authentication, Identification
 from api.http.cors import CrossOrigin
 from api.http.head import Head
@@ -96,8 +97,23 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
     following, held = Following(store, events), Held(settings.streams_per_key)
     readiness = Readiness(settings, store, images)
     threads = {kind: Threads(kind, 16) for kind in ("pictures", "removals", "signing")}
+    answers = Turns(64, 32)  # each holds pieces of pictures, and asks S3
+    lists = Turns(2, 1)  # each takes tens of milliseconds of the event loop, which has others to answer
     app.state.services = Services(
-        settings, store, images, events, following, held, bell, outbox, addresses, keys, readiness, Turns(), **threads
+        settings,
+        store,
+        images,
+        events,
+        following,
+        held,
+        bell,
+        outbox,
+        addresses,
+        keys,
+        readiness,
+        answers,
+        lists,
+        **threads,
     )
     tasks = [asyncio.create_task(events.run())]
     if settings.webhook_secret:
@@ -118,6 +134,7 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
 
 def _add_layers(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
     """Add the middleware; the last one added is the outermost."""
+    app.add_middleware(AtWork)
     app.add_middleware(BodyGuard)
     if keys:
         app.add_middleware(Authentication)

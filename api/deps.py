@@ -1,4 +1,7 @@
-"""What routes ask for: typed dependencies on the parts that the app holds."""
+"""What routes ask for: typed dependencies on the parts that the app holds.
+
+All are coroutines, though they wait for nothing: FastAPI would call others in threads, four to a request.
+"""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from api.threads import Threads
 from api.turns import Turns
 from api.webhooks.addresses import Addresses
 from jobs.events import EventHub
-from jobs.keys import RESERVED, ApiKey, KeyRing
+from jobs.keys import ApiKey, KeyRing, owner_of
 from jobs.objects.images import ImageStore
 from jobs.settings import Settings
 from jobs.store.client import ClientStore
@@ -36,24 +39,25 @@ class Services:
     addresses: Addresses
     keys: KeyRing | None  # None: the service has no keys
     readiness: Readiness
-    turns: Turns
+    answers: Turns  # with pictures
+    lists: Turns
     # For what asks S3, and for what asks for its credentials.
     pictures: Threads
     removals: Threads
     signing: Threads
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
-def _key(request: Request) -> ApiKey | None:
+async def _key(request: Request) -> ApiKey | None:
     key: ApiKey | None = request.state.key  # set, like `asker`, by `auth.Identification`
     return key
 
 
-def _asker(request: Request) -> str:
+async def _asker(request: Request) -> str:
     asker: str = request.state.asker
     return asker
 
@@ -61,8 +65,8 @@ def _asker(request: Request) -> str:
 KeyDep = Annotated[ApiKey | None, Depends(_key)]  # None: the service has no keys
 
 
-def _owner(key: KeyDep) -> str:
-    return key.name if key else RESERVED
+async def _owner(key: KeyDep) -> str:
+    return owner_of(key)
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

@@ -18,6 +18,11 @@ jobs_submitted_total = Counter(
     "Submits by outcome: created, replayed, mismatch, full, over_share, over_memory, too_fast, too_much, too_many.",
     ["outcome"],
 )
+key_refusals_total = Counter(
+    "zimage_key_refusals_total",
+    "Requests answered 429 by this process, by API key (anonymous: without a valid one) and the answer's code.",
+    ["key", "code"],
+)
 webhook_deliveries_total = Counter(
     "zimage_webhook_deliveries_total",
     "Tries to deliver a webhook by outcome: delivered, failed (tried again later), dead (given up).",

@@ -15,9 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
 
+from api import metrics
 from api.document import CHALLENGE, RATE_LIMIT, RETRY_AFTER, Error, Responses, error_responses, has_limits
 from api.http.prefix import route_path
 from api.openai import refusals
+from jobs.keys import owner_of
 from jobs.store.answers import JobGoneError, JobUnknownError
 
 log = logging.getLogger(__name__)
@@ -83,6 +85,8 @@ class ProblemError(Exception):
 
 def error_response(scope: Scope, error: ProblemError) -> JSONResponse:
     """Return a problem as the response to a request (ASGI), in the shape that its route speaks."""
+    if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+        metrics.key_refusals_total.labels(owner_of(scope["state"]["key"]), error.code).inc()
     if refusals.spoken_at(route_path(scope)):
         fields = [(field.place, field.detail) for field in error.errors or ()]
         body = refusals.error_body(error.status, error.code, error.detail, fields)

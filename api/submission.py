@@ -12,6 +12,7 @@ from fastapi import Header
 
 from api import metrics
 from api.deps import Services
+from api.http.at_work import resting
 from api.http.limits import LONGEST_RETRY_SECONDS, limit_exceeded, limit_headers
 from api.problems import RETRY_SECONDS, FieldError, ProblemError, invalid_request, unavailable, whole
 from api.served_model import served_model
@@ -148,7 +149,8 @@ async def _check_webhook(services: Services, owner: str, url: str) -> None:
         raise _refused_webhook("this service sends no webhooks: leave it out, and poll the job")
     told = asyncio.get_running_loop().time() + REFUSAL_SECONDS
     try:
-        await services.addresses.resolve(httpx.URL(url), owner)
+        async with resting():
+            await services.addresses.resolve(httpx.URL(url), owner)
     except AddressError as error:
         # A name inside the network is found sooner than it is found out that one is none: both are told at one time.
         await asyncio.sleep(told - asyncio.get_running_loop().time())

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from api.http.at_work import resting
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -24,7 +26,8 @@ class Threads:
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a call returns; it is given up, if it has not begun, when who waits for it is canceled."""
         context = contextvars.copy_context()
-        return await asyncio.wrap_future(self._executor.submit(lambda: context.run(call, *args, **kwargs)))
+        async with resting():
+            return await asyncio.wrap_future(self._executor.submit(lambda: context.run(call, *args, **kwargs)))
 
     def soon(self, call: Callable[[], object]) -> None:
         """Call without waiting for it."""

@@ -1,20 +1,26 @@
-"""How many answers with pictures are given at once, in all and to one key: each holds pieces of them, and asks S3."""
+"""How many of an expensive kind of answers are made at once, in all and for one key: each holds memory."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from weakref import WeakValueDictionary
 
-MOST = 64
-MOST_OF_ONE = 32
+from api.http.at_work import resting
+
 WAIT_SECONDS = 10.0
 
 
 class Turns:
-    """The turns of one process."""
+    """The turns of one process.
 
-    def __init__(self) -> None:
-        self._all = asyncio.Semaphore(MOST)
+    Args:
+        most: in all.
+        most_of_one: of one key.
+    """
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self._most_of_one = most_of_one
+        self._all = asyncio.Semaphore(most)
         self._of_one: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @asynccontextmanager
@@ -24,9 +30,9 @@ class Turns:
         Raises:
             TimeoutError: there was none within `WAIT_SECONDS`.
         """
-        mine = self._of_one.setdefault(owner, asyncio.Semaphore(MOST_OF_ONE))
+        mine = self._of_one.setdefault(owner, asyncio.Semaphore(self._most_of_one))
         async with AsyncExitStack() as held:
-            async with asyncio.timeout(WAIT_SECONDS):
+            async with resting(), asyncio.timeout(WAIT_SECONDS):
                 await held.enter_async_context(mine)
                 await held.enter_async_context(self._all)
             yield

@@ -12,6 +12,7 @@ from fastapi import Request
 
 from api import following
 from api.deps import Services
+from api.http.at_work import resting
 from jobs.keys import ApiKey
 from jobs.store.answers import Found
 
@@ -58,9 +59,10 @@ async def follow(services: Services, found: Found, seconds: float, key: ApiKey |
             revoked = key and services.keys and not services.keys.has(key)
             if over or left <= 0 or revoked:
                 return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, following.LOOK_AGAIN_SECONDS)):
-                    await news.wait()
+            async with resting():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, following.LOOK_AGAIN_SECONDS)):
+                        await news.wait()
 
 
 async def waited(services: Services, found: Found, seconds: float = math.inf) -> Found:

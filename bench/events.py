@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import re
 import statistics
 import tempfile
 import threading
@@ -31,6 +30,7 @@ import psutil
 import redis
 
 from bench.setting import describe
+from bench.usage import peak_rss
 from cli.stack import Stack
 from jobs.settings import Settings
 
@@ -232,13 +232,6 @@ def scripts_run(client: redis.Redis) -> int:
     """Return how many scripts Redis ever ran."""
     calls: int = client.info("commandstats")["cmdstat_evalsha"]["calls"]
     return calls
-
-
-def peak_rss(pid: int) -> int:
-    """Return the most memory that a process ever had resident, in bytes; Linux alone tells it."""
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert peak
-    return int(peak[1]) * 1024
 
 
 if __name__ == "__main__":

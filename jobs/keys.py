@@ -223,6 +223,11 @@ class KeyRing:
         self._current = True
         self._keys = self._file.read()
 
+    def entries(self) -> list[ApiKey]:
+        """Return the entries of all keys."""
+        self._refresh()
+        return self._keys
+
     def find(self, secret: str) -> ApiKey | None:
         """Return the entry of a key, None if it is none of ours; takes as long for every key."""
         self._refresh()
@@ -269,6 +274,11 @@ class KeyRing:
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
+def owner_of(key: ApiKey | None) -> str:
+    """Return whose a key's jobs are; None: those of whoever has none."""
+    return key.name if key else RESERVED
 
 
 def digest(secret: str) -> str:

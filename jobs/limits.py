@@ -18,6 +18,15 @@ class Limits(BaseModel):
     )
     weight: float = Field(1.0, ge=0.01, le=100, description="of its jobs' turns among those of other keys")
 
+    def share_used(self, taken: float, free: float) -> float:
+        """Return how much of its share the key has taken; from 1 on, or where nothing is free, it gets no more.
+
+        Args:
+            taken: by the key.
+            free: to all.
+        """
+        return taken / (self.share * (taken + max(free, 0))) if taken else 0.0
+
 
 NEW_KEY = Limits()
 NO_LIMITS = Limits(share=1)  # of a service without keys

@@ -70,7 +70,9 @@ class Connection(HttpToolsProtocol):
         for cycle in self._unanswered:  # uvicorn tells the last one only
             cycle.disconnected = True
             cycle.message_event.set()
+            _release(cycle)
         super().connection_lost(exc)
+        self.parser = None  # type: ignore[assignment]  # which knows this connection: so both go at once
 
     def data_received(self, data: bytes) -> None:
         """Read as far as requests are answered (asyncio)."""
@@ -156,7 +158,7 @@ class Connection(HttpToolsProtocol):
         Closed at once, it would be reset, and the client might lose the answer. So only this side of it is closed, and
         what the client still sends is dropped; if it does not close its own, it is closed (RFC 9112, section 9.6).
         """
-        self._unanswered.popleft()
+        _release(self._unanswered.popleft())
         super().on_response_complete()
         if self.transport.is_closing():
             return
@@ -215,3 +217,8 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
         self._late = self.loop.call_later(self.timeout_keep_alive, self.transport.close)
         self._room.rest(self.transport)
+
+
+def _release(cycle: Any) -> None:
+    """Take from a request what was put around its `send`, and knows it: so it goes at once, with all that it holds."""
+    vars(cycle).pop("send", None)

@@ -73,7 +73,7 @@ class PicturesAnswer(Response):
 
     async def _send(self, send: Send) -> None:
         try:
-            async with self._services.turns.turn(self._owner):
+            async with self._services.answers.turn(self._owner):
                 await self._send_in_turn(send)
         except TimeoutError:
             raise self._busy from None

@@ -14,6 +14,8 @@ from api import metrics
 from api.deps import ServicesDep
 from api.problems import problem_responses, unavailable
 from api.readiness import CHECK_SECONDS
+from api.usage import key_usage, limits_by_owner
+from jobs.record import JobStatus
 
 router = APIRouter(tags=["health"])
 
@@ -63,10 +65,13 @@ async def get_metrics(services: ServicesDep) -> Response:
         async with asyncio.timeout(CHECK_SECONDS):  # Prometheus waits for 10 s, and then counts this process as dead
             overview = await services.store.overview()
             memory = await services.store.memory()
+            limits = limits_by_owner(services.keys)
+            used = await services.store.usage(limits)
             metrics.webhooks_pending.set(await services.outbox.pending())
     except (RedisError, TimeoutError):
         metrics.jobs.clear()  # rather nothing than numbers from before
         metrics.jobs_ended.counts = {}
+        key_usage.show({}, {}, {})
         memory = None
         gauges = (metrics.workers, metrics.dead_letters, metrics.oldest_queued_seconds, metrics.webhooks_pending)
         for gauge in gauges:
@@ -75,6 +80,10 @@ async def get_metrics(services: ServicesDep) -> Response:
         for status, count in overview.counts.items():
             metrics.jobs.labels(status.value).set(count)
         metrics.jobs_ended.counts = overview.ended
+        free = {"queue": services.settings.queue_limit - overview.counts[JobStatus.QUEUED]}
+        if memory and memory.maximum:
+            free["memory"] = memory.maximum - memory.used
+        key_usage.show(used, limits, free)
         metrics.workers.set(overview.workers)
         metrics.dead_letters.set(overview.dead_letters)
         metrics.oldest_queued_seconds.set(overview.oldest_queued_seconds)

@@ -8,7 +8,6 @@ minutes, so that Redis has to come back to what it held before.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ from bench.chaos.__main__ import ENVIRON, Place, chaotic_stack, versions
 from bench.chaos.accounting import PATIENCE_SECONDS, Load, wait_for
 from bench.chaos.faults import FAULTS, stop_s3, stop_valkey
 from bench.chaos.scene import Scene
+from bench.usage import usage
 
 KEPT_SECONDS = 120
 SETTINGS = {
@@ -251,23 +251,6 @@ class Account:
             if then == "delete":
                 self._load.delete(job_id)
                 self._counts["deleted"] += 1
-
-
-def usage(process: psutil.Process) -> dict[str, int]:
-    """Return what a process uses."""
-    # Not psutil's list of connections: it leaves those out that the other side has reset, until they are closed.
-    links = []
-    for link in Path(f"/proc/{process.pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            links.append(os.readlink(link))
-    sockets = [link for link in links if link.startswith("socket:")]
-    with process.oneshot():
-        return {
-            "rss_bytes": process.memory_info().rss,
-            "threads": process.num_threads(),
-            "sockets": len(sockets),
-            "files": len(links) - len(sockets),
-        }
 
 
 def growth(samples: Sequence[Mapping[str, int]]) -> dict[str, Any]:

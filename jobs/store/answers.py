@@ -62,6 +62,24 @@ class Overview:
     ended: dict[Outcome, int]  # since the service's first job; those that never came about included, as 0
 
 
+ENDS = tuple(status for status in JobStatus if not status.active)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one owner has in the queue and in Redis, and what it has had; work counts guidance (`JobInput.cost`)."""
+
+    queued: int
+    running: int
+    queued_work: int
+    oldest_queued_seconds: float
+    kept_bytes: int
+    ended: dict[JobStatus, int]
+    drawn_work: int  # of the jobs that succeeded
+    waits: dict[float, int]  # in the queue, up to so many seconds each; those of fewer are counted there alone
+    waited_seconds: float  # by all of them
+
+
 class Memory(NamedTuple):
     """Of Redis: bytes in use, and its `maxmemory` (0: it has none)."""
 

@@ -7,6 +7,8 @@ changed then, or the same call may simply be sent again.
 import base64
 import binascii
 import json
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from jobs.settings import Settings
 from jobs.spec import JobInput
 from jobs.store import scripts
 from jobs.store.answers import (
+    ENDS,
     OUTCOMES,
     Allowance,
     BadCursorError,
@@ -30,6 +33,7 @@ from jobs.store.answers import (
     Outcome,
     Overview,
     Submitted,
+    Usage,
 )
 from jobs.store.eta import Ahead
 from jobs.store.scripts import MICROSECONDS, pairs
@@ -51,7 +55,7 @@ class ClientStore:
         self._prefix = settings.redis_prefix
         self._scripts = {
             name: client.register_script(scripts.source(name))
-            for name in ("submit", "read", "list", "cancel", "delete", "overview")
+            for name in ("submit", "read", "list", "cancel", "delete", "overview", "usage")
         }
 
     async def _run(self, script: str, *args: Any) -> Any:
@@ -188,6 +192,11 @@ class ClientStore:
         by_outcome = dict.fromkeys(OUTCOMES, 0) | by_outcome
         return Overview(workers, trouble or None, dead_letters, float(oldest), by_status, by_outcome)
 
+    async def usage(self, owners: Iterable[str]) -> dict[str, Usage]:
+        """Return what each of these owners has and has had, and each other one of whose jobs something is kept."""
+        bounds, rows = await self._run("usage", *owners)
+        return {owner: _usage(row, bounds) for owner, *row in rows}
+
     async def memory(self) -> Memory | None:
         """Return Redis' memory; None where it does not tell, as some managed ones."""
         try:
@@ -206,6 +215,22 @@ def _bytes(job_input: JobInput, idempotency_key: str | None) -> int:
     """Return the most that a job takes of Redis: its record once it has ended, its indexes, its messages."""
     text = len(job_input.model_dump_json().encode()) + 2 * len(idempotency_key or "")
     return BYTES + BYTES_PER_IMAGE * job_input.num_images + int(text * ALLOCATED)
+
+
+def _usage(row: Sequence[Any], bounds: Sequence[str]) -> Usage:
+    queued, running, work, oldest, kept, had = row
+    count: defaultdict[str, int] = defaultdict(int, {name: int(number) for name, number in pairs(had)})
+    return Usage(
+        queued=queued,
+        running=running,
+        queued_work=max(0, int(work)),  # workers of a release that does not count it may have taken jobs
+        oldest_queued_seconds=float(oldest),
+        kept_bytes=int(kept),
+        ended={status: count[status] for status in ENDS},
+        drawn_work=count["work"],
+        waits={float(bound): count[f"wait:{bound}"] for bound in bounds} | {math.inf: count["wait:longer"]},
+        waited_seconds=count["waited"] / MICROSECONDS,
+    )
 
 
 def _found(record: Sequence[str], ahead: Ahead | None, card: ModelCard | None) -> Found:

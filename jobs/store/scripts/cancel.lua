@@ -3,8 +3,8 @@
 -- as canceled (or be lost with its worker, and then end as canceled).
 -- ARGV: id, owner
 -- Returns {'canceled' | 'requested' | 'ended' | 'unknown', status}; behind it, where this call ended the job, see `attempt_of`
--- Keys: job:{id}, pending, turns:{owner}, owed, running, deadlines, ended, undrawn, outcomes, work, status:{status},
---       owner:{owner}[:{status}], kept, webhooks, webhook:{event}, events
+-- Keys: job:{id}, pending, turns:{owner}, owed, queued_work, running, deadlines, ended, undrawn, outcomes, usage:{owner},
+--       work, status:{status}, owner:{owner}[:{status}], kept, webhooks, webhook:{event}, events
 local id, owner = unpack(ARGV)
 local status, job_owner = get(id, 'status', 'owner')
 

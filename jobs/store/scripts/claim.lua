@@ -8,8 +8,9 @@
 --       (words)
 -- Returns the record (field, value, ...), {} when nothing waits that it can do, or {'alone'} when the best job wants the worker
 --       for itself; and the jobs that were found expired (see `attempt_of`)
--- Keys: job:{id}, pending, turns:{owner}, owed, place, clocks, passed, running, deadlines, ended, undrawn, outcomes, work,
---       status:{status}, owner:{owner}[:{status}], worker:{id}, kept, webhooks, webhook:{event}, events
+-- Keys: job:{id}, pending, turns:{owner}, owed, queued_work, place, clocks, passed, running, deadlines, ended, undrawn,
+--       outcomes, usage:{owner}, work, status:{status}, owner:{owner}[:{status}], worker:{id}, kept, webhooks,
+--       webhook:{event}, events
 local worker, lease, schema, alone, number, abilities = unpack(ARGV)
 local PAGE = 100
 local REMEMBERED = 10000  -- ms; not for ever: scripts of releases that know no `passed` may queue a job before that place
@@ -72,6 +73,17 @@ local function find()
   until #page == 0 or #expired >= PAGE
 end
 
+local function tell_wait(owner, waited)
+  local bucket = 'longer'
+  for _, seconds in ipairs(WAITS) do
+    if waited <= seconds * 1000000 then
+      bucket = seconds
+      break
+    end
+  end
+  tally(owner, 'wait:' .. bucket, 1, 'waited', integer(waited))
+end
+
 local id = find()
 if rank > first then
   local last_passed = redis.call('ZRANGE', key('pending'), rank - 1, rank - 1, 'WITHSCORES')
@@ -89,6 +101,7 @@ redis.call('HSET', worker_key, 'claim_number', number, 'claimed', id)
 redis.call('EXPIRE', worker_key, 86400)
 local since = get(id, 'queued_at') or get(id, 'created_at')
 redis.call('HINCRBY', job_key(id), 'waited', integer(time - since))
+tell_wait(get(id, 'owner'), time - since)
 enter(id, 'running')
 changed(id)
 return {redis.call('HGETALL', job_key(id)), expired}

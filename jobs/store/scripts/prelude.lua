@@ -6,6 +6,7 @@
 -- turns:{owner}             zset    queued ids by the owner's own order: accepted-at, shifted by priority
 -- place, pace               string  where the turns have come to; work per second by which they are spaced
 -- clocks, owed              hash    owner -> where its own turns have come to; what its queued jobs will move that on
+-- queued_work               hash    owner -> cost of its queued jobs
 -- passed                    zset    kinds of workers by the score in pending before which no job is for them: see claim.lua
 -- running                   zset    running ids by the end of their lease
 -- deadlines                 zset    queued ids by the time at which they expire
@@ -20,6 +21,8 @@
 -- limit:{owner}             string  time at which the owner has all its submits of a minute again
 -- limit:{owner}:work        string  the same of its work of a minute
 -- kept                      hash    owner -> bytes of Redis that its jobs take, with events for their webhooks
+-- usage:{owner}             hash    succeeded, failed, canceled, expired -> jobs of its that ended so; work -> cost of the
+--                                   succeeded ones; wait:{seconds} -> waits, see WAITS; waited -> all of them together
 -- tombstone:{id}            string  of a deleted job its owner, and its idempotency key behind a space
 -- tombstones:{owner}        zset    ids of the owner's deleted jobs, by time
 -- workers                   zset    worker ids by the time until which they count as alive
@@ -73,12 +76,20 @@ local function enter(id, status)
   redis.call('HSET', job_key(id), 'status', status)
 end
 
+-- Counts a job among its owner's queued ones, or with sign -1 no more; those that a release without turns accepted never.
+local function owe(id, owner, turn, sign)
+  local cost = turn and redis.call('HGET', key('work'), id)
+  if not cost then return end
+  redis.call('HINCRBY', key('owed'), owner, integer(sign * turn))
+  redis.call('HINCRBY', key('queued_work'), owner, integer(sign * cost))
+end
+
 local function leave(id)
   local status, created, owner, turn = get(id, 'status', 'created_at', 'owner', 'turn')
   index('ZREM', id, status, created, owner)
   if status == 'queued' then
     redis.call('ZREM', key('turns:' .. owner), id)
-    redis.call('HINCRBY', key('owed'), owner, -(turn or 0))
+    owe(id, owner, turn, -1)
   end
   redis.call('ZREM', key('pending'), id)
   redis.call('ZREM', key('deadlines'), id)
@@ -148,7 +159,7 @@ local function queue(id)
   local score, deadline, owner, turn, status = get(id, 'score', 'deadline', 'owner', 'turn', 'status')
   leave(id)
   take_turn(id, owner, score)
-  redis.call('HINCRBY', key('owed'), owner, turn or 0)
+  owe(id, owner, turn, 1)
   if status == 'running' and redis.call('HEXISTS', key('clocks'), owner) == 1 then
     redis.call('HINCRBY', key('clocks'), owner, -(turn or 0))  -- it has not been drawn
   end
@@ -157,6 +168,17 @@ local function queue(id)
   redis.call('HDEL', job_key(id), 'started_at')
   enter(id, 'queued')
   changed(id)
+end
+
+-- Seconds by which waits in the queue are counted: each under the first that it is not longer than, else as `longer`
+local WAITS = {'0.25', '1', '5', '15', '60', '300', '900', '3600', '14400'}
+
+-- Counts what an owner has had, given as names and numbers. Who has had nothing for a month begins anew.
+local function tally(owner, ...)
+  local MONTH = 30 * 86400
+  local usage, counts = key('usage:' .. owner), {...}
+  for i = 1, #counts, 2 do redis.call('HINCRBY', usage, counts[i], counts[i + 1]) end
+  redis.call('EXPIRE', usage, MONTH)
 end
 
 -- Counts what is kept of an owner; jobs that a release without `kept` accepted tell no bytes.
@@ -185,6 +207,8 @@ local function finish(id, status, ...)
   local time = integer(now())
   leave(id)
   redis.call('HSET', job_key(id), 'finished_at', time, ...)
+  local owner, work = get(id, 'owner'), redis.call('HGET', key('work'), id) or 0
+  tally(owner, status, 1, 'work', status == 'succeeded' and work or 0)
   redis.call('HDEL', key('work'), id)
   redis.call('ZADD', key('ended'), time, id)
   if status == 'canceled' or status == 'expired' then redis.call('ZADD', key('undrawn'), time, id) end

@@ -2,8 +2,9 @@
 -- running -> queued, failed (worker_lost) or canceled for jobs whose worker let the lease run out: see `lose`.
 -- ARGV: lease (us), losses that fail a job, error (JSON) of such a job
 -- Returns the time, and a pair for each job: what was lost (see `attempt_of`), and the status that the job has now
--- Keys: job:{id}, pending, turns:{owner}, clocks, owed, passed, running, deadlines, ended, undrawn, outcomes, dead, work,
---       status:{status}, owner:{owner}[:{status}], workers, reaper:last, kept, webhooks, webhook:{event}, events
+-- Keys: job:{id}, pending, turns:{owner}, clocks, owed, queued_work, passed, running, deadlines, ended, undrawn, outcomes,
+--       usage:{owner}, dead, work, status:{status}, owner:{owner}[:{status}], workers, reaper:last, kept, webhooks,
+--       webhook:{event}, events
 local lease, max_losses, error = unpack(ARGV)
 local time = now()
 local last = tonumber(redis.call('GET', key('reaper:last')) or time)

@@ -3,8 +3,8 @@
 -- stopped, running -> canceled).
 -- ARGV: id, worker, attempt, stages (JSON), for a job that ends
 -- Returns 'queued', 'canceled' or 'refused'
--- Keys: job:{id}, pending, turns:{owner}, clocks, owed, passed, running, deadlines, ended, undrawn, outcomes, work,
---       status:{status}, owner:{owner}[:{status}], kept, webhooks, webhook:{event}, events
+-- Keys: job:{id}, pending, turns:{owner}, clocks, owed, queued_work, passed, running, deadlines, ended, undrawn, outcomes,
+--       usage:{owner}, work, status:{status}, owner:{owner}[:{status}], kept, webhooks, webhook:{event}, events
 local id, worker, attempt, stages = unpack(ARGV)
 local status, cancel = get(id, 'status', 'cancel_requested')
 

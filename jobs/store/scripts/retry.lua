@@ -3,8 +3,8 @@
 -- counting, and no worker of before is its worker any more: what that one uploaded may have been removed (`zimage prune`).
 -- ARGV: id, cost, seconds until it expires
 -- Returns 'queued' or 'unknown' (it is no dead letter)
--- Keys: job:{id}, pending, turns:{owner}, clocks, owed, passed, running, deadlines, ended, dead, work, status:{status},
---       owner:{owner}[:{status}], events
+-- Keys: job:{id}, pending, turns:{owner}, clocks, owed, queued_work, passed, running, deadlines, ended, dead, work,
+--       status:{status}, owner:{owner}[:{status}], events
 local id, cost, ttl = unpack(ARGV)
 
 if redis.call('ZREM', key('dead'), id) == 0 then return 'unknown' end

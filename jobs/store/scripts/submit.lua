@@ -9,7 +9,7 @@
 -- Returns {'created' | 'replayed' | 'mismatch', id}, {'full' | 'over_share', seconds in which the workers end a job ('' if
 --       unknown)}, {'too_many' | 'over_memory', ''} or {'too_fast' | 'too_much', seconds until it is taken};
 --       behind it, where the owner has a rate, how many submits are left now and the seconds until all are again
--- Keys: job:{id}, pending, turns:{owner}, owed, passed, running, deadlines, work, status:{status},
+-- Keys: job:{id}, pending, turns:{owner}, owed, queued_work, passed, running, deadlines, work, status:{status},
 --       owner:{owner}[:{status}], idempotency:{owner}:{key}, kept, limit:{owner}, limit:{owner}:work, place, pace, clocks,
 --       workers, worker:{id}, rate, clock, events
 local id, owner, input, shift, cost, steps, limit, ttl, needs, idempotency, digests, idempotency_ttl, bytes, limits, webhook,
@@ -106,7 +106,7 @@ if queued == 0 then
   place = math.max(place or 0, time)
   local rate = measured_rate()
   if rate > 0 then redis.call('SET', key('pace'), tostring(rate)) end
-  redis.call('DEL', key('clocks'), key('owed'))  -- all are even again
+  redis.call('DEL', key('clocks'), key('owed'), key('queued_work'))  -- all are even again
 elseif not place then  -- what waits came by a release without turns
   place = tonumber(redis.call('ZRANGE', key('pending'), 0, 0, 'WITHSCORES')[2])
 end
@@ -117,6 +117,7 @@ if owned == 0 then
   clock, owed = math.max(place, clock), 0
   redis.call('HSET', key('clocks'), owner, integer(clock))
   redis.call('HSET', key('owed'), owner, 0)
+  redis.call('HSET', key('queued_work'), owner, 0)
 end
 local score = clock + owed + shift
 local pace = tonumber(redis.call('GET', key('pace'))) or ANY_PACE

@@ -76,9 +76,10 @@ def test_each_alert_is_explained_to_the_operator() -> None:
 
 @pytest.fixture(scope="module")
 def busy_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack that has drawn eight images, and refuses a second waiting job, so that there is a 503 too."""
+    """A stack that has drawn eight images, and refuses a second waiting job and stream: there are a 503 and a 429."""
     many = {"prompt": "a cat", "width": 64, "height": 64, "num_inference_steps": 1, "num_images": 8}
-    with Stack(tmp_path_factory.mktemp("monitored"), model="tiny", env={"ZIMAGE_QUEUE_LIMIT": "1"}) as stack:
+    narrow = {"ZIMAGE_QUEUE_LIMIT": "1", "ZIMAGE_STREAMS_PER_KEY": "1"}
+    with Stack(tmp_path_factory.mktemp("monitored"), model="tiny", env=narrow) as stack:
         with httpx.Client(base_url=stack.api_url, timeout=90) as api:
             job = api.post("/v1/jobs", json=many).json()
             assert api.get(job["urls"]["self"], headers={"Prefer": "wait=60"}).json()["status"] == "succeeded"
@@ -144,9 +145,11 @@ def test_every_selector_finds_series(busy_stack: Stack, prometheus: httpx.Client
                 for i in range(12)
             ]
             assert {202, 503} <= {answer.status_code for answer in answers}
-            for answer in answers:
-                if answer.status_code == 202:
-                    api.get(answer.json()["urls"]["self"], headers={"Prefer": "wait=60"})
+            urls = [answer.json()["urls"]["self"] for answer in answers if answer.status_code == 202]
+            with api.stream("GET", f"{urls[-1]}/events"):
+                api.get(urls[-1], headers={"Prefer": "wait=60"})
+            for url in urls:
+                api.get(url, headers={"Prefer": "wait=60"})
 
     wanted = {selector for expression in expressions() for selector in selectors(expression)}
     assert len(wanted) > 30

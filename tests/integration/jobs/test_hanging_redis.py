@@ -46,6 +46,7 @@ def test_what_needs_no_redis_is_answered(http: httpx.Client) -> None:
         assert "zimage_redis_memory_used_bytes NaN\n" in told
         assert "zimage_jobs{" not in told
         assert "zimage_jobs_ended_total{" not in told
+        assert "zimage_key_" not in "".join(line for line in told.splitlines() if not line.startswith("#"))
     assert http.get("/").text.startswith("<!doctype html>")
 
 

@@ -180,6 +180,7 @@ class Jobs(RuleBasedStateMachine):
         self.events: dict[str, Record] = {}  # that must be in the outbox
         self.dropped: set[str] = set()  # ids of dead letters that were dropped
         self.ends: Counter[str] = Counter()  # of jobs, by status: deleted ones too, retried ones each time
+        self.had: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by owner: the same, work drawn, waits
         self.number = 0
 
         self.records: dict[str, Record] = {}
@@ -245,6 +246,9 @@ class Jobs(RuleBasedStateMachine):
     def will_end(self, job_id: str, status: str, **fields: str | EllipsisType) -> str:
         self.changes[job_id] = {"status": status, **fields}
         self.ends[status] += 1
+        had = self.had[self.owners[job_id]]
+        had[status] += 1
+        had["work"] += self.inputs[job_id].cost if status == "succeeded" else 0
         return status
 
     def will_be_settled(self, claim: Claim, outcome: str, **fields: str | EllipsisType) -> str:
@@ -344,7 +348,9 @@ class Jobs(RuleBasedStateMachine):
         self.number += 1
         job_id = f"job-{self.number}"
         webhook = WEBHOOK if self.number % 2 else None
-        job_input = demanding(*needs, priority=priority, timeout_seconds=timeout, webhook_url=webhook)
+        job_input = demanding(
+            *needs, num_images=1 + self.number % 3, priority=priority, timeout_seconds=timeout, webhook_url=webhook
+        )
         expected: tuple[str, str | None]
         if key and (owner, key) in self.keys:
             known, first = self.keys[owner, key]
@@ -454,6 +460,14 @@ class Jobs(RuleBasedStateMachine):
         overview = self.ask(self.client.overview())
         assert overview.counts == {status: len(self.ids(status)) for status in JobStatus}
         assert overview.workers == len(self.alive)
+        for key, used in self.ask(self.client.usage(OWNERS)).items():
+            queued, running = (
+                [job_id for job_id in self.ids(status) if self.owners[job_id] == key]
+                for status in ("queued", "running")
+            )
+            assert (used.queued, used.running) == (len(queued), len(running))
+            assert used.queued_work == sum(self.inputs[job_id].cost for job_id in queued)
+            assert sum(used.ended.values()) == sum(self.had[key][status] for status in ENDED)
 
     # The workers
 
@@ -834,6 +848,8 @@ class Jobs(RuleBasedStateMachine):
             assert int(new["attempt"]) - int(old["attempt"]) == claimed
             waited = int(new["started_at"]) - int(old["queued_at"]) if claimed else 0
             assert int(new.get("waited", 0)) - int(old.get("waited", 0)) == waited
+            if claimed:
+                self.had[new["owner"]] += Counter({"waits": 1, "waited": waited})
 
     def check_record(self, job_id: str, record: Record) -> None:
         status, losses = record["status"], int(record["losses"])
@@ -890,6 +906,10 @@ class Jobs(RuleBasedStateMachine):
         for job_id in self.waiting():
             owed[self.owners[job_id]] += int(self.records[job_id]["turn"])
         assert self.hashes.get("owed", {}) == {owner: str(turns) for owner, turns in owed.items()}
+        queued_work: Counter[str] = Counter(dict.fromkeys(self.hashes.get("queued_work", {}), 0))
+        for job_id in self.waiting():
+            queued_work[self.owners[job_id]] += self.inputs[job_id].cost
+        assert self.hashes.get("queued_work", {}) == {owner: str(work) for owner, work in queued_work.items()}
         for owner in OWNERS:
             turns = [
                 int(self.records[job_id]["own_order"]) for job_id in self.waiting() if self.owners[job_id] == owner
@@ -902,9 +922,16 @@ class Jobs(RuleBasedStateMachine):
         for outcome, count in self.hashes.get("outcomes", {}).items():
             ends[outcome.split(":")[0]] += int(count)
         assert ends == self.ends
+        for owner in OWNERS:
+            had: Counter[str] = Counter()
+            for name, count in self.hashes.get(f"usage:{owner}", {}).items():
+                had["waits" if name.startswith("wait:") else name] += int(count)
+            assert had == self.had[owner]
         workers = {f"worker:{worker}" for worker in {*self.last, *self.alive}}
         events = {f"webhook:{event}": record for event, record in self.events.items()}
-        assert self.hashes.keys() - {"work", "outcomes", "clocks", "owed", "kept"} == workers | events.keys()
+        usages = {f"usage:{owner}" for owner, had in self.had.items() if had}
+        common = {"work", "outcomes", "clocks", "owed", "queued_work", "kept"}
+        assert self.hashes.keys() - common == workers | events.keys() | usages
         assert {name: self.hashes[name] for name in events} == events  # as the job ended, whatever became of it since
 
         kept: Counter[str] = Counter()

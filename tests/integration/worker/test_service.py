@@ -202,6 +202,9 @@ def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
     assert grown("zimage_http_request_seconds_count", route="/v1/jobs/{job_id}", method="GET", status="200") == 1
     assert grown("zimage_jobs", status="succeeded") == 1
     assert grown("zimage_jobs_ended_total", outcome="succeeded", code="") == 1
+    assert grown("zimage_key_jobs_ended_total", key="anonymous", outcome="succeeded") == 1
+    assert grown("zimage_key_work_total", key="anonymous") == 2 * 192 * 64 * job["input"]["num_inference_steps"]
+    assert grown("zimage_key_wait_seconds_sum", key="anonymous") == pytest.approx(job["timings"]["queue"], abs=1e-6)
     assert api["zimage_jobs_ended_total", frozenset({("outcome", "failed"), ("code", "device_error")})] == 0
     assert api["zimage_jobs", frozenset({("status", "queued")})] == 0
     assert api["zimage_oldest_queued_seconds", frozenset()] == 0
