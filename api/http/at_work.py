@@ -4,8 +4,8 @@ The event loop does one thing after the other, and a request takes a dozen steps
 With the requests of another at each of these steps before it, it would take as long as all of them. So who asks has a
 few at work, and as many more as are left free; who has none at work begins at once.
 
-A request is at work until its answer begins, and rests while it waits for what takes long: a job's next change, a name
-server, S3.
+A request is at work until its answer begins, a quarter of a second at most, and rests while it waits for what takes
+long: a job's next change, a name server, S3.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.http.prefix import route_path
 from api.http.rates import PROBES
 
+LONGEST_SECONDS = 0.25  # at work: what takes longer is none of the event loop's, such as a Redis that hangs
 MOST = 8  # at work at once; one who asks has as many as are left free, and at least one
 
 
@@ -76,17 +77,20 @@ class Turn:
         self._work = work
         self._asker = asker
         self._at_work = False
+        self._end: asyncio.TimerHandle | None = None
 
     async def begin(self) -> None:
         """Return when the request may be at work."""
         if not self._at_work:
             await self._work.begin(self._asker)
             self._at_work = True
+            self._end = asyncio.get_running_loop().call_later(LONGEST_SECONDS, self.end)
 
     def end(self) -> None:
         """Be at work no longer."""
-        if self._at_work:
+        if self._at_work and self._end:
             self._at_work = False
+            self._end.cancel()
             self._work.end(self._asker)
 
 
