@@ -22,7 +22,8 @@ class ServerInfo(BaseModel):
     )
     served_model_name: str = Field(description="The first of `/v1/models`.", examples=["Tongyi-MAI/Z-Image-Turbo"])
     weight_version: str | None = Field(
-        description="The hub's commit, where the worker heard last loaded it from there."
+        description="The hub's commit that the worker heard last has loaded; null: it came from elsewhere.",
+        examples=["0123456789abcdef0123456789abcdef01234567"],
     )
     task_type: Literal["T2I"] = "T2I"
     version: str = Field(__version__, description="Of this service.", examples=["0.2.0"])

@@ -12,6 +12,7 @@ from pipeline.checkpoint.config import AwayError, CheckpointError, NoRoomError, 
 from pipeline.checkpoint.files import CHECKPOINT_FILES
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 S3_SCHEME = "s3://"
 NO_ROOM = os.strerror(errno.ENOSPC)
 
@@ -65,7 +66,7 @@ def is_hub_id(name: str, revision: str | None = None) -> bool:
 
 def commit_of(root: Path) -> str | None:
     """The commit that a checkpoint's directory in the hub's cache has; None: it is another directory."""
-    return root.name if root.parent.name == "snapshots" else None
+    return root.name if root.parent.name == "snapshots" and COMMIT.fullmatch(root.name) else None
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

@@ -181,6 +181,10 @@ def test_a_revision_is_a_commit_a_tag_or_a_branch(cached: Path, revision: str | 
     assert commit_of(cached) == COMMIT
 
 
+def test_a_folder_of_one_s_own_has_no_commit(tmp_path: Path) -> None:
+    assert commit_of(tmp_path / "snapshots" / "2026-12-02") is None
+
+
 def test_a_revision_that_is_not_there_is_told(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match=r"\(HF_HOME\) lacks its revision v2, "):
         locate(NAME, revision="v2")
