@@ -1,6 +1,5 @@
 """A Redis whose memory stays full makes Celery give up again and again: that costs the worker nothing that lasts."""
 
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,15 +20,6 @@ def valkey(tmp_path: Path) -> Iterator[redis.Redis]:
     """A server of its own: others need the memory."""
     with Stack(tmp_path, services=False) as stack, redis.Redis.from_url(stack.redis_url) as client:
         yield client
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """Celery takes the signals over."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 class StopAfterRounds(threading.Event):

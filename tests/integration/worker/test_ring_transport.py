@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,15 +20,6 @@ from jobs.doorbell import TASK, celery_app, messages_key, ring
 from jobs.settings import Settings
 from support.redis_keys import remove_keys
 from worker.celery_worker import hear_the_bell
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """Celery takes the signals over."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 class Draining(threading.Event):
