@@ -90,8 +90,7 @@ def soak(folder: Path, seconds: float) -> dict[str, Any]:
         }
         restarted = stack.pids() != pids
         most = watch.most()
-    told = notes["honest"].told
-    bounds = measure(told, most, ended)
+    bounds = measure(notes["honest"].told, most, ended)
     return {
         "what": "one honest tenant and six hostile ones on one service",
         **describe("bench.tenants", "fastapi", "uvicorn", "redis", "httpx", "torch"),
@@ -102,27 +101,8 @@ def soak(folder: Path, seconds: float) -> dict[str, Any]:
         "niceness": {"honest tenant": 0, "hostile tenants": HOSTILE_NICENESS, "worker": WORKER_NICENESS, "others": 0},
         "bounds": bounds,
         "problems": problems(notes, bounds, watch, restarted=restarted),
-        "honest": {
-            "jobs_per_second": JOBS_PER_SECOND,
-            "post_ms": spread([taken for _, taken in told["posts"]]),
-            "post_ms_by_minute": by_minute(told["posts"]),
-            "wait_for_the_device_ms": spread(told["waits"]),
-            "pictures_right": len(told["pictures"]) - len(told["wrong"]),
-            **{name: told[name] for name in ("webhooks", "webhooks_missing", "seconds_until_all_was_drawn")},
-            "answers": notes["honest"].answers,
-            "jobs": ended["honest"].statuses,
-        },
-        "hostile": {
-            name: {
-                "does": behaviour.__doc__,
-                "asked_per_second": PACES[name],
-                "answers": dict(sorted(notes[name].answers.items())),
-                "jobs_accepted": len(notes[name].accepted),
-                "jobs": ended[name].statuses,
-                **notes[name].told,
-            }
-            for name, behaviour in HOSTILE.items()
-        },
+        "honest": told_of_the_honest(notes["honest"], ended["honest"]),
+        "hostile": {name: told_of_the_hostile(name, notes[name], ended[name]) for name in HOSTILE},
         "most_used": most,
         # Beside the service the clients and whatever else there is want the machine's cores.
         "event_loop": watch.samples[-1]["event_loop"],
@@ -132,6 +112,33 @@ def soak(folder: Path, seconds: float) -> dict[str, Any]:
             "ms": spread([taken for taken in watch.livez if taken is not None]),
         },
         "samples": watch.samples[:: max(1, len(watch.samples) // 60)],
+    }
+
+
+def told_of_the_honest(notes: Notes, ended: Ended) -> dict[str, Any]:
+    """What became of what the honest tenant asked for."""
+    told = notes.told
+    return {
+        "jobs_per_second": JOBS_PER_SECOND,
+        "post_ms": spread([taken for _, taken in told["posts"]]),
+        "post_ms_by_minute": by_minute(told["posts"]),
+        "wait_for_the_device_ms": spread(told["waits"]),
+        "pictures_right": len(told["pictures"]) - len(told["wrong"]),
+        **{name: told[name] for name in ("webhooks", "webhooks_missing", "seconds_until_all_was_drawn")},
+        "answers": notes.answers,
+        "jobs": ended.statuses,
+    }
+
+
+def told_of_the_hostile(name: str, notes: Notes, ended: Ended) -> dict[str, Any]:
+    """What a hostile tenant did, and what it was answered."""
+    return {
+        "does": HOSTILE[name].__doc__,
+        "asked_per_second": PACES[name],
+        "answers": dict(sorted(notes.answers.items())),
+        "jobs_accepted": len(notes.accepted),
+        "jobs": ended.statuses,
+        **notes.told,
     }
 
 

@@ -53,14 +53,13 @@ def account(tenant: Tenant, accepted: Sequence[str], pictures: Mapping[str, str]
 def all_jobs(client: httpx.Client) -> dict[str, Job]:
     """Return all jobs of who asks, by id."""
     jobs: dict[str, Job] = {}
-    page: dict[str, Any] = {"next_cursor": None}
-    while not jobs or page["next_cursor"]:
-        cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else {}
+    cursor: dict[str, str] = {}
+    while True:
         page = patiently(client, {"limit": "100", **cursor})
         jobs |= {job["id"]: job for job in page["jobs"]}
-        if not jobs:
-            break
-    return jobs
+        if not page["next_cursor"]:
+            return jobs
+        cursor = {"cursor": page["next_cursor"]}
 
 
 def patiently(client: httpx.Client, parameters: Mapping[str, str]) -> dict[str, Any]:
