@@ -62,7 +62,7 @@ def _build_worker(settings: Settings, run: Callable[[], bool], name: str, connec
     # who is alive.
     app: Celery = celery_app(settings)
     app.conf.worker_enable_remote_control = False
-    app.task(name=TASK)(run)
+    app.task(name=TASK, shared=False)(run)  # else every app that is made later has it, in place of its own
     connect = app.connection_for_read
 
     def connect_and_keep(*args: Any, **options: Any) -> Connection:

@@ -124,3 +124,4 @@ def test_what_is_no_ring_is_dropped_and_counted_and_rings_go_on_being_heard(serv
         assert REGISTRY.get_sample_value("zimage_doorbell_dropped_total") == before + len(bad) + 3
         assert client.llen(queue) == client.hlen(kept) == client.zcard(f"{kept}_index") == 0
         remove_keys(client, settings.redis_prefix)
+    assert TASK not in celery_app(settings).tasks  # another worker of this process does its own work
