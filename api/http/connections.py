@@ -176,10 +176,12 @@ class Connection(HttpToolsProtocol):
         async def send(message: Message) -> None:
             left = memoryview(message.get("body", b""))
             while len(left) > PIECE_BYTES:
-                piece, left = bytes(left[:PIECE_BYTES]), left[PIECE_BYTES:]
-                await uvicorn_send({**message, "body": piece, "more_body": True})
+                piece = left[:PIECE_BYTES]
                 self._outgoing.note(len(left))
-            await uvicorn_send({**message, "body": bytes(left)} if left else message)
+                await uvicorn_send({**message, "body": piece, "more_body": True})
+                left = left[PIECE_BYTES:]
+            self._outgoing.note(len(left))
+            await uvicorn_send({**message, "body": left} if left else message)
             self._outgoing.note(0)
 
         cycle.send = send

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 TAKE_SECONDS = 30.0  # in which a peer has to take something of what it is sent
 LOOK_SECONDS = 3.0
 ALIVE_SECONDS = 10  # between two questions whether a silent peer is still there
-MOST_BYTES = 64 * 2**20  # of all connections
+MOST_BYTES = 32 * 2**20  # of all connections
 PIECE_BYTES = 64 * 1024  # in which answers are given to a transport: more only once it has sent most of the last one
 _ACKNOWLEDGED = slice(120, 128)  # of Linux' struct tcp_info: tcpi_bytes_acked
 

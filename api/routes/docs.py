@@ -53,10 +53,11 @@ def _document(app: FastAPI, root_path: str) -> bytes:
     return bytes(JSONResponse(document).body)
 
 
-async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+async def _pieces(content: bytes) -> AsyncIterator[memoryview]:
     # So that no more than a piece counts as waiting to be sent, though the rest is shared by all.
+    shared = memoryview(content)
     for start in range(0, len(content), PIECE_BYTES):
-        yield content[start : start + PIECE_BYTES]
+        yield shared[start : start + PIECE_BYTES]
 
 
 assets = _Kept(packages=[("fastapi_swagger", "resources")])  # as Swagger UI releases them

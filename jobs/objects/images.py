@@ -6,11 +6,13 @@ can never overwrite a finished image.
 
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 from botocore.exceptions import ClientError, IncompleteReadError
@@ -21,6 +23,8 @@ from jobs.objects.removal import Removal
 from jobs.objects.s3_client import ATTEMPTS, connect, endpoint_variable
 from jobs.settings import Settings
 from network.proxies import through
+
+KEPT_URLS = 1024  # of half a kilobyte each
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class ImageStore:
         public = settings.s3_public_endpoint
         self._presigner = connect(settings, public, only_signs=True) if public else self._client
         self.removal = Removal(self._client, settings.s3_bucket)
+        # Hundreds may follow one job, and each is told of its images at the same moment.
+        self._signed = lru_cache(KEPT_URLS)(self._sign)
 
     @property
     def address(self) -> str:
@@ -113,7 +119,10 @@ class ImageStore:
             raise IncompleteReadError(actual_bytes=found, expected_bytes=size)
 
     def presign(self, key: str) -> str:
-        """Return a URL that reads the object without credentials for `ZIMAGE_URL_TTL` seconds."""
+        """Return a URL that reads the object without credentials for `ZIMAGE_URL_TTL` seconds, or a sixtieth less."""
+        return self._signed(key, int(time.time() / (self._settings.url_ttl / 60)))
+
+    def _sign(self, key: str, _: int) -> str:
         params = {"Bucket": self._settings.s3_bucket, "Key": key}
         url: str = self._presigner.generate_presigned_url("get_object", Params=params, ExpiresIn=self._settings.url_ttl)
         return url

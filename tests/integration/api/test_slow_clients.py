@@ -104,6 +104,17 @@ def test_livez_answers_while_1050_answers_are_not_read(api: Api) -> None:
             api.unread(request, kept)
             if count % 50 == 0:
                 assert httpx.get(f"{api.url}/livez", timeout=10).status_code == 200
+        for path in ("/livez", "/metrics", "/v1/queue"):
+            assert probe.get(path).status_code == 200
+        assert api.open_files < OPEN_FILES * 9 // 10
+
+
+def test_where_connections_fill_the_room_the_probes_are_answered_and_others_told_to_come_back(api: Api) -> None:
+    with ExitStack() as kept, httpx.Client(base_url=api.url, timeout=10) as probe:
+        for count in range(1050):
+            api.unread(b"GET /v1/queue HTTP/1.1\r\n", kept)
+            if count % 50 == 0:  # by then those before it are accepted, and out of the kernel's short queue
+                assert httpx.get(f"{api.url}/livez", timeout=10).status_code == 200
         for path in ("/livez", "/metrics"):
             assert probe.get(path).status_code == 200
         refused = probe.get("/v1/queue")
