@@ -18,6 +18,8 @@ from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCu
 
 from jobs import near_misses
 
+Location = tuple[int | str, ...]  # of a value within a request
+
 MOST_TOLD = 32  # of a request's mistakes: a small body can hold thousands
 
 
@@ -33,15 +35,26 @@ def advised(advice: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-def refusal(field: str, value: Any, told: str) -> ValidationError:
+def refusal(location: Location, value: Any, told: str) -> ValidationError:
     """Return the error of a field that is wrong only together with others."""
-    return ValidationError.from_exception_data("request", [_error("value_error", (field,), value, told)])
+    return ValidationError.from_exception_data("request", [mistake("value_error", location, value, told)])
+
+
+def mistake(kind: str, location: Location, value: Any, told: str) -> InitErrorDetails:
+    """Return what is told of a value that is wrong; `kind` is pydantic's word for it."""
+    return InitErrorDetails(type=PydanticCustomError(kind, "{told}", {"told": told}), loc=location, input=value)
+
+
+def integral_float_is_int(value: Any) -> Any:
+    """Read JSON's one kind of number: JavaScript and jq may write 8 as 8.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class RequestBody(BaseModel):
     """A request's JSON object. Null stands for a field's default; unknown fields are refused."""
 
     takes_null: ClassVar[bool] = True  # as far as its JSON schema tells
+    other_names: ClassVar[near_misses.OtherNames] = near_misses.OF_A_JOB
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -67,10 +80,10 @@ class RequestBody(BaseModel):
         told = item["msg"].removeprefix("Value error, ")  # pydantic's own words for a validator of ours
         match item:
             case {"type": "extra_forbidden", "loc": [str() as name]}:
-                told = near_misses.advice(name, item["input"], cls._settable())
+                told = near_misses.advice(name, item["input"], cls._settable(), cls.other_names)
             case {"type": "model_type" | "model_attributes_type" | "dict_type", "loc": []}:
                 told = "must be a JSON object"
-        return _error(item["type"], item["loc"], item["input"], told)
+        return mistake(item["type"], item["loc"], item["input"], told)
 
     @classmethod
     def _settable(cls) -> list[str]:
@@ -83,13 +96,9 @@ class RequestBody(BaseModel):
         reference = handler(core_schema)
         if cls.takes_null:
             schema = handler.resolve_ref_schema(reference)
-            optional = schema["properties"].keys() - schema["required"]
+            optional = schema["properties"].keys() - schema.get("required", ())
             schema["properties"] |= {name: _or_null(schema["properties"][name]) for name in optional}
         return reference
-
-
-def _error(kind: str, location: tuple[int | str, ...], value: Any, told: str) -> InitErrorDetails:
-    return InitErrorDetails(type=PydanticCustomError(kind, "{told}", {"told": told}), loc=location, input=value)
 
 
 def _or_null(field: JsonSchemaValue) -> JsonSchemaValue:

@@ -24,7 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from jobs.reading import RequestBody, advised, refusal
+from jobs.reading import RequestBody, advised, integral_float_is_int, refusal
+from jobs.step_cache import MAX_STEPS, Choice, StepCache, StepCacheParameters, computed_share, expected_cost
 
 MAX_IMAGES = 10  # of one job
 EARLIER_MAX_IMAGES = 8  # of the releases up to 0.2, whose workers can't read a request for more
@@ -125,12 +126,7 @@ def random_seed() -> int:
     return secrets.randbelow(_largest_seed(MAX_IMAGES) + 1)
 
 
-def _integral_float_is_int(value: Any) -> Any:
-    # JSON has one kind of number: JavaScript and jq may write 8 as 8.0.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-_Number = BeforeValidator(_integral_float_is_int)
+_Number = BeforeValidator(integral_float_is_int)
 Int = Annotated[int, _Number]
 # Bounds first, or the JSON schema of `… | None` has none.
 NumImages = Annotated[int, Field(ge=1, le=MAX_IMAGES), _Number]
@@ -165,6 +161,12 @@ Prompt = Annotated[
 ]
 
 
+STEP_CACHE = (
+    "Lets steps that change little skip layers: `off`, `quality` (less is skipped) or `fast`, or the parameters of "
+    "DBCache and TaylorSeer"
+)
+
+
 class JobOptions(RequestBody):
     """What every request for images may say, whatever API it comes by."""
 
@@ -176,7 +178,7 @@ class JobOptions(RequestBody):
         Trait(picture=True, help="What to avoid; only with --guidance above 0."),
     ] = Field(None, description="What to avoid; only with guidance_scale > 0.")
     num_inference_steps: Annotated[Int, Trait(picture=True, flag="--steps", help="Denoising steps, 1 to 50.")] = Field(
-        8, ge=1, le=50
+        8, ge=1, le=MAX_STEPS
     )
     guidance_scale: Annotated[
         float,
@@ -187,6 +189,7 @@ class JobOptions(RequestBody):
             help="Classifier-free guidance, 0 to 20; Turbo takes 0.",
         ),
     ] = Field(0.0, ge=0, le=20, description="Classifier-free guidance; Turbo takes 0.")
+    step_cache: StepCache | None = Field(None, description=f"{STEP_CACHE}; null: as the service has it.")
     seed: Annotated[
         Annotated[int, Field(ge=0, le=MAX_SEED), _Number] | None,
         advised(
@@ -211,6 +214,16 @@ class JobOptions(RequestBody):
         },
     )
 
+    @model_validator(mode="after")
+    def _mask_has_a_digit_for_each_step(self) -> Self:
+        match self.step_cache:
+            case StepCacheParameters(mask=str(mask)) as parameters if not parameters.fits_steps(
+                self.num_inference_steps
+            ):
+                told = f"must have a digit for each of the {self.num_inference_steps} steps, has {len(mask)}"
+                raise refusal(("step_cache", "mask"), mask, told)
+        return self
+
 
 INPUT_EXAMPLE: dict[str, JsonValue] = {
     "prompt": "a red circle on white",
@@ -219,6 +232,7 @@ INPUT_EXAMPLE: dict[str, JsonValue] = {
     "height": 1024,
     "num_inference_steps": 8,
     "guidance_scale": 0.0,
+    "step_cache": "off",
     "seed": None,
     "num_images": 1,
     "priority": "normal",
@@ -252,12 +266,13 @@ class JobRequest(JobOptions):
         largest = _largest_seed(self.num_images)
         if self.seed is not None and self.seed > largest:
             told = f"image i is drawn from seed + i: for {self.num_images} images it is at most {largest}"
-            raise refusal("seed", self.seed, told)
+            raise refusal(("seed",), self.seed, told)
         return self
 
-    def complete(self, width: int, height: int) -> "JobInput":
-        """Return the request with these sides, in pixels, where it names none."""
-        return JobInput(**{**dict(self), "width": self.width or width, "height": self.height or height})
+    def complete(self, width: int, height: int, step_cache: Choice = "off") -> "JobInput":
+        """Return the request with these sides, in pixels, and this step cache, where it names none."""
+        sides = {"width": self.width or width, "height": self.height or height}
+        return JobInput(**{**dict(self), **sides, "step_cache": self.step_cache or step_cache})
 
 
 class JobInput(JobRequest):
@@ -270,6 +285,15 @@ class JobInput(JobRequest):
     # Of a request as the first release took it, which filled this in: the digests that it left behind stay valid.
     width: Side = Field(1024, description="Pixels.")
     height: Side = Field(1024, description="Pixels.")
+    step_cache: Annotated[
+        StepCache,
+        Trait(
+            picture=True,
+            cost=expected_cost,
+            needs="step_cache",
+            help="Quicker by skipped layers: off, quality or fast, or parameters in JSON.",
+        ),
+    ] = Field("off", description=f"{STEP_CACHE}.")
 
     @property
     def work(self) -> int:
@@ -280,6 +304,11 @@ class JobInput(JobRequest):
     def cost(self) -> int:
         """The work, times what the fields' traits say: what the queue measures the GPU's time in."""
         return round(self.work * math.prod(trait.cost(getattr(self, name)) for name, trait in self._traits()))
+
+    def cost_drawn(self, steps_skipped: float) -> int:
+        """As `cost`, by the steps that did skip, of all images together: what the time that it took is measured by."""
+        skipped = steps_skipped / (self.num_inference_steps * self.num_images)
+        return round(self.cost / expected_cost(self.step_cache) * computed_share(self.step_cache, skipped))
 
     @property
     def needs(self) -> frozenset[str]:

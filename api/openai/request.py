@@ -102,7 +102,7 @@ class ImagesRequest(JobOptions):
     def _one_user(self) -> Self:
         if self._who and "user" in self.metadata:
             told = "becomes the pair `user` of metadata, which has one already: send one of them"
-            raise refusal(self._who, getattr(self, self._who), told)
+            raise refusal((self._who,), getattr(self, self._who), told)
         return self
 
     @property

@@ -1,0 +1,119 @@
+"""`step_cache` as a job says it: a preset, or the parameters of DBCache and TaylorSeer; and what it saves.
+
+What the parameters do to a picture is `pipeline.skipping`'s.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+from jobs import near_misses
+from jobs.reading import RequestBody, integral_float_is_int, mistake
+
+LAYERS = 30  # of Z-Image's stack
+MAX_STEPS = 50  # of a job
+
+# Of the layers' work the share that is done. These come from the presets' most frequent skip patterns on the bundled
+# model, 10101011 and 10010011 (a digit a step, 0: skipped), where a skipped step computes 1 of 30 layers; rounded up.
+PRESET_COSTS = {"off": 1.0, "quality": 0.65, "fast": 0.55}
+
+Count = Annotated[int, BeforeValidator(integral_float_is_int)]
+
+
+class StepCacheParameters(RequestBody):
+    """When a step skips the middle layers and adds what these added before (DBCache, TaylorSeer)."""
+
+    other_names: ClassVar[near_misses.OtherNames] = near_misses.OF_A_STEP_CACHE
+
+    first: Count = Field(1, ge=1, le=LAYERS - 1, description="Layers at the beginning that every step computes.")
+    last: Count = Field(
+        0,
+        ge=0,
+        le=LAYERS - 2,
+        description="Layers at the end that every step computes; with `first` fewer than the model has.",
+    )
+    warmup: Count = Field(4, ge=0, le=MAX_STEPS, description="Steps at the beginning that compute all layers.")
+    threshold: float = Field(
+        0.24,
+        ge=0,
+        le=1000,
+        description="A step skips where the change by its first layers differs by less than this share from that in "
+        "the last computed step; 0: none skips.",
+    )
+    max_skips: Count = Field(3, ge=0, le=MAX_STEPS, description="Steps in a row that may skip.")
+    mask: Annotated[str, Field(pattern=r"^1[01]*$", max_length=MAX_STEPS)] | None = Field(
+        None,
+        description="A digit for each step, 1: it computes, 0: it skips; `warmup`, `threshold` and `max_skips` have no "
+        "say then.",
+    )
+    taylor_order: Count = Field(
+        0,
+        ge=0,
+        le=2,
+        description="0: what the skipped layers added last is added again; 1 and 2: it is forecast by finite "
+        "differences of this order.",
+    )
+    protect_last: bool = Field(False, description="Whether the last step computes, whatever the others say.")
+
+    def fits_steps(self, steps: int) -> bool:
+        """Tell whether the mask, if there is one, has a digit for each step."""
+        return self.mask is None or len(self.mask) == steps
+
+    def fits_layers(self, layers: int) -> bool:
+        """Tell whether so many layers leave some to skip."""
+        return self.first + self.last < layers
+
+    @property
+    def masked_share(self) -> float:
+        """The share of the steps that skip for sure."""
+        if self.mask is None:
+            return 0.0
+        skipping = self.mask[:-1] if self.protect_last else self.mask
+        return skipping.count("0") / len(self.mask)
+
+
+Preset = Literal["off", "quality", "fast"]
+Choice: TypeAlias = Preset | StepCacheParameters
+
+
+def _kind(value: Any) -> str:
+    return "parameters" if isinstance(value, dict | StepCacheParameters) else "preset"
+
+
+def _told_plainly(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Keep from clients that pydantic tries one kind or the other."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        if _kind(value) == "preset":
+            raise ValueError("must be off, quality or fast, or an object with parameters") from None
+        inside = [mistake(item["type"], item["loc"][1:], item["input"], item["msg"]) for item in error.errors()]
+        raise ValidationError.from_exception_data("step_cache", inside) from None
+
+
+StepCache = Annotated[
+    Annotated[Preset, Tag("preset")] | Annotated[StepCacheParameters, Tag("parameters")],
+    Discriminator(_kind),
+    WrapValidator(_told_plainly),
+]
+
+
+def expected_cost(choice: Choice) -> float:
+    """Return the share of the layers' work that is expected: 1 where only the picture will tell."""
+    if isinstance(choice, str):
+        return PRESET_COSTS[choice]
+    return computed_share(choice, choice.masked_share)
+
+
+def computed_share(choice: Choice, skipped: float) -> float:
+    """Return the share of the layers' work that is done when this share of the steps skips."""
+    always = 1 if isinstance(choice, str) else choice.first + choice.last
+    return 1 - skipped * (1 - always / LAYERS)
