@@ -19,9 +19,10 @@ from api.served_model import served_model
 from api.webhooks.addresses import AddressError, LookupsError, ResolverError
 from jobs.keys import ApiKey
 from jobs.limits import NO_LIMITS
-from jobs.model_card import DEFAULT_SIZES, SizeLimits, size_warnings
+from jobs.model_card import DEFAULT_SIZES, SizeLimits, layers, size_warnings
 from jobs.settings import Settings
 from jobs.spec import CONTROLS, JobInput, JobRequest, random_seed
+from jobs.step_cache import StepCacheParameters, if_it_fits
 from jobs.store.answers import Found, Submitted
 
 REFUSAL_SECONDS = 0.2  # after which a webhook's host is refused, whichever way it is unusable
@@ -58,7 +59,8 @@ async def submit(
         services: the API's parts.
         owner: whose job it is.
         key: with what limits; None: without any.
-        request: what to draw; where it names no side the served model's is filled in, where no seed a random one.
+        request: what to draw; where it names no side the served model's is filled in, where no step cache the
+            service's, where no seed a random one.
         idempotency_key: the client's, or None.
 
     Raises:
@@ -67,8 +69,11 @@ async def submit(
         JobGoneError: it was accepted before, and deleted since.
     """
     served = await served_model(services)
-    job_input = request.complete(served.sizes.default_size, served.sizes.default_size)
-    _check_limits(services.settings, served.sizes, job_input)
+    side, stack = served.sizes.default_size, layers(served.names[0])
+    as_asked = request.complete(side, side)
+    default = if_it_fits(services.settings.step_cache, request.num_inference_steps, stack)
+    job_input = request.complete(side, side, default)
+    _check_limits(services.settings, served.sizes, stack, job_input)
     errors = _control_characters(request)
     if (errors or request.webhook_url) and not (
         # Of a repetition nothing is left to be asked: its webhook was taken, though its name may not resolve now.
@@ -84,7 +89,8 @@ async def submit(
         owner,
         job_input.model_copy(update={"seed": random_seed()}) if job_input.seed is None else job_input,
         idempotency_key=idempotency_key,
-        digest=job_input.digest(),
+        # Of what was asked: a repetition is one, too, where the service's step cache is another one by now.
+        digest=as_asked.digest(),
         # Without a size it had another digest while another model was served, or when 1024 was the default of all.
         other_digests=[request.complete(side, side).digest() for side in DEFAULT_SIZES] if idempotency_key else (),
         limits=key or NO_LIMITS,
@@ -117,9 +123,15 @@ def _accepted(settings: Settings, key: ApiKey | None, submitted: Submitted, head
     return submitted.job_id
 
 
-def _check_limits(settings: Settings, sizes: SizeLimits, job_input: JobInput) -> None:
+def _check_limits(settings: Settings, sizes: SizeLimits, stack: int, job_input: JobInput) -> None:
     refusals = sizes.refusals(job_input.width, job_input.height)
     errors = [FieldError(pointer=f"/{side}", detail=told) for side, told in refusals.items()]
+    cache = job_input.step_cache
+    if isinstance(cache, StepCacheParameters) and not cache.fits_layers(stack):
+        told = (
+            f"first and last are {cache.first} and {cache.last}: fewer together than the served model's {stack} layers"
+        )
+        errors.append(FieldError(pointer="/step_cache", detail=told))
     if job_input.work > settings.max_work:
         detail = (
             f"pixels × steps × images is {job_input.work:,}; "

@@ -33,6 +33,7 @@ EXAMPLE: dict[str, JsonValue] = {
             "height": 1024,
             "bytes": 1400123,
             "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "steps_skipped": 0.0,
             "url": "https://s3.example/zimage/jobs/job_3f9c1e8a4b7d42d0a1c5e6f708192a3b/1/0.png?X-Amz-Signature=5d41",
         }
     ],
@@ -82,6 +83,10 @@ class ImageView(BaseModel):
     height: int
     bytes: int
     sha256: str
+    steps_skipped: float = Field(
+        description="Denoising steps that skipped layers, by the job's `step_cache`; with guidance a prompt's and a "
+        "negative prompt's each count half."
+    )
     url: str = Field(
         description="Presigned: needs no credentials and ends after a while; fetch the job again for another."
     )

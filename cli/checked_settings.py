@@ -52,6 +52,7 @@ def load_settings(data: Path | None = None, **options: Any) -> "Settings":
 
 
 def _told(item: "ErrorDetails") -> str:
-    setting, (_, ours, told) = f"ZIMAGE_{str(item['loc'][0]).upper()}", item["msg"].rpartition("Value error, ")
+    (field, *inside), (_, ours, told) = item["loc"], item["msg"].rpartition("Value error, ")
+    setting = ": ".join([f"ZIMAGE_{str(field).upper()}", *map(str, inside)])
     # What our own readers refuse may be a secret in the wrong place; pydantic's are numbers and choices.
     return f"{setting}: {told}" if ours else f"{setting}={item['input']}: {told}"

@@ -66,6 +66,8 @@ def _spelling(annotation: Any, option: str) -> tuple[Any, str | None, Reader]:
             return str, "|".join(get_args(kind)), lambda value: value
         case [kind] if kind == dict[str, str]:
             return list[str], "NAME=VALUE", functools.partial(_pairs, option)
+        case [words, _] if get_origin(words) is Literal:
+            return str, "|".join((*get_args(words), "JSON")), _json
     return str, "JSON", _json
 
 

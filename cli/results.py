@@ -64,6 +64,13 @@ def print_timings(timings: Mapping[str, float]) -> None:
     print("  ".join(f"{stage} {seconds:.3f} s" for stage, seconds in timings.items()), file=sys.stderr)
 
 
+def print_skipped(images: Iterable[Mapping[str, Any]], steps: int) -> None:
+    """Tell on stderr how many steps of each image skipped layers, where any did; earlier releases tell of none."""
+    skipped = [image.get("steps_skipped", 0.0) for image in images]
+    if any(skipped):
+        print(f"skipped layers in {', '.join(f'{number:g}' for number in skipped)} of {steps} steps", file=sys.stderr)
+
+
 def finish(client: ZImageClient, job: Job, out: Path | None, as_json: bool, told: Collection[str] = ()) -> None:
     """Hand over an ended job: its images' files, or else URLs, on stdout.
 
@@ -87,6 +94,7 @@ def finish(client: ZImageClient, job: Job, out: Path | None, as_json: bool, told
     else:
         print_warnings(job["warnings"], told)
         print_timings(job["timings"])
+        print_skipped(job["images"], job["progress"]["total"])
         for line in map(str, paths) if out else (image["url"] for image in job["images"]):
             print(line)
     if job["status"] != "succeeded":

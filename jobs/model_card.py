@@ -6,9 +6,12 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from jobs.step_cache import LAYERS
+
 TINY = "tiny"  # the bundled model's name
 TINY_FOLDER = Path(__file__).parents[1] / "pipeline" / "models" / TINY
 TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # width, height; what it draws at others, training/README.md says
+TINY_LAYERS = 7
 DEFAULT_SIZES = TINY_SIDE, USUAL_SIDE = 128, 1024  # pixels on a side, for whom names none
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -57,6 +60,11 @@ def size_limits(model: str) -> SizeLimits:
     if model == TINY:
         return SizeLimits(min_size=64, max_size=1024, default_size=TINY_SIDE)
     return SizeLimits(min_size=256, max_size=2048)
+
+
+def layers(model: str) -> int:
+    """Return how many layers the model of this name has."""
+    return TINY_LAYERS if model == TINY else LAYERS
 
 
 def size_warnings(model: str, width: int, height: int) -> list[str]:

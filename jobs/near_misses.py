@@ -18,7 +18,10 @@ OF_A_JOB: OtherNames = (
         "iterations nfe",
     ),
     ("guidance_scale", "guidance guidance_strength cfg cfg_scale true_cfg_scale classifier_free_guidance scale"),
-    ("step_cache", "cache cache_config cache_options cache_dit cachedit dbcache block_cache first_block_cache teacache"),
+    (
+        "step_cache",
+        "cache cache_config cache_options cache_dit cachedit dbcache block_cache first_block_cache teacache",
+    ),
     ("seed", "seeds random_seed manual_seed noise_seed generator"),
     (
         "n | num_images",

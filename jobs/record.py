@@ -47,6 +47,7 @@ class ImageRecord(BaseModel):
     bytes: int
     sha256: str
     key: str
+    steps_skipped: float = 0.0  # images of workers from before it was told have none
 
 
 # What `JobError.code` may be: docs/reliability.md explains each.

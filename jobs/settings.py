@@ -5,6 +5,7 @@ come from boto3's usual chain (`AWS_ACCESS_KEY_ID`, profiles, instance roles).
 """
 
 import base64
+import json
 import os
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.addresses import servers, storage, web
 from jobs.addresses.redis_url import RedisAddress, read
+from jobs.step_cache import StepCache
 from network import certificates
 
 Revision = Annotated[str, AfterValidator(storage.revision)]
@@ -22,6 +24,15 @@ Checkpoint = Annotated[str, AfterValidator(storage.checkpoint)]
 Endpoint = Annotated[str, AfterValidator(storage.s3_endpoint)]
 File = Annotated[Path, BeforeValidator(storage.not_empty)]
 Host = Annotated[str, AfterValidator(servers.listening_host)]
+
+
+def _word_or_json(value: object) -> object:
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"begins like an object, but is no JSON: {error}") from None
 
 
 def _signing_secret(secret: SecretStr) -> SecretStr:
@@ -144,6 +155,11 @@ class Settings(BaseSettings):
         None,
         description="further names of the model for OpenAI's clients, separated by commas, such as "
         "`gpt-image-1,dall-e-3`; `Tongyi-MAI/Z-Image-Turbo` and `default` always are names of it",
+    )
+    step_cache: Annotated[StepCache, NoDecode, BeforeValidator(_word_or_json)] = Field(
+        "off",
+        description="`step_cache` of jobs that name none: `off`, `quality`, `fast`, or its parameters as JSON; `off` "
+        "for those that it does not fit ([what it does](docs/accelerations.md))",
     )
     max_work: int = Field(1024 * 1024 * 50 * 8, ge=1, description="largest pixels × steps × images of one job")
     queue_limit: int = Field(10_000, ge=1, description="queued jobs beyond which submits are answered 503")

@@ -298,7 +298,12 @@ class JobInput(JobRequest):
     @property
     def work(self) -> int:
         """Pixels × steps × images: what `ZIMAGE_MAX_WORK` limits."""
-        return self.width * self.height * self.num_inference_steps * self.num_images
+        return self.width * self.height * self.total_steps
+
+    @property
+    def total_steps(self) -> int:
+        """Of all images together."""
+        return self.num_inference_steps * self.num_images
 
     @property
     def cost(self) -> int:
@@ -307,8 +312,8 @@ class JobInput(JobRequest):
 
     def cost_drawn(self, steps_skipped: float) -> int:
         """As `cost`, by the steps that did skip, of all images together: what the time that it took is measured by."""
-        skipped = steps_skipped / (self.num_inference_steps * self.num_images)
-        return round(self.cost / expected_cost(self.step_cache) * computed_share(self.step_cache, skipped))
+        share = computed_share(self.step_cache, steps_skipped / self.total_steps)
+        return round(self.cost / expected_cost(self.step_cache) * share)
 
     @property
     def needs(self) -> frozenset[str]:

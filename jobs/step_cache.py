@@ -106,6 +106,13 @@ StepCache = Annotated[
 ]
 
 
+def if_it_fits(choice: Choice, steps: int, layers: int) -> Choice:
+    """Return the choice, or `off` where it is made for another number of steps or layers."""
+    if isinstance(choice, str) or (choice.fits_steps(steps) and choice.fits_layers(layers)):
+        return choice
+    return "off"
+
+
 def expected_cost(choice: Choice) -> float:
     """Return the share of the layers' work that is expected: 1 where only the picture will tell."""
     if isinstance(choice, str):

@@ -72,25 +72,30 @@ class Delivery:
         job = held.claim.job
         deadline = time.monotonic() + self._seconds
         records: list[ImageRecord] = []
-        for index, pixels in enumerate(generation.images):
+        for index, (pixels, skipped) in enumerate(zip(generation.images, generation.steps_skipped, strict=True)):
             held.check()
             held.uploading = True
-            parameters = image_parameters(job.input, self._model, index)
+            parameters = image_parameters(job.input, self._model, index, skipped)
             with held.timed("png"):
                 png = encode_png(pixels.numpy(), parameters)
             key = self._images.key(job.id, job.attempt, index)
             with held.timed("upload"):
                 self._upload(partial(self._images.put_png, key, png), held, deadline, len(png))
-            records.append(_record(job, index, parameters["seed"], key, png))
-        put_parameters = partial(self._images.put_parameters, job.id, job.attempt, self._job_parameters(job))
+            records.append(_record(job, index, parameters, key, png))
+        put_parameters = partial(self._images.put_parameters, job.id, job.attempt, self._job_parameters(job, records))
         with held.timed("upload"):
             self._upload(put_parameters, held, deadline, len(png))
         return records
 
-    def _job_parameters(self, job: Job) -> dict[str, Any]:
+    def _job_parameters(self, job: Job, images: list[ImageRecord]) -> dict[str, Any]:
         """Return what `job.json` tells."""
-        drawn_at = datetime.now(UTC).isoformat()
-        return {"id": job.id, "input": job.input.model_dump(), "model": self._model, "drawn_at": drawn_at}
+        return {
+            "id": job.id,
+            "input": job.input.model_dump(),
+            "model": self._model,
+            "steps_skipped": [image.steps_skipped for image in images],
+            "drawn_at": datetime.now(UTC).isoformat(),
+        }
 
     def _upload(self, put: "partial[None]", held: HeldJob, deadline: float, image_bytes: int) -> None:
         def put_or_tell() -> None:
@@ -144,6 +149,14 @@ class Delivery:
                     log.info("S3 takes images again")
 
 
-def _record(job: Job, index: int, seed: int, key: str, png: bytes) -> ImageRecord:
-    width, height, digest = job.input.width, job.input.height, hashlib.sha256(png).hexdigest()
-    return ImageRecord(index=index, seed=seed, width=width, height=height, bytes=len(png), sha256=digest, key=key)
+def _record(job: Job, index: int, parameters: dict[str, Any], key: str, png: bytes) -> ImageRecord:
+    return ImageRecord(
+        index=index,
+        seed=parameters["seed"],
+        width=job.input.width,
+        height=job.input.height,
+        bytes=len(png),
+        sha256=hashlib.sha256(png).hexdigest(),
+        key=key,
+        steps_skipped=parameters["steps_skipped"],
+    )

@@ -14,6 +14,11 @@ queue_wait_seconds = Histogram(
 )
 stage_seconds = Histogram("zimage_stage_seconds", "Time of each stage of a job.", ["stage"], buckets=_STAGE_SECONDS)
 prompts_total = Counter("zimage_prompts_total", "Prompts by where their features came from.", ["features"])
+steps_total = Counter(
+    "zimage_steps_total",
+    "Denoising steps of images by whether all their layers were computed or some skipped.",
+    ["layers"],
+)
 images_total = Counter("zimage_images_total", "Images committed, by megapixels: see `size_label`.", ["size"])
 key_images_total = Counter("zimage_key_images_total", "Images committed, by API key.", ["key"])
 key_pixels_total = Counter("zimage_key_pixels_total", "Pixels of images committed, by API key.", ["key"])
@@ -49,5 +54,7 @@ def size_label(width: int, height: int) -> str:
 # Series exist from the start, or the first failure would be no increase.
 for _outcome in ("succeeded", "failed", "canceled"):
     job_seconds.labels(_outcome)
+for _layers in ("computed", "skipped"):
+    steps_total.labels(_layers)
 for _server in ("redis", "s3"):
     server_errors_total.labels(_server)

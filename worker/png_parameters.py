@@ -6,7 +6,8 @@ from jobs import __version__
 from jobs.spec import JobInput
 
 
-def image_parameters(job_input: JobInput, model: str, index: int) -> dict[str, Any]:
-    """Return the parameters that draw image `index` of a job again: its own seed, not the job's."""
+def image_parameters(job_input: JobInput, model: str, index: int, steps_skipped: float) -> dict[str, Any]:
+    """Return the parameters that draw image `index` of a job again: with its own seed; and what it skipped."""
     seed = (job_input.seed or 0) + index
-    return {**job_input.picture(), "seed": seed, "model": model, "version": f"zimage-service {__version__}"}
+    drawn = {"seed": seed, "steps_skipped": steps_skipped, "model": model, "version": f"zimage-service {__version__}"}
+    return {**job_input.picture(), **drawn}

@@ -6,6 +6,19 @@ Status = Literal["queued", "running", "succeeded", "failed", "canceled", "expire
 ACTIVE: tuple[Status, ...] = ("queued", "running")
 
 
+class StepCache(TypedDict, total=False):
+    """When a step skips layers, by DBCache's and TaylorSeer's parameters; the service has a default for each."""
+
+    first: int
+    last: int
+    warmup: int
+    threshold: float
+    max_skips: int
+    mask: str | None
+    taylor_order: int
+    protect_last: bool
+
+
 class JobRequest(TypedDict):
     """What to draw; the service has a default for each field but the prompt. That of the size suits its model."""
 
@@ -15,6 +28,7 @@ class JobRequest(TypedDict):
     height: NotRequired[int]
     num_inference_steps: NotRequired[int]
     guidance_scale: NotRequired[float]
+    step_cache: NotRequired[Literal["off", "quality", "fast"] | StepCache | None]
     seed: NotRequired[int | None]
     num_images: NotRequired[int]
     priority: NotRequired[Literal["high", "normal", "low"]]
@@ -46,6 +60,7 @@ class Image(TypedDict):
     height: int
     bytes: int
     sha256: str
+    steps_skipped: NotRequired[float]  # services of earlier releases tell of none
     url: str
 
 

@@ -16,9 +16,11 @@ from cli.checked_settings import load_settings
 from cli.errors import ExitCode, UserError
 from cli.exits import time_limit
 from cli.job_options import describes_job
-from cli.results import finish, output_path, print_json, print_timings, print_warnings, write_file
-from jobs.model_card import TINY, served_name, size_limits, size_warnings
-from jobs.spec import JobInput, random_seed
+from cli.results import finish, output_path, print_json, print_skipped, print_timings, print_warnings, write_file
+from jobs import spec
+from jobs.model_card import TINY, layers, served_name, size_limits, size_warnings
+from jobs.spec import JobInput
+from jobs.step_cache import if_it_fits
 from zimage import JobRequest
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def generate(
 def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool) -> None:
     settings = load_settings(model=model)
     name = served_name(settings.model)
-    job = _checked(request, size_limits(name).default_size)
+    job = _checked(request, name, settings)
     known = [*job.warnings, *size_warnings(name, job.width, job.height)]
     print_warnings(known)
     generation = _draw(settings, job)
@@ -72,10 +74,12 @@ def _draw_here(request: JobRequest, model: str | None, out: Path, as_json: bool)
         _print(told, known)
 
 
-def _checked(request: JobRequest, side: int) -> JobInput:
-    """Return the request with this side, in pixels, and a random seed where it has none."""
+def _checked(request: JobRequest, model: str, settings: "Settings") -> JobInput:
+    """Return the request as a service would fill it in: with the model's size, the settings' step cache, a seed."""
+    side = size_limits(model).default_size
     try:
-        return JobInput.model_validate({"width": side, "height": side, "seed": random_seed(), **request})
+        asked = spec.JobRequest.model_validate({"seed": spec.random_seed(), **request})
+        return asked.complete(side, side, if_it_fits(settings.step_cache, asked.num_inference_steps, layers(model)))
     except ValidationError as error:
         wrong = [
             (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()
@@ -144,17 +148,18 @@ def _save(generation: "Generation", job: JobInput, model: str, out: Path) -> lis
     from worker.png_parameters import image_parameters
 
     images = []
-    for index, image in enumerate(generation.images.numpy()):
-        parameters = image_parameters(job, model, index)
+    for index, (image, skipped) in enumerate(zip(generation.images.numpy(), generation.steps_skipped, strict=True)):
+        parameters = image_parameters(job, model, index, skipped)
         png = encode_png(image, parameters)
         path = write_file(output_path(out, f"zimage-{job.seed}", index, job.num_images), png)
-        seed, digest = parameters["seed"], hashlib.sha256(png).hexdigest()
-        images.append({"index": index, "seed": seed, "path": str(path), "bytes": len(png), "sha256": digest})
+        told = {"index": index, "seed": parameters["seed"], "path": str(path), "bytes": len(png)}
+        images.append({**told, "sha256": hashlib.sha256(png).hexdigest(), "steps_skipped": skipped})
     return images
 
 
 def _print(told: dict[str, Any], known: list[str]) -> None:
     print_warnings(told["warnings"], known)
     print_timings(told["timings"])
+    print_skipped(told["images"], told["input"]["num_inference_steps"])
     for image in told["images"]:
         print(image["path"])

@@ -12,7 +12,7 @@ from cli import options
 from cli.bars import follow, state
 from cli.exits import time_limit
 from cli.job_options import describes_job
-from cli.results import ended_badly, finish, print_json, print_timings, print_warnings
+from cli.results import ended_badly, finish, print_json, print_skipped, print_timings, print_warnings
 from cli.table import local_time, print_table, printable
 from zimage import JobRequest
 from zimage.contract import Job
@@ -47,6 +47,7 @@ def status(
         print(image["url"])
     if job["images"]:
         print_timings(job["timings"])
+        print_skipped(job["images"], job["progress"]["total"])
     elif job["error"]:
         print(ended_badly(job), file=sys.stderr)
 

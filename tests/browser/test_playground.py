@@ -1,6 +1,7 @@
 """The playground in a real browser, against the whole service."""
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -234,6 +235,24 @@ def test_the_copied_python_draws_the_same_picture(page: Chrome, tmp_path: Path) 
         assert made.tobytes() == before.tobytes()
 
 
+def test_a_step_cache_is_chosen_reused_and_copied(page: Chrome, stack: Stack, tmp_path: Path) -> None:
+    Select(by_id(page, "cache")).select_by_visible_text("fast")
+    drawn(page, prompt=PROMPT, width=128, height=128, seed=5)
+    assert "layers skipped in" in by_id(page, "pictures").text
+    mask = {"prompt": PROMPT, "step_cache": {"mask": "11101001", "protect_last": True}}
+    job = httpx.post(f"{stack.api_url}/v1/jobs", json=mask).raise_for_status().json()
+    page.execute_script("keep([arguments[0], ...history()])", job["id"])
+    page.refresh()
+    wait_until(lambda: "11101001" in by_id(page, "facts").text and picture_is_visible(page))
+    by_id(page, "reuse").click()
+    chosen = by_id(page, "cache").get_property("value")
+    assert json.loads(str(chosen)) == job["input"]["step_cache"]
+    assert json.dumps(job["input"]["step_cache"], separators=(",", ":")) in page.execute_script("return asCurl()")
+    script = page.execute_script("return asPython()")
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=90)
+    assert len(list(tmp_path.glob("job_*.png"))) == 1
+
+
 def test_what_the_service_refuses_is_told(page: Chrome) -> None:
     # The browser's own checks are for those who type; the service has the last word.
     page.execute_script("document.getElementById('form').noValidate = true")
@@ -313,7 +332,7 @@ def test_a_reload_keeps_the_history_and_settings_are_reused(page: Chrome) -> Non
 def test_it_works_by_keyboard_alone(page: Chrome) -> None:
     by_id(page, "prompt").send_keys(PROMPT, Keys.TAB)
     page.switch_to.active_element.send_keys("96", Keys.TAB)  # picks "96 × 128" by its first letters
-    for _ in range(5):
+    for _ in range(6):
         page.switch_to.active_element.send_keys(Keys.TAB)
     assert page.switch_to.active_element.get_property("id") == "draw"
     page.switch_to.active_element.send_keys(Keys.ENTER)

@@ -21,7 +21,9 @@ if sys.argv[1] == "worker":
                 drawing.on_step(step, drawing.num_inference_steps)
         images = torch.zeros(drawing.num_images, drawing.height, drawing.width, 3, dtype=torch.uint8)
         timings = dict.fromkeys(("text_encode", "denoise", "decode"), 0.0)
-        return Generation(images, timings, peak_vram_bytes=0, warnings=[], prompts=1, prompts_reused=0)
+        return Generation(
+            images, timings, 0, warnings=[], prompts=1, prompts_reused=0, steps_skipped=[0.0] * len(images)
+        )
 
     ZImagePipeline.generate = draw  # type: ignore[method-assign]
     worker.process.size_limits = lambda _model: SizeLimits(min_size=64, max_size=2048)  # type: ignore[attr-defined]

@@ -50,8 +50,10 @@ class DeviceThread:
         asked = time.monotonic()
 
         def on_device() -> Generation:
-            with self.rate.measured(job.input.cost, asked):
-                return self._draw(job, listener)
+            with self.rate.measured(job.input.cost, asked) as taken:
+                generation = self._draw(job, listener)
+                taken.work = job.input.cost_drawn(sum(generation.steps_skipped))
+            return generation
 
         # In the caller's context, so that what is logged there is told to be about this job.
         drawing = self._thread.submit(contextvars.copy_context().run, on_device)
@@ -166,4 +168,5 @@ def _together(parts: list[Generation]) -> Generation:
         warnings=warnings if len(parts) > 1 else first.warnings,
         prompts=first.prompts,
         prompts_reused=first.prompts_reused,
+        steps_skipped=[skipped for part in parts for skipped in part.steps_skipped],
     )

@@ -23,6 +23,9 @@ class Prometheus(Observer):
         metrics.vram_peak_bytes.set(generation.peak_vram_bytes)
         metrics.prompts_total.labels("encoded").inc(generation.prompts - generation.prompts_reused)
         metrics.prompts_total.labels("reused").inc(generation.prompts_reused)
+        skipped = sum(generation.steps_skipped)
+        metrics.steps_total.labels("computed").inc(held.claim.job.input.total_steps - skipped)
+        metrics.steps_total.labels("skipped").inc(skipped)
 
     def committed(self, held: HeldJob, images: Sequence[ImageRecord]) -> None:
         """Count the images."""

@@ -32,7 +32,7 @@ from support.stores import Google, Store, standing_before
 from worker.delivery import Delivery
 from worker.held import HeldJob
 
-DRAWN = Generation(torch.zeros(1, 64, 64, 3, dtype=torch.uint8), {}, 0, [], 1, 0)
+DRAWN = Generation(torch.zeros(1, 64, 64, 3, dtype=torch.uint8), {}, 0, [], 1, 0, [0.0])
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from worker.claims.ending import job_error
 from worker.delivery import Delivery, TooLargeError
 from worker.held import HeldJob
 
-DRAWN = Generation(torch.zeros(1, 64, 64, 3, dtype=torch.uint8), {}, 0, [], 1, 0)
-NOISE = Generation(torch.randint(255, (1, 64, 64, 3), dtype=torch.uint8), {}, 0, [], 1, 0)
+DRAWN = Generation(torch.zeros(1, 64, 64, 3, dtype=torch.uint8), {}, 0, [], 1, 0, [0.0])
+NOISE = Generation(torch.randint(255, (1, 64, 64, 3), dtype=torch.uint8), {}, 0, [], 1, 0, [0.0])
 
 
 @pytest.fixture(scope="module")

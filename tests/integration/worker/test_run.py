@@ -59,7 +59,9 @@ class Drawer:
             timings["denoise"] = time.monotonic() - began
             listener.on_stages(timings)
         images = torch.zeros(job.input.num_images, job.input.height, job.input.width, 3, dtype=torch.uint8)
-        return Generation(images, timings, peak_vram_bytes=0, warnings=[], prompts=1, prompts_reused=0)
+        return Generation(
+            images, timings, 0, warnings=[], prompts=1, prompts_reused=0, steps_skipped=[0.0] * len(images)
+        )
 
     def sign_of_life(self) -> int | None:
         return None

@@ -23,7 +23,7 @@ from worker.caretaker import look_for_work
 from worker.delivery import Delivery
 from worker.held import HeldJob, StopJobError
 
-DRAWN = Generation(torch.zeros(2, 16, 16, 3, dtype=torch.uint8), {}, 0, [], 1, 0)
+DRAWN = Generation(torch.zeros(2, 16, 16, 3, dtype=torch.uint8), {}, 0, [], 1, 0, [0.0, 0.0])
 
 
 def held_job(timeout_seconds: int | None = None) -> HeldJob:

@@ -16,7 +16,7 @@ from worker.metrics import size_label
 from worker.observers.prometheus import Prometheus
 
 NOW = datetime.now(UTC)
-DRAWN = Generation(torch.zeros(1), {"denoise": 2.0}, peak_vram_bytes=7, warnings=[], prompts=2, prompts_reused=1)
+DRAWN = Generation(torch.zeros(1), {"denoise": 2.0}, 7, [], prompts=2, prompts_reused=1, steps_skipped=[2.5])
 IMAGE = ImageRecord(index=0, seed=1, width=64, height=128, bytes=3, sha256="00", key="key")
 
 
@@ -62,7 +62,9 @@ def test_stages_and_prompts_are_counted_once_the_images_are_delivered(held: Held
         ("zimage_stage_seconds_sum", {"stage": "upload"}),
         ("zimage_prompts_total", {"features": "encoded"}),
         ("zimage_prompts_total", {"features": "reused"}),
-    ) == [3, 2, 0.5, 0.25, 1, 1]
+        ("zimage_steps_total", {"layers": "computed"}),
+        ("zimage_steps_total", {"layers": "skipped"}),
+    ) == [3, 2, 0.5, 0.25, 1, 1, 5.5, 2.5]
     assert REGISTRY.get_sample_value("zimage_vram_peak_bytes") == 7
 
 
