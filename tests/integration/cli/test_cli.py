@@ -191,11 +191,13 @@ def test_refusals_are_one_line(zimage: Shell) -> None:
 def test_a_picture_from_the_service_is_the_one_drawn_here(zimage: Shell, stack: Stack) -> None:
     # In the served model's size
     asked = ["generate", "a red fox", "--negative-prompt", "blur", "--steps", "2", "--seed", "11"]
+    asked += ["--step-cache", '{"mask": "10"}']
     for out, environ in {"service.png": {}, "new/here.png": {"ZIMAGE_URL": ""}}.items():
         assert zimage(*asked, "--out", out, **environ) == f"{out}\n"
         warned = [line.startswith("warning: the negative prompt has no effect") for line in zimage.told.splitlines()]
         assert warned[0]  # before it draws
         assert sum(warned) == 1
+        assert zimage.told.splitlines()[-1] == "skipped layers in 1 of 2 steps"
     service, here = (Image.open(zimage.folder / name) for name in ("service.png", "new/here.png"))
     assert service.tobytes() == here.tobytes()
     assert service.info["parameters"] == here.info["parameters"]

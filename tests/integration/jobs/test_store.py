@@ -20,7 +20,8 @@ from jobs.objects.images import ImageStore
 from jobs.reaper import Reaper
 from jobs.record import ERROR_CODES, SCHEMA_VERSION, ImageRecord, Job, JobError, JobStatus
 from jobs.settings import Settings
-from jobs.spec import JobInput
+from jobs.spec import ABILITIES, JobInput
+from jobs.step_cache import StepCacheParameters
 from jobs.store.answers import BadCursorError, JobGoneError, JobUnknownError, Submitted
 from jobs.store.client import ClientStore
 from jobs.store.worker import AloneError, Claim, WorkerStore
@@ -645,6 +646,14 @@ async def test_a_worker_leaves_jobs_of_a_newer_version_alone(queue: Queue) -> No
     assert queue.claim().job.id == "old"
     assert queue.try_claim("worker-1") is None
     assert (await queue.job("new")).status == JobStatus.QUEUED
+
+
+async def test_a_worker_of_an_earlier_release_leaves_jobs_with_a_step_cache_alone(queue: Queue) -> None:
+    await queue.submit("cached", step_cache={"mask": "11101001"})
+    await queue.submit("plain", step_cache="off")
+    assert queue.claim(able=["ten_images"]).job.id == "plain"
+    assert queue.try_claim(able=["ten_images"]) is None
+    assert queue.claim(able=ABILITIES).job.input.step_cache == StepCacheParameters(mask="11101001")
 
 
 async def test_a_worker_gets_the_best_job_that_it_can_do(queue: Queue) -> None:

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cli.stack import Stack
 from jobs import __version__
+from support.s3_access import key_pair, s3_client
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,9 @@ def test_from_post_to_png(http: httpx.Client) -> None:
             "height": 128,
             "num_inference_steps": 4,
             "guidance_scale": 1.5,
+            "step_cache": "off",
             "seed": image["seed"],
+            "steps_skipped": 0.0,
             "model": "tiny",
             "version": f"zimage-service {__version__}",
         }
@@ -100,6 +103,25 @@ def test_a_seed_means_the_same_picture_alone_and_in_a_batch(http: httpx.Client) 
     assert np.array_equal(pixels(batch[0]), pixels(again))
     assert np.array_equal(pixels(batch[1]), pixels(next_seed))
     assert not np.array_equal(pixels(again), pixels(next_seed))
+
+
+def test_steps_that_skip_layers_are_told_of_each_image(http: httpx.Client, stack: Stack) -> None:
+    asked = {"prompt": "two green stars on white", "seed": 3, "num_images": 2, "num_inference_steps": 4}
+    plain, masked = draw(http, **asked), draw(http, **asked, step_cache={"mask": "1010"})
+    kept = draw(http, **asked, step_cache={"mask": "1010", "protect_last": True}, guidance_scale=1.5)
+    assert [image["steps_skipped"] for image in plain["images"]] == [0, 0]
+    assert [image["steps_skipped"] for image in masked["images"]] == [2, 2]
+    assert [image["steps_skipped"] for image in kept["images"]] == [1, 1]
+    for before, image in zip(plain["images"], masked["images"], strict=True):
+        told = json.loads(Image.open(io.BytesIO(png(image))).info["parameters"])
+        assert told["step_cache"] == masked["input"]["step_cache"]
+        assert told["step_cache"].items() > {"mask": "1010", "first": 1, "warmup": 4}.items()
+        assert told["steps_skipped"] == 2
+        difference = pixels(before).astype(int) - pixels(image)
+        assert 0 < np.abs(difference).mean() < 20  # another picture, but nearly the same
+    s3 = s3_client(stack.s3_url, *key_pair(stack))
+    beside = json.load(s3.get_object(Bucket="zimage", Key=f"jobs/{masked['id']}/1/job.json")["Body"])
+    assert (beside["steps_skipped"], beside["input"]["step_cache"]["mask"]) == ([2, 2], "1010")
 
 
 def test_a_seed_is_drawn_where_none_is_given(http: httpx.Client) -> None:
@@ -185,6 +207,8 @@ def test_metrics_tell_what_happened(http: httpx.Client, stack: Stack) -> None:
     assert grown("zimage_key_pixels_total", key="anonymous") == 2 * 192 * 64
     assert grown("zimage_prompts_total", features="encoded") == 1
     assert grown("zimage_prompts_total", features="reused") == 0
+    assert grown("zimage_steps_total", layers="computed") == 2 * 3
+    assert grown("zimage_steps_total", layers="skipped") == 0
     assert grown("zimage_job_attempts_total", outcome="succeeded") == 1
     on_gpu = sum(job["timings"][stage] for stage in ("text_encode", "denoise", "decode"))
     assert grown("zimage_gpu_busy_seconds_total") >= on_gpu

@@ -135,6 +135,10 @@ KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ("CACHE_DIR", f"{__file__}/below", f"{__file__} is a file: name a folder"),
         ("CA_BUNDLE", "/no/where.pem", "/no/where.pem: No such file or directory"),
         ("CA_BUNDLE", "/", "expected a PEM file"),
+        ("STEP_CACHE", "slow", "must be off, quality or fast, or an object"),
+        ("STEP_CACHE", '{"first": 2', "begins like an object, but is no JSON"),
+        ("STEP_CACHE", '{"first": 0}', "first=0: Input should be greater than or equal to 1"),
+        ("STEP_CACHE", '{"Fn": 1}', "Fn=1: no such field: use first"),
         ("CA_BUNDLE", __file__, "holds no certificates: expected a PEM file"),
     ],
 )
@@ -169,6 +173,12 @@ def test_a_wrong_address_is_one_line(name: str, value: str, told: str, monkeypat
 def test_a_right_one_is_taken(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"ZIMAGE_{name}", value)
     assert getattr(load_settings(), name.lower()) == value.removesuffix("/")
+
+
+@pytest.mark.parametrize(("value", "first"), [('{"first": 2, "mask": null}', 2), (' {"taylor_order": 1}', 1)])
+def test_a_step_cache_s_parameters_are_json(value: str, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZIMAGE_STEP_CACHE", value)
+    assert getattr(load_settings().step_cache, "first", None) == first
 
 
 @pytest.mark.parametrize("value", ["", "::", "::0", "0:0:0:0:0:0:0:0"])

@@ -37,6 +37,7 @@ def test_what_a_worker_told_of_a_job_is_read() -> None:
     assert (running.attempt, running.losses, running.step, running.worker) == (2, 1, 2, "host-1-abcdef")
     assert running.started_at
     assert [(image.index, image.seed, image.bytes) for image in succeeded.images] == [(0, 7, 4321), (1, 8, 4322)]
+    assert [image.steps_skipped for image in succeeded.images] == [0.0, 0.0]  # of which it knew nothing
     assert succeeded.images[1].key == f"jobs/{succeeded.id}/1/1.png"
     assert succeeded.timings.items() >= {"denoise": 0.5, "upload": 0.04}.items()
     assert succeeded.timings["total"] > succeeded.timings["queue"]

@@ -29,6 +29,7 @@ ON_BOTH = {
     "cfg": "guidance_scale",
     "guidance": "guidance_scale",
     "guidanceScale": "guidance_scale",
+    **dict.fromkeys(["stepCache", "cache", "cache_dit", "dbcache"], "step_cache"),
     "negative": "negative_prompt",
     "negative-prompt": "negative_prompt",
     "negativ_prompt": "negative_prompt",
@@ -86,7 +87,6 @@ NEAR_TO_NOTHING = [
     "upscale",
     "image_prompt",
     "strength",
-    "step_cache",
 ]
 
 

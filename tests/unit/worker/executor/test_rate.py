@@ -45,6 +45,14 @@ def test_a_gap_before_a_job_that_waited_counts_and_time_without_work_does_not(cl
     assert rate.per_second == pytest.approx(20)
 
 
+def test_a_job_that_was_less_work_than_expected_makes_no_worker_quicker(clock: Clock) -> None:
+    rate = Rate()
+    with rate.measured(200, asked=100) as taken:
+        clock.now = 105
+        taken.work = 100
+    assert rate.per_second == 20
+
+
 def test_the_last_jobs_count_most(clock: Clock) -> None:
     rate = Rate()
     for start in range(100, 200, 10):
