@@ -14,8 +14,8 @@
 -- outcomes                  hash    succeeded, canceled, expired, failed:{code} -> jobs that ever ended so
 -- undrawn                   zset    those of them that were canceled or expired, by the same time
 -- dead                      zset    ids failed by their last loss (the dead letters), by time
--- work                      hash    id -> cost: pixels x steps x images, double with guidance, less with a step cache; while queued or
---                                   running
+-- work                      hash    id -> cost: pixels x steps x images, double with guidance, less with a step cache; while
+--                                   queued or running
 -- status:{status}           zset    ids by accepted-at: counts, and the oldest
 -- owner:{owner}[:{status}]  zset    ids by accepted-at: the listing of one API key
 -- idempotency:{owner}:{key} string  "<digest of the body> <id>"

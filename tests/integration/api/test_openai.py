@@ -163,7 +163,7 @@ def test_our_own_fields_and_the_user_reach_the_job(client: OpenAI, http: httpx.C
     name, metadata = mark()
     fields = {
         "negative_prompt": "dogs", "num_inference_steps": 1, "guidance_scale": 1.5, "seed": 3, "priority": "high",
-        "timeout_seconds": 300,
+        "timeout_seconds": 300, "step_cache": "fast",
     }  # fmt: skip
     client.images.generate(prompt="a cat", size="96x64", user="someone", extra_body={**fields, **metadata})
     (job,) = marked(http, name)
