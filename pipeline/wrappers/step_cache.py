@@ -93,7 +93,7 @@ class StepCachingStack:
     """
 
     def __init__(self, stack: Stack, layers: int) -> None:
-        self._stack = stack
+        self.stack = stack
         self._layers = layers
 
     def run(self, x: Tensor, time: Tensor, conditioning: Conditioning, first: int, last: int) -> Tensor:
@@ -101,11 +101,11 @@ class StepCachingStack:
         branches: Sequence[Branch] = conditioning.rows
         cache = branches[0].step_cache if branches else None
         if cache is None or (first, last) != (0, self._layers):
-            return self._stack.run(x, time, conditioning, first, last)
+            return self.stack.run(x, time, conditioning, first, last)
         rows: list[Row] = [branch.memory.setdefault(self, Row(branch, cache)) for branch in branches]
         end = self._layers - cache.last
         entered = x.clone() if any(row.compares for row in rows) else None
-        x = self._stack.run(x, time, conditioning, 0, cache.first)
+        x = self.stack.run(x, time, conditioning, 0, cache.first)
         changes = [None] * len(rows) if entered is None else _changes(x, entered, conditioning.mask)
         skipping = _decide(rows, changes)
         for i in (i for i, skips in enumerate(skipping) if skips):
@@ -113,7 +113,7 @@ class StepCachingStack:
             branches[i].steps_skipped += 1 / len(rows)
         if computing := [i for i, skips in enumerate(skipping) if not skips]:
             x = self._compute(x, time, conditioning, (cache.first, end), rows, changes, computing)
-        return self._stack.run(x, time, conditioning, end, self._layers)
+        return self.stack.run(x, time, conditioning, end, self._layers)
 
     def _compute(
         self,
@@ -135,7 +135,7 @@ class StepCachingStack:
         else:
             own = x
         before = own.clone() if any(rows[i].keeps for i in computing) else None
-        own = self._stack.run(own, time, conditioning, *layers)
+        own = self.stack.run(own, time, conditioning, *layers)
         for place, i in enumerate(computing):
             if before is not None:
                 rows[i].keep(changes[i], own[place : place + 1] - before[place : place + 1])

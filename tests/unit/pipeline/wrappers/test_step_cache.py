@@ -40,7 +40,7 @@ def recording(tiny: ZImagePipeline) -> Iterator[Recording]:
     """What runs within the step cache."""
     cached = tiny.transformer.stack
     assert isinstance(cached, StepCachingStack)
-    recording = Recording(cached._stack)
+    recording = Recording(cached.stack)
     tiny.transformer.stack = StepCachingStack(recording, LAYERS)
     yield recording
     tiny.transformer.stack = cached
@@ -259,7 +259,7 @@ def test_drawings_with_different_settings_do_not_touch_each_other(tiny: ZImagePi
 
     drawn = [tiny(PROMPT, **SIZE, step_cache=choice) for choice in choices]  # type: ignore[arg-type]
 
-    tiny.transformer.stack = cached._stack  # type: ignore[attr-defined]
+    tiny.transformer.stack = cached.stack  # type: ignore[attr-defined]
     uncached = tiny(PROMPT, **SIZE, step_cache="fast")  # type: ignore[arg-type]
     tiny.transformer.stack = cached
     assert torch.equal(drawn[1], drawn[6])
