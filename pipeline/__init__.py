@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from pipeline.checkpoint.config import CheckpointError
     from pipeline.drawing import Drawing, Generation
     from pipeline.pipeline import ZImagePipeline
+    from pipeline.skipping import StepCache
 
-__all__ = ["TINY_CHECKPOINT", "CheckpointError", "Drawing", "Generation", "ZImagePipeline"]
+__all__ = ["TINY_CHECKPOINT", "CheckpointError", "Drawing", "Generation", "StepCache", "ZImagePipeline"]
 
 TINY_CHECKPOINT = Path(__file__).parent / "models" / "tiny"  # the bundled model; `training/` says how it was made
 
@@ -17,6 +18,7 @@ _MODULES = {
     "CheckpointError": "checkpoint.config",
     "Drawing": "drawing",
     "Generation": "drawing",
+    "StepCache": "skipping",
     "ZImagePipeline": "pipeline",
 }
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.drawing import Branch, Drawing
 from pipeline.model.scheduler import Schedule, euler_step, sigmas
 from pipeline.model.transformer import Prepared, Transformer
+from pipeline.skipping import StepCache
 from pipeline.timeline import Progress
 
 
@@ -67,9 +68,15 @@ class Image:
         self.latents = noise[None]
         self.stopped = False
         self._guidance = Guidance.of(drawing)
-        self._branches = [Branch(drawing) for _ in range(1 + drawing.guided)]  # the prompt's first
+        step_cache = StepCache.of(drawing.step_cache)
+        self._branches = [Branch(drawing, step_cache) for _ in range(1 + drawing.guided)]  # the prompt's first
         rows = {True: self._branches, False: self._branches[:1]}
         self._prepared = {guided: replace(shared, rows=rows[guided]) for guided, shared in prepared.items()}
+
+    @property
+    def steps_skipped(self) -> float:
+        """Those that skipped layers; as in `Generation`."""
+        return sum(branch.steps_skipped for branch in self._branches)
 
     def stop(self) -> None:
         """Take no further step; the other images go on."""

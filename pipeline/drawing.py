@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.skipping import Choice, StepCache
+
 
 class Geometry(NamedTuple):
     """What the model's shape asks of a picture's."""
@@ -15,6 +17,7 @@ class Geometry(NamedTuple):
     channels: int  # of the latents
     downscale: int  # pixels on a side of one latent pixel
     patch: int  # latent pixels on a side of one token
+    layers: int  # of the stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,7 @@ class Drawing:
         cfg_truncation: guides only while the progress from noise (0) to image (1) is at most this.
         cache_scope: what is remembered of one drawing speeds up those of the same scope alone, so that no time tells
             of another's; any word. It changes no pixel.
+        step_cache: which steps skip layers, in the words of `StepCache.of`; None: none does.
     """
 
     prompt: str
@@ -58,6 +62,7 @@ class Drawing:
     cfg_normalization: bool | float = False
     cfg_truncation: float = 1.0
     cache_scope: str = ""
+    step_cache: Choice = None
 
     @property
     def guided(self) -> bool:
@@ -83,6 +88,8 @@ class Drawing:
             raise ValueError(f"guidance_scale is {self.guidance_scale}, expected 0 or more")
         if self.output_type not in ("uint8", "latent"):
             raise ValueError(f"output_type is {self.output_type!r}, expected 'uint8' or 'latent'")
+        if step_cache := StepCache.of(self.step_cache):
+            step_cache.check(self.num_inference_steps, geometry.layers)
         shape = self._shape(geometry)
         if self.latents is not None and self.latents.shape != shape:
             raise ValueError(f"latents have shape {list(self.latents.shape)}, expected {list(shape)}")
@@ -108,7 +115,9 @@ class Branch:
     """A row on its way: one image's prompt, or its negative one; what wrappers of the stack know of it."""
 
     drawing: Drawing
+    step_cache: StepCache | None = None  # the drawing's
     step: int = 0  # the one that is taken, counted from 0
+    steps_skipped: float = 0.0  # those without the middle layers; of two rows, each counts half of a step
     memory: dict[object, Any] = field(
         default_factory=dict
     )  # from step to step; who keeps something does so under itself
@@ -124,3 +133,6 @@ class Generation:
     warnings: list[str]  # what the person who wrote the prompt should know
     prompts: int  # 1, or 2 with guidance
     prompts_reused: int  # of them, those whose features were still there
+    # One for each image: its steps that skipped layers. With guidance each of the two branches decides for itself, and
+    # counts half of a step.
+    steps_skipped: list[float] = field(default_factory=list)

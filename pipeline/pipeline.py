@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec, Self
 import torch
 from torch import Tensor
 
-from pipeline.denoise import denoise, images_of, trajectory
+from pipeline.denoise import Image, denoise, images_of, trajectory
 from pipeline.device import current, find_device
 from pipeline.drawing import Drawing, Generation, Geometry
 from pipeline.formats.number_format import Matrix
@@ -106,7 +106,8 @@ class ZImagePipeline:
                 texts = self._encode(drawing)
                 noise = drawing.start(geometry)  # while the device encodes
             with self._stage("transformer", "denoise", stages):
-                x = self._denoise(drawing, noise.to(self.device), [text.features for text in texts])
+                images = self._denoise(drawing, noise.to(self.device), [text.features for text in texts])
+                x = torch.cat([image.latents for image in images])
             if drawing.output_type == "uint8":
                 with self._stage("vae", "decode", stages):
                     x = self._decode(drawing, x)
@@ -117,23 +118,24 @@ class ZImagePipeline:
                 warnings=_warnings(drawing, texts),
                 prompts=len(texts),
                 prompts_reused=sum(text.reused for text in texts),
+                steps_skipped=[image.steps_skipped for image in images],
             )
 
     def _geometry(self) -> Geometry:
         params = self.transformer.params
-        return Geometry(params.in_channels, self.autoencoder.downscale, params.patch_size)
+        return Geometry(params.in_channels, self.autoencoder.downscale, params.patch_size, params.num_layers)
 
     def _encode(self, drawing: Drawing) -> list[TextFeatures]:
         """Features of the prompt and, with guidance, of the negative one."""
         prompts = [drawing.prompt, *([drawing.negative_prompt or ""] if drawing.guided else [])]
         return [self._encode_prompt(prompt, drawing.cache_scope) for prompt in prompts]
 
-    def _denoise(self, drawing: Drawing, noise: Tensor, captions: list[Tensor]) -> Tensor:
-        """From noise to latents, both float32 `[num_images, C, H, W]` on the device."""
+    def _denoise(self, drawing: Drawing, noise: Tensor, captions: list[Tensor]) -> list[Image]:
+        """From noise, float32 `[num_images, C, H, W]` on the device, to the images' latents."""
         steps = trajectory(self.schedule, drawing, self.device)
         images = images_of(drawing, noise, captions, self.transformer, steps)
         denoise(self.transformer, images, steps, Progress(self.device, len(steps), drawing.on_step))
-        return torch.cat([image.latents for image in images])
+        return images
 
     def _decode(self, drawing: Drawing, latents: Tensor) -> Tensor:
         """From latents to pixels, one at a time: the decoder's activations, not its weights, fill the memory."""

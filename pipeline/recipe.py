@@ -1,7 +1,7 @@
 """What a pipeline is made of, and the one place that makes its parts.
 
 Wrappers are put around the parts in one order, innermost first: `WRAPPERS`. What stands later in it sees what stands
-before as a plain stack, so a CUDA graph holds layers whose matrices have their side paths, and a step cache decides
+before as a plain stack, so a CUDA graph holds layers whose matrices have their side paths, and the step cache decides
 outside of graphs which of them run.
 """
 
@@ -22,7 +22,7 @@ from pipeline.model.autoencoder import Autoencoder, Decoder
 from pipeline.model.scheduler import Schedule
 from pipeline.model.text_encoder import TextEncoder, TextFeatures
 from pipeline.model.transformer import Transformer
-from pipeline.wrappers import graphed_stack, prompt_cache
+from pipeline.wrappers import graphed_stack, prompt_cache, step_cache
 
 
 @dataclass
@@ -46,6 +46,7 @@ class Parts:
 WRAPPERS: tuple[Callable[["Parts", "Recipe"], None], ...] = (
     prompt_cache.wrap,
     graphed_stack.wrap,
+    step_cache.wrap,
 )
 
 

@@ -19,7 +19,7 @@ class Pair(NamedTuple):
 
 def load_pair(path: Path) -> Pair:
     ours = ZImagePipeline.from_pretrained(path, device="cpu", dtype=torch.float32)
-    theirs = diffusers.ZImagePipeline.from_pretrained(path)
+    theirs = diffusers.ZImagePipeline.from_pretrained(path, dtype=torch.float32)
     theirs.set_progress_bar_config(disable=True)
     return Pair(path, ours, theirs)
 

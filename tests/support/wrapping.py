@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import recipe
+from pipeline.drawing import Branch
 from pipeline.formats.row_format import Rows
 from pipeline.matrices import places
 from pipeline.model.stack import Conditioning, Stack
@@ -27,6 +28,26 @@ class LayerByLayer:
             self.runs += 1
             x = self._stack.run(x, time, conditioning, layer, layer + 1)
         return x
+
+
+class Recording:
+    """Runs another stack's layers, and keeps which: (row, step, first, last), the rows being numbered as they come."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self.rows: list[Branch] = []
+        self.runs: list[tuple[int, int, int, int]] = []
+
+    def run(self, x: Tensor, time: Tensor, conditioning: Conditioning, first: int, last: int) -> Tensor:
+        for row in conditioning.rows:
+            if row not in self.rows:
+                self.rows.append(row)
+            self.runs.append((self.rows.index(row), row.step, first, last))
+        return self._stack.run(x, time, conditioning, first, last)
+
+    def computed(self, row: int, layer: int) -> list[int]:
+        """The steps in which a row ran a layer."""
+        return [step for found, step, first, last in self.runs if found == row and first <= layer < last]
 
 
 def layer_by_layer(parts: Parts, _recipe: Recipe) -> None:

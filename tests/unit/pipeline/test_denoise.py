@@ -70,7 +70,7 @@ def test_each_image_and_guidance_branch_has_a_memory_from_step_to_step(
 def test_one_image_can_be_stopped_alone(small: ZImagePipeline) -> None:
     drawing = Drawing("a cat", height=64, width=48, seed=5, num_images=3, num_inference_steps=STEPS)
     steps = trajectory(small.schedule, drawing, CPU)
-    captions, noise = [small.text_encoder.encode(drawing.prompt).features], drawing.start(Geometry(16, 8, 2))
+    captions, noise = [small.text_encoder.encode(drawing.prompt).features], drawing.start(Geometry(16, 8, 2, 2))
 
     def run(taken: list[Step], stop_after: int | None = None) -> list[Tensor]:
         images = images_of(drawing, noise, captions, small.transformer, taken)
