@@ -13,10 +13,10 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any, get_args
 
 import numpy as np
@@ -196,6 +196,38 @@ def shuffle_within_kinds(scenes: Sequence[Scene], seed: int) -> list[int]:
         for i, other in zip(members, members[1:] + members[:1], strict=True):
             others[i] = other
     return others
+
+
+def compare_in_pairs(kinds: Sequence[Kind], scores: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+    """Compare the scores of two ways to draw the same prompts.
+
+    Args:
+        kinds: of the prompts' scenes.
+        scores: by the way's name, the one to compare with first: of each prompt's picture, as `grade` gives them.
+
+    Returns:
+        `{"kind.attribute": {"prompts", name, name, "points", "points_within", "better_in_NAME" of both}}`, with "all"
+        for the mean of a picture's scores. `points` is what the second way gains, in hundredths, with its 95 %
+        interval (pairs of pictures, normal approximation).
+    """
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    (one, before), (other, after) = scores.items()
+    for kind, first, second in zip(kinds, before, after, strict=True):
+        for attribute, score in first.items():
+            pairs.setdefault(f"{kind}.{attribute}", []).append((float(score), float(second[attribute])))
+        pairs.setdefault("all", []).append((mean(first.values()), mean(second.values())))
+    return {
+        name: {
+            "prompts": len(found),
+            one: mean(a for a, _ in found),
+            other: mean(b for _, b in found),
+            "points": 100 * mean(b - a for a, b in found),
+            "points_within": 196 * stdev([b - a for a, b in found] if len(found) > 1 else [0, 0]) / len(found) ** 0.5,
+            f"better_in_{one}": sum(a > b for a, b in found),
+            f"better_in_{other}": sum(b > a for a, b in found),
+        }
+        for name, found in sorted(pairs.items())
+    }
 
 
 def draw_truth(scenes: Sequence[Scene], width: int, height: int, seed: int) -> list[Pixels]:

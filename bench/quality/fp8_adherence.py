@@ -11,19 +11,14 @@ approximation), and how many pictures only one of both has right.
 
 import argparse
 import json
-import math
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from bench.quality.adherence import Prompt, grade, sample_prompts
+from bench.quality.adherence import compare_in_pairs, sample_prompts, score
 from bench.quality.fidelity import blocks_of
 from bench.quality.fp8_rounding import compare, draw
-from bench.quality.reading import Reading, read
 from bench.setting import describe, require_gpu
 from pipeline import TINY_CHECKPOINT, ZImagePipeline
 from pipeline.formats.fp8 import FP8, Fp8Matrix
@@ -43,13 +38,16 @@ def main() -> None:
     prompts = sample_prompts(arguments.prompts, seed=0)
     exact = draw(ZImagePipeline.from_pretrained(TINY_CHECKPOINT, "cuda", torch.float32), prompts[:COMPARED])
     pictures = {"bfloat16": draw(padded(None), prompts), "fp8": draw(padded(FP8), prompts)}
-    readings = {name: [read(picture) for picture in drawn] for name, drawn in pictures.items()}
+    scores = {
+        name: [score(picture, prompt.scene) for picture, prompt in zip(drawn, prompts, strict=True)]
+        for name, drawn in pictures.items()
+    }
     result = {
         **describe("bench.quality.fp8_adherence", "torch", "triton", device=torch.cuda.get_device_name()),
         "psnr_db_median_to_float32": {name: compare(drawn[:COMPARED], exact) for name, drawn in pictures.items()},
         "pictures_compared_to_float32": len(exact),
         "psnr_db_median_of_fp8_to_bfloat16": compare(pictures["fp8"], pictures["bfloat16"]),
-        "attributes": paired(prompts, readings["bfloat16"], readings["fp8"]),
+        "attributes": compare_in_pairs([prompt.scene.kind for prompt in prompts], scores),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -80,27 +78,6 @@ def padded(number_format: NumberFormat | None) -> ZImagePipeline:
 def quantized(module: nn.Module) -> int:
     """How many matrices are in fp8."""
     return sum(isinstance(part, Fp8Matrix) for part in module.modules())
-
-
-def paired(prompts: Sequence[Prompt], before: Sequence[Reading], after: Sequence[Reading]) -> dict[str, Any]:
-    """Compare the scores of the same prompts' pictures, attribute by attribute."""
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    for prompt, one, other in zip(prompts, before, after, strict=True):
-        scores, others = grade(one, prompt.scene), grade(other, prompt.scene)
-        for attribute, score in scores.items():
-            pairs.setdefault(f"{prompt.scene.kind}.{attribute}", []).append((float(score), float(others[attribute])))
-    return {
-        name: {
-            "prompts": len(found),
-            "bfloat16": statistics.mean(a for a, _ in found),
-            "fp8": statistics.mean(b for _, b in found),
-            "points": 100 * statistics.mean(b - a for a, b in found),
-            "points_within": 196 * statistics.stdev(b - a for a, b in found) / math.sqrt(len(found)),
-            "better_in_bfloat16": sum(a > b for a, b in found),
-            "better_in_fp8": sum(b > a for a, b in found),
-        }
-        for name, found in sorted(pairs.items())
-    }
 
 
 if __name__ == "__main__":

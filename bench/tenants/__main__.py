@@ -4,8 +4,8 @@
 
 Valkey, SeaweedFS, the API and a worker with the bundled model run as `zimage up` starts them, with a keys file of keys
 as `zimage keys create NAME` makes them. Each tenant is a process with an address of its own on loopback, all of them on
-the service's own machine: so the hostile ones have the CPU that is left (nice 19), and paces (`bench.tenants.hostile`)
-that are well past the limits that they meet; the worker has nice 10, since it draws on another machine elsewhere.
+the service's own machine: so the hostile ones have the CPU that is left (SCHED_IDLE), and paces well past the limits
+that they meet (`bench.tenants.hostile`); the worker has nice 19, since it draws on another machine elsewhere.
 
 Told are the time from when a POST of the honest tenant was due to its answer, what it was refused, what became of every
 job that was accepted of anybody, and the most that the service ever used. The command fails where a bound is broken.
@@ -38,7 +38,7 @@ from cli.stack import Stack
 from jobs.keys import KeysFile
 
 MAXMEMORY = 256 * 2**20  # bytes, of Valkey
-HOSTILE_NICENESS, WORKER_NICENESS = 19, 10
+WORKER_NICENESS = 19
 SETTINGS = {
     "ZIMAGE_WEBHOOK_ALLOW_PRIVATE": "true",  # all hosts are on loopback
     "FORWARDED_ALLOW_IPS": "127.0.0.1",  # else all of loopback is a proxy with many clients behind it
@@ -79,10 +79,8 @@ def soak(folder: Path, seconds: float) -> dict[str, Any]:
             Tenant(name, key, f"127.0.1.{number}", stack.api_url) for number, (name, key) in enumerate(keys.items(), 1)
         ]
         with Watch(stack) as watch:
-            processes = [TenantProcess(tenants[0], honest, seconds, 0)]
-            processes += [
-                TenantProcess(tenant, HOSTILE[tenant.name], seconds, HOSTILE_NICENESS) for tenant in tenants[1:]
-            ]
+            processes = [TenantProcess(tenants[0], honest, seconds, idle=False)]
+            processes += [TenantProcess(tenant, HOSTILE[tenant.name], seconds, idle=True) for tenant in tenants[1:]]
             notes = {process.tenant.name: process.notes() for process in processes}
         if notes["honest"].fault:
             sys.exit(f"the honest tenant: {notes['honest'].fault}: see above")
@@ -100,7 +98,7 @@ def soak(folder: Path, seconds: float) -> dict[str, Any]:
         "seconds": seconds,
         "settings": SETTINGS,
         "maxmemory": MAXMEMORY,
-        "niceness": {"honest tenant": 0, "hostile tenants": HOSTILE_NICENESS, "worker": WORKER_NICENESS, "others": 0},
+        "scheduling": {"hostile tenants": "SCHED_IDLE", "worker": f"nice {WORKER_NICENESS}", "others": "nice 0"},
         "bounds": bounds,
         "problems": problems(notes, bounds, watch, restarted=restarted),
         "honest": told_of_the_honest(notes["honest"], ended["honest"]),

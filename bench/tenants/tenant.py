@@ -151,14 +151,15 @@ class TenantProcess:
         tenant: who it is.
         behaviour: what it does, for some seconds.
         seconds: how long.
-        niceness: of the process, so that hostile clients don't take the CPU that the service would have to itself.
+        idle: whether it has only the CPU that nobody else wants, as hostile clients do: the service would not share its
+            machine with them.
     """
 
-    def __init__(self, tenant: Tenant, behaviour: Behaviour, seconds: float, niceness: int) -> None:
+    def __init__(self, tenant: Tenant, behaviour: Behaviour, seconds: float, *, idle: bool) -> None:
         self.tenant = tenant
         context = multiprocessing.get_context("spawn")
         self._receiver, sender = context.Pipe(duplex=False)
-        arguments = (tenant, behaviour, seconds, niceness, sender)
+        arguments = (tenant, behaviour, seconds, idle, sender)
         self._process = context.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
         sender.close()  # ours: so that a tenant that dies is noticed
@@ -173,8 +174,9 @@ class TenantProcess:
         return notes
 
 
-def _run(tenant: Tenant, behaviour: Behaviour, seconds: float, niceness: int, parent: Connection) -> None:
-    os.setpriority(os.PRIO_PROCESS, 0, niceness)
+def _run(tenant: Tenant, behaviour: Behaviour, seconds: float, idle: bool, parent: Connection) -> None:
+    if idle:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     notes = Notes()

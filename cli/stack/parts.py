@@ -121,9 +121,19 @@ def weed(site: Site) -> Part:
     command += [f"-{option}={value}" for option, value in options.items()]
     folder = site.folder / "s3"
     # With a key pair in its environment SeaweedFS knows one identity, its administrator, and refuses everyone else.
-    # Now and then it hangs after all is written and closed (4.48: "graceful stop cluster http server").
     environ = {"HOME": str(folder), **site.credentials}
-    return Part("s3", command, environ, folder, site.log("s3"), stop_seconds=2.5, umask=PRIVATE)
+    return Part(
+        "s3",
+        command,
+        environ,
+        folder,
+        site.log("s3"),
+        # Now and then it hangs after all is written and closed (4.48: "graceful stop cluster http server").
+        stop_seconds=2.5,
+        umask=PRIVATE,
+        # The filer keeps names in eight LevelDBs. Each that failed to write its log fails ever after (goleveldb 1.0).
+        remembers_full_disk=True,
+    )
 
 
 def weed_remove_sockets(site: Site) -> None:

@@ -7,6 +7,7 @@ child ends, so the thread must live as long as its children.
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ FIRST_BACKOFF = 0.2
 LONGEST_BACKOFF = 15.0
 HEALTHY_SECONDS = 10.0  # a part that lived this long starts over with the first backoff
 HOPELESS_DEATHS = 3  # in a row, before anybody waits any longer for a part to become ready
+FULL_BYTES, ROOM_BYTES = 2**20, 2**24  # less than the one is left on a full disk; from the other on there is room again
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -32,7 +34,19 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 @dataclass(frozen=True)
 class Part:
-    """A process to keep running: what to execute, where its output goes, how long it may take to stop, its umask."""
+    """A process to keep running.
+
+    Attributes:
+        name: what it is called.
+        command: what is executed.
+        environ: all of its environment.
+        cwd: where it runs.
+        log: where its output goes.
+        stop_seconds: how long it may take to stop.
+        umask: of its files; -1: as this process's own.
+        remembers_full_disk: it writes no more once the disk below `cwd` was full. So it is started anew when there is
+            room again.
+    """
 
     name: str
     command: Sequence[str]
@@ -40,7 +54,8 @@ class Part:
     cwd: Path
     log: Path
     stop_seconds: float = 10.0
-    umask: int = -1  # this process's own
+    umask: int = -1
+    remembers_full_disk: bool = False
 
 
 class HopelessError(RuntimeError):
@@ -56,6 +71,7 @@ class _Child:
         self.process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._restart_at: float | None = None
+        self._disk_was_full = False
 
     def start(self) -> None:
         parent = os.getpid()
@@ -90,7 +106,10 @@ class _Child:
             HopelessError: it says at its first start that a setting is wrong, or this machine unfit; no restart mends
                 that.
         """
-        if self.process is None or self.process.poll() is None:
+        if self.process is None:
+            return False
+        if self.process.poll() is None:
+            self._mind_the_disk()
             return False
         now = time.monotonic()
         if self._restart_at is None:
@@ -112,6 +131,18 @@ class _Child:
             self._restart_at = now + LONGEST_BACKOFF
             return False
         return True
+
+    def _mind_the_disk(self) -> None:
+        """End a process that remembers a full disk once there is room again."""
+        if not self.part.remembers_full_disk:
+            return
+        free = shutil.disk_usage(self.part.cwd).free
+        if free < FULL_BYTES:
+            self._disk_was_full = True
+        elif self._disk_was_full and free >= ROOM_BYTES:
+            self._disk_was_full = False
+            log.warning("the disk was full: %s is started anew, now that there is room", self.part.name)
+            _stop([self])
 
     def last_words(self) -> str:
         """Tell how the process ended; if by itself, with the last line of its log."""

@@ -28,11 +28,15 @@ class Row:
 
     Where guidance ends, the stream of the prompt loses the tokens that filled it up to a longer negative prompt: what
     is remembered is then cut at their end.
+
+    It does not know its branch, whose memory it lies in: the two would outlive the picture, with their tensors, until
+    the garbage is collected.
     """
 
-    def __init__(self, branch: Branch, cache: StepCache) -> None:
-        self.branch = branch
+    def __init__(self, cache: StepCache, steps: int) -> None:
+        self.step = 0  # the one that is taken
         self._cache = cache
+        self._steps = steps
         self._skipped = 0  # steps in a row
         # Of the last computed step, once `keep` was told of one:
         self._computed = 0
@@ -43,12 +47,12 @@ class Row:
     @property
     def rule(self) -> bool | None:
         """Whether this step skips; None where the change by the first layers has to tell."""
-        return self._cache.skips(self.branch.step, self.branch.drawing.num_inference_steps, self._skipped)
+        return self._cache.skips(self.step, self._steps, self._skipped)
 
     @property
     def keeps(self) -> bool:
         """Whether a later step may need what this one computes."""
-        return self._cache.skips_after(self.branch.step, self.branch.drawing.num_inference_steps)
+        return self._cache.skips_after(self.step, self._steps)
 
     @property
     def compares(self) -> bool:
@@ -68,16 +72,16 @@ class Row:
         if change is not None:
             self._change, self._size = change, _size(change)
         terms = [residual]
-        if self.branch.step >= FIRST_DIFFERENCE:
+        if self.step >= FIRST_DIFFERENCE:
             for earlier in self._terms[: self._cache.taylor_order]:
                 difference = terms[-1] - earlier[:, : residual.shape[1]]
-                terms.append(difference / (self.branch.step - self._computed))
-        self._terms, self._computed, self._skipped = terms, self.branch.step, 0
+                terms.append(difference / (self.step - self._computed))
+        self._terms, self._computed, self._skipped = terms, self.step, 0
 
     def skip(self, tokens: int) -> Tensor:
         """What the middle layers would change in this step, of so many tokens."""
         self._skipped += 1
-        elapsed = self.branch.step - self._computed
+        elapsed = self.step - self._computed
         forecast, *differences = self._terms
         for order, difference in enumerate(differences, start=1):
             forecast = torch.add(forecast, difference, alpha=elapsed**order / math.factorial(order))
@@ -93,7 +97,7 @@ class StepCachingStack:
     """
 
     def __init__(self, stack: Stack, layers: int) -> None:
-        self._stack = stack
+        self.stack = stack
         self._layers = layers
 
     def run(self, x: Tensor, time: Tensor, conditioning: Conditioning, first: int, last: int) -> Tensor:
@@ -101,11 +105,11 @@ class StepCachingStack:
         branches: Sequence[Branch] = conditioning.rows
         cache = branches[0].step_cache if branches else None
         if cache is None or (first, last) != (0, self._layers):
-            return self._stack.run(x, time, conditioning, first, last)
-        rows: list[Row] = [branch.memory.setdefault(self, Row(branch, cache)) for branch in branches]
+            return self.stack.run(x, time, conditioning, first, last)
+        rows = [self._row(branch, cache) for branch in branches]
         end = self._layers - cache.last
         entered = x.clone() if any(row.compares for row in rows) else None
-        x = self._stack.run(x, time, conditioning, 0, cache.first)
+        x = self.stack.run(x, time, conditioning, 0, cache.first)
         changes = [None] * len(rows) if entered is None else _changes(x, entered, conditioning.mask)
         skipping = _decide(rows, changes)
         for i in (i for i, skips in enumerate(skipping) if skips):
@@ -113,7 +117,12 @@ class StepCachingStack:
             branches[i].steps_skipped += 1 / len(rows)
         if computing := [i for i, skips in enumerate(skipping) if not skips]:
             x = self._compute(x, time, conditioning, (cache.first, end), rows, changes, computing)
-        return self._stack.run(x, time, conditioning, end, self._layers)
+        return self.stack.run(x, time, conditioning, end, self._layers)
+
+    def _row(self, branch: Branch, cache: StepCache) -> Row:
+        row: Row = branch.memory.setdefault(self, Row(cache, branch.drawing.num_inference_steps))
+        row.step = branch.step
+        return row
 
     def _compute(
         self,
@@ -129,13 +138,13 @@ class StepCachingStack:
         if len(computing) < len(rows):
             time = time if len(time) == 1 else _pick(time, computing)
             mask = None if conditioning.mask is None else _pick(conditioning.mask, computing)
-            branches = [rows[i].branch for i in computing]
+            branches = [conditioning.rows[i] for i in computing]
             conditioning = Conditioning(_pick(conditioning.rope, computing), mask, branches)
             own = _pick(x, computing)
         else:
             own = x
         before = own.clone() if any(rows[i].keeps for i in computing) else None
-        own = self._stack.run(own, time, conditioning, *layers)
+        own = self.stack.run(own, time, conditioning, *layers)
         for place, i in enumerate(computing):
             if before is not None:
                 rows[i].keep(changes[i], own[place : place + 1] - before[place : place + 1])
@@ -173,7 +182,7 @@ def _read(numbers: Sequence[Tensor]) -> list[float]:
     found = torch.cat(list(numbers))
     if found.device.type == "cpu":
         return list(found.tolist())
-    here = torch.empty_like(found, device="cpu", pin_memory=True).copy_(found, non_blocking=True)
+    here = torch.empty(found.shape, dtype=found.dtype, pin_memory=True).copy_(found, non_blocking=True)
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record(torch.cuda.current_stream(found.device))
     while not arrived.query():  # type: ignore[no-untyped-call]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline import ZImagePipeline, recipe
 from pipeline.cuda import graphs
+from pipeline.wrappers import step_cache
 from support.bfloat16_checkpoint import write_bfloat16_checkpoint
 from support.wrapping import NAMES, PAIRS, Wrapper
 
@@ -21,12 +22,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def draw(checkpoint: Path, quantization: str, monkeypatch: pytest.MonkeyPatch, *wrappers: Wrapper) -> Tensor:
+def draw(
+    checkpoint: Path, quantization: str, monkeypatch: pytest.MonkeyPatch, *wrappers: Wrapper, cache: object = None
+) -> Tensor:
     monkeypatch.setattr(recipe, "WRAPPERS", wrappers)
     pipe = ZImagePipeline.from_pretrained(checkpoint, device="cuda", quantization=quantization)
-    small = [pipe("a cat", seed=seed, **ASKED) for seed in (1, 7)]  # type: ignore[arg-type]
+    asked = {**ASKED, "step_cache": cache}
+    small = [pipe("a cat", seed=seed, **asked) for seed in (1, 7)]  # type: ignore[arg-type]
     monkeypatch.setattr(graphs, "GRAPH_TOKENS", 0)
-    return torch.cat([*small, pipe("a cat", **ASKED)])  # type: ignore[arg-type]
+    return torch.cat([*small, pipe("a cat", **asked)])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("quantization", ["none", "fp8"])
@@ -37,3 +41,16 @@ def test_every_two_wrappers_draw_the_plain_pictures(
     expected = draw(checkpoint, quantization, monkeypatch)
     monkeypatch.undo()
     assert torch.equal(draw(checkpoint, quantization, monkeypatch, *pair), expected)
+
+
+@pytest.mark.parametrize("quantization", ["none", "fp8"])
+@pytest.mark.parametrize(
+    "pair",
+    [pytest.param(pair, id=name) for pair, name in zip(PAIRS, NAMES, strict=True) if step_cache.wrap in pair],
+)
+def test_steps_are_skipped_around_and_within_every_other_wrapper(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, quantization: str, pair: tuple[Wrapper, Wrapper]
+) -> None:
+    expected = draw(checkpoint, quantization, monkeypatch, step_cache.wrap, cache={"mask": "101"})
+    monkeypatch.undo()
+    assert torch.equal(draw(checkpoint, quantization, monkeypatch, *pair, cache={"mask": "101"}), expected)

@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 from bench.quality.adherence import (
     Pixels,
     Prompt,
+    compare_in_pairs,
     draw_truth,
     evaluate,
     grade,
@@ -213,3 +214,19 @@ def test_prompts_are_held_out_and_in_both_languages() -> None:
     assert all(held_out(prompt.text) for prompt in prompts())
     assert [prompt.language for prompt in prompts()[:2]] == ["en", "zh"]
     assert sample_prompts(10, seed=1) == prompts()[:10]
+
+
+def test_two_ways_are_compared_picture_by_picture() -> None:
+    before = [{"colour": 1.0, "word": 1.0}, {"colour": 1.0, "word": 0.5}, {"colour": 0.0}]
+    after = [{"colour": 1.0, "word": 0.0}, {"colour": 0.0, "word": 0.5}, {"colour": 1.0}]
+
+    found = compare_in_pairs(["word", "word", "count"], {"off": before, "on": after})
+
+    assert list(found) == ["all", "count.colour", "word.colour", "word.word"]
+    colour = found["word.colour"]
+    assert (colour["prompts"], colour["off"], colour["on"], colour["points"]) == (2, 1.0, 0.5, -50.0)
+    assert (colour["better_in_off"], colour["better_in_on"]) == (1, 0)
+    assert colour["points_within"] == pytest.approx(98)  # 1.96 of the standard error, √½ by √2
+    assert found["count.colour"]["points"] == 100.0
+    assert found["all"]["points"] == pytest.approx(0, abs=1e-9)
+    assert found["all"]["better_in_off"] == 2

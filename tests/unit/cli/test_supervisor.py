@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -64,6 +66,28 @@ def test_a_part_deaf_to_sigterm_is_killed(tmp_path: Path) -> None:
     pid = running.pids()["deaf"]
     running.stop()
     assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_part_that_remembers_a_full_disk_is_started_anew_once_there_is_room(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=True)
+    forgetful = replace(part(tmp_path, "forgetful", PATIENT), cwd=disk)
+    running = Supervisor([[replace(forgetful, name="s3", remembers_full_disk=True), forgetful]], no_news)
+    try:
+        running.start()
+        wait_until(lambda: len(running.pids()) == 2)
+        before = running.pids()
+        (disk / "filler").write_bytes(bytes(24 << 20))
+        time.sleep(3 * supervisor_module.POLL_SECONDS)
+        assert running.pids() == before
+        (disk / "filler").unlink()
+        wait_until(lambda: running.pids()["s3"] != before["s3"])
+        assert running.pids()["forgetful"] == before["forgetful"]
+    finally:
+        running.stop()
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_part_that_dies_again_and_again_is_hopeless_and_says_why(

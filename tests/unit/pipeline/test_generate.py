@@ -138,6 +138,7 @@ def test_a_generation_tells_its_timings_and_warnings(small: ZImagePipeline) -> N
     assert list(generation.timings) == ["text_encode", "denoise", "decode"]
     assert all(seconds > 0 for seconds in generation.timings.values())
     assert generation.peak_vram_bytes == 0
+    assert generation.steps_skipped == [0]
     assert generation.warnings == [
         "prompt has 719 tokens; the model reads the first 512",
         "negative prompt has 819 tokens; the model reads the first 512",

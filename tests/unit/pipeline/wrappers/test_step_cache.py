@@ -1,5 +1,6 @@
 """The step cache against Cache-DiT and against a plain loop of our own, with the bundled model."""
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from pipeline.denoise import Guidance, trajectory
 from pipeline.drawing import Branch
 from pipeline.model.scheduler import euler_step
 from pipeline.model.stack import Conditioning
-from pipeline.wrappers.step_cache import StepCachingStack
+from pipeline.wrappers.step_cache import Row, StepCachingStack
 from support.parity import Pair, load_pair, relative_error
 from support.wrapping import Recording
 
@@ -40,7 +41,7 @@ def recording(tiny: ZImagePipeline) -> Iterator[Recording]:
     """What runs within the step cache."""
     cached = tiny.transformer.stack
     assert isinstance(cached, StepCachingStack)
-    recording = Recording(cached._stack)
+    recording = Recording(cached.stack)
     tiny.transformer.stack = StepCachingStack(recording, LAYERS)
     yield recording
     tiny.transformer.stack = cached
@@ -259,7 +260,7 @@ def test_drawings_with_different_settings_do_not_touch_each_other(tiny: ZImagePi
 
     drawn = [tiny(PROMPT, **SIZE, step_cache=choice) for choice in choices]  # type: ignore[arg-type]
 
-    tiny.transformer.stack = cached._stack  # type: ignore[attr-defined]
+    tiny.transformer.stack = cached.stack  # type: ignore[attr-defined]
     uncached = tiny(PROMPT, **SIZE, step_cache="fast")  # type: ignore[arg-type]
     tiny.transformer.stack = cached
     assert torch.equal(drawn[1], drawn[6])
@@ -267,6 +268,16 @@ def test_drawings_with_different_settings_do_not_touch_each_other(tiny: ZImagePi
         assert torch.equal(drawn[off], uncached)
     for one, other in ((0, 1), (1, 3), (3, 4), (4, 5)):
         assert not torch.equal(drawn[one], drawn[other])
+
+
+def test_nothing_of_a_picture_is_kept_when_it_is_drawn(tiny: ZImagePipeline) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        tiny(PROMPT, **SIZE, guidance_scale=2.0, step_cache="fast")  # type: ignore[arg-type]
+        assert not [kept for kept in gc.get_objects() if type(kept) is Row]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("settings", [{"mask": "11110000"}, {"warmup": 1, "threshold": 2.0, "max_skips": 8}])

@@ -19,7 +19,7 @@ def computed(pipe: ZImagePipeline, **asked: Any) -> list[list[int]]:
     """The steps in which each row ran the middle layers."""
     cached = pipe.transformer.stack
     assert isinstance(cached, StepCachingStack)
-    recording = Recording(cached._stack)
+    recording = Recording(cached.stack)
     pipe.transformer.stack = StepCachingStack(recording, pipe.transformer.params.num_layers)
     pipe(PROMPT, **SIZE, **asked)
     pipe.transformer.stack = cached
