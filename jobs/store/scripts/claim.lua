@@ -52,13 +52,14 @@ local function look(id)
   return tonumber(job_schema) <= tonumber(schema) and 'take' or 'pass'
 end
 
--- The turns have come to where its owner's have, and these move on by the job's.
+-- The turns have come to where its owner's have, and these move on by the job's. A high job is drawn before its owner's turn:
+-- the turns of others have not come so far, and who comes now begins beside them.
 local function charge(id)
-  local owner, turn = get(id, 'owner', 'turn')
+  local owner, turn, score = get(id, 'owner', 'turn', 'score')
   if not turn then return end  -- accepted by a release without turns
   local place = tonumber(redis.call('GET', key('place'))) or 0
   local clock = tonumber(redis.call('HGET', key('clocks'), owner)) or place
-  redis.call('SET', key('place'), integer(math.max(place, clock)))
+  redis.call('SET', key('place'), integer(math.max(place, math.min(clock, score))))
   redis.call('HSET', key('clocks'), owner, integer(clock + turn))
 end
 

@@ -199,6 +199,19 @@ async def test_high_jobs_of_one_key_starve_no_other(queue: Queue) -> None:
     assert 18 <= drawn["bob"] <= 20  # but for the two seconds that alice's go before
 
 
+async def test_high_jobs_of_one_key_go_before_others_once_and_hold_up_nobody_who_comes_later(queue: Queue) -> None:
+    queue.measured(COST)
+    for _ in range(150):
+        await queue.submit("alice")
+        await queue.submit("bob", priority="high")
+    assert set(queue.draw(60)) == {"bob"}  # ZIMAGE_PRIORITY_SECONDS of work
+    queue.draw(40)
+    for _ in range(5):
+        assert (await queue.submit("carol")).job_id
+        assert "carol" in queue.draw(3)
+        queue.draw(10)  # while she is away
+
+
 async def test_a_position_is_that_in_which_it_will_be_drawn(queue: Queue) -> None:
     for _ in range(30):
         await queue.submit("alice")
