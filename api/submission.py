@@ -129,7 +129,8 @@ def _check_limits(settings: Settings, sizes: SizeLimits, stack: int, job_input: 
     cache = job_input.step_cache
     if isinstance(cache, StepCacheParameters) and not cache.fits_layers(stack):
         told = (
-            f"first and last are {cache.first} and {cache.last}: fewer together than the served model's {stack} layers"
+            f"first and last are {cache.first} and {cache.last}; "
+            f"they must be fewer together than the served model's {stack} layers"
         )
         errors.append(FieldError(pointer="/step_cache", detail=told))
     if job_input.work > settings.max_work:

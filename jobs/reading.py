@@ -1,10 +1,11 @@
 """How a request is read: null is as good as nothing, and what is refused is answered with what to do instead."""
 
 from types import NoneType
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
@@ -45,9 +46,12 @@ def mistake(kind: str, location: Location, value: Any, told: str) -> InitErrorDe
     return InitErrorDetails(type=PydanticCustomError(kind, "{told}", {"told": told}), loc=location, input=value)
 
 
-def integral_float_is_int(value: Any) -> Any:
-    """Read JSON's one kind of number: JavaScript and jq may write 8 as 8.0."""
+def _integral_float_is_int(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_integral_float_is_int)  # JSON has one kind of number: JavaScript and jq may write 8 as 8.0
+Int = Annotated[int, WHOLE]
 
 
 class RequestBody(BaseModel):

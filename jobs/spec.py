@@ -16,7 +16,6 @@ import httpx
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -24,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from jobs.reading import RequestBody, advised, integral_float_is_int, refusal
+from jobs.reading import WHOLE, Int, RequestBody, advised, refusal
 from jobs.step_cache import MAX_STEPS, Choice, StepCache, StepCacheParameters, computed_share, expected_cost
 
 MAX_IMAGES = 10  # of one job
@@ -126,14 +125,12 @@ def random_seed() -> int:
     return secrets.randbelow(_largest_seed(MAX_IMAGES) + 1)
 
 
-_Number = BeforeValidator(integral_float_is_int)
-Int = Annotated[int, _Number]
 # Bounds first, or the JSON schema of `… | None` has none.
-NumImages = Annotated[int, Field(ge=1, le=MAX_IMAGES), _Number]
+NumImages = Annotated[int, Field(ge=1, le=MAX_IMAGES), WHOLE]
 Side = Annotated[
     int,
     Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=SIDE_MULTIPLE),
-    _Number,
+    WHOLE,
     advised(
         f"must be a whole number, a multiple of {SIDE_MULTIPLE} within the served model's limits, which lie between "
         f"{MIN_SIDE} and {MAX_SIDE}"
@@ -191,7 +188,7 @@ class JobOptions(RequestBody):
     ] = Field(0.0, ge=0, le=20, description="Classifier-free guidance; Turbo takes 0.")
     step_cache: StepCache | None = Field(None, description=f"{STEP_CACHE}; null: as the service has it.")
     seed: Annotated[
-        Annotated[int, Field(ge=0, le=MAX_SEED), _Number] | None,
+        Annotated[int, Field(ge=0, le=MAX_SEED), WHOLE] | None,
         advised(
             f"must be a whole number from 0 to {MAX_SEED} ({_largest_seed(MAX_IMAGES)} for {MAX_IMAGES} images): "
             "for a random one leave it out"
@@ -199,7 +196,7 @@ class JobOptions(RequestBody):
         Trait(help="The same seed draws the same picture; default: a random one."),
     ] = Field(None, description="Image i is drawn from seed + i; null: drawn for you.")
     priority: Annotated[Priority, Trait(help="Place in the queue.")] = "normal"
-    timeout_seconds: Annotated[Annotated[int, Field(ge=1, le=3600), _Number] | None, Trait(flag="--timeout")] = Field(
+    timeout_seconds: Annotated[Annotated[int, Field(ge=1, le=3600), WHOLE] | None, Trait(flag="--timeout")] = Field(
         None, description="Seconds after which the job is not worth finishing."
     )
     metadata: Annotated[

@@ -6,7 +6,6 @@ What the parameters do to a picture is `pipeline.skipping`'s.
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
-    BeforeValidator,
     Discriminator,
     Field,
     Tag,
@@ -16,7 +15,7 @@ from pydantic import (
 )
 
 from jobs import near_misses
-from jobs.reading import RequestBody, integral_float_is_int, mistake
+from jobs.reading import Int, RequestBody, mistake
 
 LAYERS = 30  # of Z-Image's stack
 MAX_STEPS = 50  # of a job
@@ -25,22 +24,20 @@ MAX_STEPS = 50  # of a job
 # model, 10101011 and 10010011 (a digit a step, 0: skipped), where a skipped step computes 1 of 30 layers; rounded up.
 PRESET_COSTS = {"off": 1.0, "quality": 0.65, "fast": 0.55}
 
-Count = Annotated[int, BeforeValidator(integral_float_is_int)]
-
 
 class StepCacheParameters(RequestBody):
     """When a step skips the middle layers and adds what these added before (DBCache, TaylorSeer)."""
 
     other_names: ClassVar[near_misses.OtherNames] = near_misses.OF_A_STEP_CACHE
 
-    first: Count = Field(1, ge=1, le=LAYERS - 1, description="Layers at the beginning that every step computes.")
-    last: Count = Field(
+    first: Int = Field(1, ge=1, le=LAYERS - 1, description="Layers at the beginning that every step computes.")
+    last: Int = Field(
         0,
         ge=0,
         le=LAYERS - 2,
         description="Layers at the end that every step computes; with `first` fewer than the model has.",
     )
-    warmup: Count = Field(4, ge=0, le=MAX_STEPS, description="Steps at the beginning that compute all layers.")
+    warmup: Int = Field(4, ge=0, le=MAX_STEPS, description="Steps at the beginning that compute all layers.")
     threshold: float = Field(
         0.24,
         ge=0,
@@ -48,13 +45,13 @@ class StepCacheParameters(RequestBody):
         description="A step skips where the change by its first layers differs by less than this share from that in "
         "the last computed step; 0: none skips.",
     )
-    max_skips: Count = Field(3, ge=0, le=MAX_STEPS, description="Steps in a row that may skip.")
+    max_skips: Int = Field(3, ge=0, le=MAX_STEPS, description="Steps in a row that may skip.")
     mask: Annotated[str, Field(pattern=r"^1[01]*$", max_length=MAX_STEPS)] | None = Field(
         None,
         description="A digit for each step, 1: it computes, 0: it skips; `warmup`, `threshold` and `max_skips` have no "
         "say then.",
     )
-    taylor_order: Count = Field(
+    taylor_order: Int = Field(
         0,
         ge=0,
         le=2,
