@@ -123,7 +123,7 @@ def told_of_the_honest(notes: Notes, ended: Ended) -> dict[str, Any]:
         "post_ms": spread([taken for _, taken in told["posts"]]),
         "post_ms_by_minute": by_minute(told["posts"]),
         "wait_for_the_device_ms": spread(told["waits"]),
-        "pictures_right": len(told["pictures"]) - len(told["wrong"]),
+        "pictures_right": len(told["pictures"]),
         **{name: told[name] for name in ("webhooks", "webhooks_missing", "seconds_until_all_was_drawn")},
         "answers": notes.answers,
         "jobs": ended.statuses,
@@ -150,7 +150,7 @@ def measure(
     measured = {
         "p99 of the honest tenant's POST, ms": (spread([taken for _, taken in told["posts"]])["p99"], POST_P99_MS),
         "its submits that were not accepted": (len(told["refused"]), 0),
-        "its jobs without the right picture": (len(told["posts"]) - len(told["pictures"]) + len(told["wrong"]), 0),
+        "its jobs without the right picture": (len(told["posts"]) - len(told["pictures"]), 0),
         "its webhooks that did not come": (told["webhooks_missing"], 0),
         "jobs lost, of all": (sum(len(each.lost) for each in ended.values()), 0),
         "pictures damaged": (sum(len(each.damaged) for each in ended.values()), 0),

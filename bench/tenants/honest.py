@@ -28,7 +28,7 @@ async def honest(tenant: Tenant, seconds: float, notes: Notes) -> None:
     """Submit and follow for so long, then until all is drawn."""
     posts: list[tuple[float, float]] = []  # seconds since the begin, seconds until the answer
     refused: list[str] = []
-    pictures: dict[str, str] = {}  # by job: SHA-256 of what was fetched
+    pictures: dict[str, str] = {}  # by job: SHA-256 of what was fetched, where it shows what was asked for
     wrong: list[str] = []
     waits: list[float] = []
     hooked: set[str] = set()
@@ -59,8 +59,10 @@ async def honest(tenant: Tenant, seconds: float, notes: Notes) -> None:
                 return
             waits.append(job["timings"]["queue"] + job["timings"]["device_wait"])
             content = (await storage.get(job["images"][0]["url"])).content
-            pictures[job_id] = hashlib.sha256(content).hexdigest()
-            if pictures[job_id] != job["images"][0]["sha256"] or not shows(content, number):
+            digest = hashlib.sha256(content).hexdigest()
+            if digest == job["images"][0]["sha256"] and shows(content, number):
+                pictures[job_id] = digest
+            else:
                 wrong.append(f"{job_id}: not the picture that was asked for")
 
         start = time.monotonic()

@@ -55,7 +55,7 @@ def test_each_image_is_the_one_that_its_seed_gives_alone(quantization: str, guid
 
     assert torch.equal(together.images, torch.cat([image.images for image in alone]))
     assert together.steps_skipped == [image.steps_skipped[0] for image in alone]
-    assert min(together.steps_skipped) > 0
+    assert max(together.steps_skipped) > 0
 
 
 @pytest.mark.parametrize("asked", [{"step_cache": "quality"}, {"step_cache": "fast", "guidance_scale": 2.0}])

@@ -91,6 +91,8 @@ local function leave(id)
   if status == 'queued' then
     redis.call('ZREM', key('turns:' .. owner), id)
     owe(id, owner, turn, -1)
+    local score = redis.call('ZSCORE', key('pending'), id)  -- its turn when it left, for `charge` and a hand-back
+    if score then redis.call('HSET', job_key(id), 'score', score) end
   end
   redis.call('ZREM', key('pending'), id)
   redis.call('ZREM', key('deadlines'), id)
@@ -115,43 +117,48 @@ end
 -- Into the claim order with a turn of its owner's. The owner's jobs take its turns in its own order, whichever job brought a
 -- turn along: where the new one is not the last in both orders, those between move on by a turn.
 local function take_turn(id, owner, score)
-  local PAGE = 100
+  local PAGE = 1000
   local turns = key('turns:' .. owner)
   local order = get(id, 'own_order') or score  -- a release without turns tells none
   redis.call('ZADD', turns, order, id)
   -- No two turns are alike, or ids would decide.
   while redis.call('ZCOUNT', key('pending'), score, score) > 0 do score = integer(score + 1) end
-  local rank, moved, lowest = redis.call('ZRANK', turns, id), {id}, score
+  local rank, placed, mover = redis.call('ZRANK', turns, id), {}, id
+
+  local function place(turn)
+    placed[#placed + 1], placed[#placed + 2] = turn, mover
+  end
 
   -- Those behind it (with step -1: before it) whose turns are on the wrong side of the new one hand theirs on
   local function move(step)
-    local at = rank
+    local at, page = rank, 8  -- most often none moves
     while true do
-      local first = step > 0 and at + 1 or math.max(at - PAGE, 0)
-      local last = step > 0 and at + PAGE or at - 1
+      local first = step > 0 and at + 1 or math.max(at - page, 0)
+      local last = step > 0 and at + page or at - 1
       local ids = last >= first and redis.call('ZRANGE', turns, first, last) or {}
       if #ids == 0 then return end
       local scores = redis.call('ZMSCORE', key('pending'), unpack(ids))
       for i = step > 0 and 1 or #ids, step > 0 and #ids or 1, step do
         if scores[i] then  -- else a release without turns has claimed it
           if (scores[i] - score) * step >= 0 then return end
-          moved[#moved + 1], moved[#moved + 2] = scores[i], ids[i]
+          place(scores[i])
+          mover = ids[i]
         end
       end
-      at = step > 0 and last or first
+      at, page = step > 0 and last or first, math.min(2 * page, PAGE)
     end
   end
 
   move(1)
-  if #moved == 1 then move(-1) end
-  moved[#moved + 1] = score
-  for i = 1, #moved, 2 do
-    redis.call('HSET', job_key(moved[i]), 'score', moved[i + 1])
-    redis.call('ZADD', key('pending'), moved[i + 1], moved[i])
-    lowest = math.min(lowest, moved[i + 1])
+  if mover == id then move(-1) end
+  place(score)
+  -- Thousands move at once where a key with a long queue of low jobs submits a normal one.
+  for i = 1, #placed, 2 * PAGE do
+    redis.call('ZADD', key('pending'), unpack(placed, i, math.min(i + 2 * PAGE - 1, #placed)))
   end
-  for _, kind in ipairs(redis.call('ZRANGEBYSCORE', key('passed'), '(' .. integer(lowest), '+inf')) do
-    redis.call('ZADD', key('passed'), integer(lowest), kind)
+  local lowest = integer(math.min(score, placed[1]))
+  for _, kind in ipairs(redis.call('ZRANGEBYSCORE', key('passed'), '(' .. lowest, '+inf')) do
+    redis.call('ZADD', key('passed'), lowest, kind)
   end
 end
 

@@ -57,7 +57,6 @@ class Queue:
         prefix, earlier = self.settings.redis_prefix, -int(seconds * 1e6)
         for job_id in self.redis.zrange(f"{prefix}pending", 0, -1):
             self.redis.zincrby(f"{prefix}pending", earlier, job_id)
-            self.redis.hincrby(f"{prefix}job:{job_id}", "score", earlier)
         for owner in self.redis.hkeys(f"{prefix}clocks"):
             self.redis.hincrby(f"{prefix}clocks", owner, earlier)
         self.redis.incrby(f"{prefix}place", earlier)

@@ -210,7 +210,7 @@ class Jobs(RuleBasedStateMachine):
 
     def waiting(self) -> list[str]:
         """Ids of the queued jobs in the order in which they must be claimed."""
-        return sorted(self.ids("queued"), key=lambda job_id: int(self.records[job_id]["score"]))
+        return sorted(self.ids("queued"), key=lambda job_id: self.indexes["pending"][job_id])
 
     def status(self, job_id: str) -> str:
         return self.records[job_id]["status"] if job_id in self.records else "gone"
@@ -809,10 +809,9 @@ class Jobs(RuleBasedStateMachine):
         self, job_id: str, old: Record | None, new: Record | None, change: Change | None, was_dead: bool
     ) -> None:
         if change is None:
-            moved = {"score"} if new and new["status"] == "queued" else set()  # another of its owner's came before it
             assert old, f"{job_id} came"
             assert new, f"{job_id} went"
-            assert {**new, **dict.fromkeys(moved)} == {**old, **dict.fromkeys(moved)}, f"{job_id} changed"
+            assert new == old, f"{job_id} changed"
             return
         was, now = old["status"] if old else "new", new["status"] if new else "gone"
         if was != now:
@@ -881,7 +880,7 @@ class Jobs(RuleBasedStateMachine):
             for name in (f"status:{status}", f"owner:{owner}", f"owner:{owner}:{status}"):
                 indexes[name][job_id] = created
             if status == "queued":
-                indexes["pending"][job_id] = float(record["score"])
+                indexes["pending"][job_id] = self.indexes.get("pending", {}).get(job_id)
                 indexes[f"turns:{owner}"][job_id] = float(record["own_order"])
                 indexes["deadlines"][job_id] = float(record["deadline"])
             elif status == "running":
@@ -952,7 +951,7 @@ class Jobs(RuleBasedStateMachine):
             if place < before.get(kind, 0):
                 self.cover("queued before jobs that were passed over")
             for job_id in self.waiting():
-                if float(self.records[job_id]["score"]) < place:
+                if self.indexes["pending"][job_id] < place:
                     assert not self.inputs[job_id].needs <= set(kind.split()[1:])  # the first is the schema
 
     def teardown(self) -> None:
