@@ -4,7 +4,8 @@
 
 Random weights measure speed exactly, but their steps change by nothing like a trained model's, so which ones skip is
 forced by masks: the one that Cache-DiT advises for Turbo, and for each setting of `bench.quality.step_cache` the
-pattern that it has most often on the bundled model. "never skips" is a mask that skips none, "decides" compares each
+pattern that it has most often on the bundled model; so neither the time of their decisions nor the memory of what these
+compare is in their figures. "never skips" is a mask that skips none, "decides" compares each
 step and skips none. Without `--checkpoint` a random one of full size is written to a temporary directory first.
 
 All settings draw in turns in one process, after several seconds of load, in bfloat16 and in each number format; the

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import json
 from collections.abc import Callable
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 
 from cli.errors import ExitCode, UserError
+from jobs.reading import word_or_json
 from jobs.spec import JobInput, traits
 
 Command = Callable[..., None]
@@ -67,8 +67,8 @@ def _spelling(annotation: Any, option: str) -> tuple[Any, str | None, Reader]:
         case [kind] if kind == dict[str, str]:
             return list[str], "NAME=VALUE", functools.partial(_pairs, option)
         case [words, _] if get_origin(words) is Literal:
-            return str, "|".join((*get_args(words), "JSON")), _json
-    return str, "JSON", _json
+            return str, "|".join((*get_args(words), "JSON")), functools.partial(_json, option)
+    return str, "JSON", functools.partial(_json, option)
 
 
 def _kinds(annotation: Any) -> list[Any]:
@@ -99,12 +99,8 @@ def _pairs(option: str, texts: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _json(text: str) -> Any:
+def _json(option: str, text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_number)
-    except ValueError:
-        return text  # a word, where the field takes words; else the service says what it takes
+        return word_or_json(text)  # a word where the field takes none: the service says what it takes
+    except ValueError as error:
+        raise UserError(f"{option} {error}", ExitCode.USAGE) from None

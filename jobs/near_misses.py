@@ -41,13 +41,17 @@ OF_A_JOB: OtherNames = (
 )
 # Those of Cache-DiT, SGLang and the papers.
 OF_A_STEP_CACHE: OtherNames = (
-    ("first", "fn f_n f fn_compute_blocks compute_first first_layers first_blocks"),
-    ("last", "bn b_n b bn_compute_blocks compute_last last_layers last_blocks"),
-    ("warmup", "w warm_up warmup_steps max_warmup_steps num_warmup_steps"),
-    ("threshold", "r rdt residual_diff_threshold residual_threshold rel_l1_thresh tolerance"),
-    ("max_skips", "mc m_c max_continuous_cached_steps continuous_cached_steps max_cached_steps max_skip"),
-    ("mask", "scm steps_mask step_mask steps_computation_mask computation_mask"),
-    ("taylor_order", "order taylor taylorseer taylorseer_order ts_order"),
+    ("first", "fn f_n f fn_compute_blocks compute_first first_layers first_blocks sglang_cache_dit_fn"),
+    ("last", "bn b_n b bn_compute_blocks compute_last last_layers last_blocks sglang_cache_dit_bn"),
+    ("warmup", "w warm_up warmup_steps max_warmup_steps num_warmup_steps sglang_cache_dit_warmup"),
+    ("threshold", "r rdt residual_diff_threshold residual_threshold rel_l1_thresh tolerance sglang_cache_dit_rdt"),
+    ("max_skips", "mc m_c max_continuous_cached_steps continuous_cached_steps max_skip sglang_cache_dit_mc"),
+    ("mask", "scm steps_mask step_mask steps_computation_mask computation_mask steps_computation_policy"),
+    (
+        "taylor_order",
+        "order taylor taylorseer enable_taylorseer taylorseer_order ts_order sglang_cache_dit_taylorseer "
+        "sglang_cache_dit_ts_order",
+    ),
     ("protect_last", "keep_last last_step compute_last_step"),
 )
 _WRAPPERS = ("extra", "extrabody")  # `extra_body` is an argument of OpenAI's client, which sends what is in it

@@ -1,5 +1,6 @@
 """How a request is read: null is as good as nothing, and what is refused is answered with what to do instead."""
 
+import json
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Self
 
@@ -36,6 +37,24 @@ def advised(advice: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+def word_or_json(text: str) -> Any:
+    """Return what stands for a value where only text can: JSON, or a word as it is; spaces around are none of it.
+
+    Raises:
+        ValueError: it begins like an object, but is no JSON.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except ValueError as error:
+        if text.lstrip().startswith("{"):
+            raise ValueError(f"begins like an object, but is no JSON: {error}") from None
+        return text.strip()
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
 def refusal(location: Location, value: Any, told: str) -> ValidationError:
     """Return the error of a field that is wrong only together with others."""
     return ValidationError.from_exception_data("request", [mistake("value_error", location, value, told)])
@@ -52,6 +71,8 @@ def _integral_float_is_int(value: Any) -> Any:
 
 WHOLE = BeforeValidator(_integral_float_is_int)  # JSON has one kind of number: JavaScript and jq may write 8 as 8.0
 Int = Annotated[int, WHOLE]
+# JSON has a -0, which equals 0: equal requests have one digest.
+Float = Annotated[float, BeforeValidator(lambda value: value + 0.0 if isinstance(value, float) else value)]
 
 
 class RequestBody(BaseModel):

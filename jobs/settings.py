@@ -5,7 +5,6 @@ come from boto3's usual chain (`AWS_ACCESS_KEY_ID`, profiles, instance roles).
 """
 
 import base64
-import json
 import os
 import re
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.addresses import servers, storage, web
 from jobs.addresses.redis_url import RedisAddress, read
+from jobs.reading import word_or_json
 from jobs.step_cache import StepCache
 from network import certificates
 
@@ -26,13 +26,8 @@ File = Annotated[Path, BeforeValidator(storage.not_empty)]
 Host = Annotated[str, AfterValidator(servers.listening_host)]
 
 
-def _word_or_json(value: object) -> object:
-    if not isinstance(value, str) or not value.lstrip().startswith("{"):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise ValueError(f"begins like an object, but is no JSON: {error}") from None
+def _read_from_text(value: object) -> object:
+    return word_or_json(value) if isinstance(value, str) else value
 
 
 def _signing_secret(secret: SecretStr) -> SecretStr:
@@ -156,7 +151,7 @@ class Settings(BaseSettings):
         description="further names of the model for OpenAI's clients, separated by commas, such as "
         "`gpt-image-1,dall-e-3`; `Tongyi-MAI/Z-Image-Turbo` and `default` always are names of it",
     )
-    step_cache: Annotated[StepCache, NoDecode, BeforeValidator(_word_or_json)] = Field(
+    step_cache: Annotated[StepCache, NoDecode, BeforeValidator(_read_from_text)] = Field(
         "off",
         description="`step_cache` of jobs that name none: `off`, `quality`, `fast`, or its parameters as JSON; `off` "
         "for those that it does not fit ([what it does](docs/accelerations.md))",

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from jobs.reading import WHOLE, Int, RequestBody, advised, refusal
+from jobs.reading import WHOLE, Float, Int, RequestBody, advised, refusal
 from jobs.step_cache import MAX_STEPS, Choice, StepCache, StepCacheParameters, computed_share, expected_cost
 
 MAX_IMAGES = 10  # of one job
@@ -66,7 +66,7 @@ class Trait:
 
     Attributes:
         picture: whether it decides what the picture looks like.
-        cost: factor by which a value makes the job dearer than its pixels × steps × images.
+        cost: factor by which a value, with the job's steps, makes it dearer than its pixels × steps × images.
         needs: what a worker must be able to do for a value that not every worker knows.
         needed: whether a value is one of these; None: all but the default are.
         flag: the command-line option; None: named as the field is; empty: there is none.
@@ -74,7 +74,7 @@ class Trait:
     """
 
     picture: bool = False
-    cost: Callable[[Any], float] = lambda _: 1
+    cost: Callable[[Any, int], float] = lambda _value, _steps: 1
     needs: str | None = None
     needed: Callable[[Any], bool] | None = None
     flag: str | None = None
@@ -178,10 +178,10 @@ class JobOptions(RequestBody):
         8, ge=1, le=MAX_STEPS
     )
     guidance_scale: Annotated[
-        float,
+        Float,
         Trait(
             picture=True,
-            cost=lambda scale: 2 if scale > 0 else 1,  # evaluations a step
+            cost=lambda scale, _steps: 2 if scale > 0 else 1,  # evaluations a step
             flag="--guidance",
             help="Classifier-free guidance, 0 to 20; Turbo takes 0.",
         ),
@@ -305,12 +305,13 @@ class JobInput(JobRequest):
     @property
     def cost(self) -> int:
         """The work, times what the fields' traits say: what the queue measures the GPU's time in."""
-        return round(self.work * math.prod(trait.cost(getattr(self, name)) for name, trait in self._traits()))
+        steps = self.num_inference_steps
+        return round(self.work * math.prod(trait.cost(getattr(self, name), steps) for name, trait in self._traits()))
 
     def cost_drawn(self, steps_skipped: float) -> int:
         """As `cost`, by the steps that did skip, of all images together: what the time that it took is measured by."""
         share = computed_share(self.step_cache, steps_skipped / self.total_steps)
-        return round(self.cost / expected_cost(self.step_cache) * share)
+        return round(self.cost / expected_cost(self.step_cache, self.num_inference_steps) * share)
 
     @property
     def needs(self) -> frozenset[str]:

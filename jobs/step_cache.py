@@ -3,7 +3,8 @@
 What the parameters do to a picture is `pipeline.skipping`'s.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import (
     Discriminator,
@@ -12,17 +13,17 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 
 from jobs import near_misses
-from jobs.reading import Int, RequestBody, mistake
+from jobs.reading import Float, Int, RequestBody, advised, mistake
 
 LAYERS = 30  # of Z-Image's stack
 MAX_STEPS = 50  # of a job
 
-# Of the layers' work the share that is done. These come from the presets' most frequent skip patterns on the bundled
-# model, 10101011 and 10010011 (a digit a step, 0: skipped), where a skipped step computes 1 of 30 layers; rounded up.
-PRESET_COSTS = {"off": 1.0, "quality": 0.65, "fast": 0.55}
+# Steps between the first and the last, which compute, that a preset skips in a row; then one computes.
+SKIPS_IN_A_ROW: Mapping[str, int] = {"off": 0, "quality": 1, "fast": 2}
 
 
 class StepCacheParameters(RequestBody):
@@ -38,7 +39,7 @@ class StepCacheParameters(RequestBody):
         description="Layers at the end that every step computes; with `first` fewer than the model has.",
     )
     warmup: Int = Field(4, ge=0, le=MAX_STEPS, description="Steps at the beginning that compute all layers.")
-    threshold: float = Field(
+    threshold: Float = Field(
         0.24,
         ge=0,
         le=1000,
@@ -46,7 +47,13 @@ class StepCacheParameters(RequestBody):
         "the last computed step; 0: none skips.",
     )
     max_skips: Int = Field(3, ge=0, le=MAX_STEPS, description="Steps in a row that may skip.")
-    mask: Annotated[str, Field(pattern=r"^1[01]*$", max_length=MAX_STEPS)] | None = Field(
+    mask: Annotated[
+        Annotated[str, Field(pattern=r"^1[01]*$", max_length=MAX_STEPS)] | None,
+        advised(
+            "must be a text with a digit for each step, 1 where it computes and 0 where it skips, that begins with 1: "
+            f'such as "11101001" for 8 steps, {MAX_STEPS} at most'
+        ),
+    ] = Field(
         None,
         description="A digit for each step, 1: it computes, 0: it skips; `warmup`, `threshold` and `max_skips` have no "
         "say then.",
@@ -60,6 +67,13 @@ class StepCacheParameters(RequestBody):
     )
     protect_last: bool = Field(False, description="Whether the last step computes, whatever the others say.")
 
+    @model_validator(mode="after")
+    def _some_layers_are_skipped(self) -> Self:
+        if not self.fits_layers(LAYERS):
+            told = f"first and last are {self.first} and {self.last}; they must be fewer than {LAYERS} together"
+            raise ValueError(told)
+        return self
+
     def fits_steps(self, steps: int) -> bool:
         """Tell whether the mask, if there is one, has a digit for each step."""
         return self.mask is None or len(self.mask) == steps
@@ -69,12 +83,10 @@ class StepCacheParameters(RequestBody):
         return self.first + self.last < layers
 
     @property
-    def masked_share(self) -> float:
-        """The share of the steps that skip for sure."""
-        if self.mask is None:
-            return 0.0
-        skipping = self.mask[:-1] if self.protect_last else self.mask
-        return skipping.count("0") / len(self.mask)
+    def masked_steps(self) -> int:
+        """The steps that skip for sure."""
+        mask = self.mask or ""
+        return (mask[:-1] if self.protect_last else mask).count("0")
 
 
 Preset = Literal["off", "quality", "fast"]
@@ -110,11 +122,14 @@ def if_it_fits(choice: Choice, steps: int, layers: int) -> Choice:
     return "off"
 
 
-def expected_cost(choice: Choice) -> float:
-    """Return the share of the layers' work that is expected: 1 where only the picture will tell."""
+def expected_cost(choice: Choice, steps: int) -> float:
+    """Return the share of the layers' work that is expected of so many steps: 1 where only the picture will tell."""
     if isinstance(choice, str):
-        return PRESET_COSTS[choice]
-    return computed_share(choice, choice.masked_share)
+        between = max(0, steps - 2)
+        skipped = between - between // (SKIPS_IN_A_ROW[choice] + 1)
+    else:
+        skipped = choice.masked_steps
+    return computed_share(choice, skipped / steps)
 
 
 def computed_share(choice: Choice, skipped: float) -> float:

@@ -120,7 +120,9 @@ class StepCachingStack:
         return self.stack.run(x, time, conditioning, end, self._layers)
 
     def _row(self, branch: Branch, cache: StepCache) -> Row:
-        row: Row = branch.memory.setdefault(self, Row(cache, branch.drawing.num_inference_steps))
+        if self not in branch.memory:
+            branch.memory[self] = Row(cache, branch.drawing.num_inference_steps)
+        row: Row = branch.memory[self]
         row.step = branch.step
         return row
 
@@ -143,11 +145,11 @@ class StepCachingStack:
             own = _pick(x, computing)
         else:
             own = x
-        before = own.clone() if any(rows[i].keeps for i in computing) else None
+        before = {i: own[place : place + 1].clone() for place, i in enumerate(computing) if rows[i].keeps}
         own = self.stack.run(own, time, conditioning, *layers)
         for place, i in enumerate(computing):
-            if before is not None:
-                rows[i].keep(changes[i], own[place : place + 1] - before[place : place + 1])
+            if i in before:
+                rows[i].keep(changes[i], own[place : place + 1] - before[i])
         if len(computing) == len(rows):
             return own
         for place, i in enumerate(computing):
@@ -156,11 +158,15 @@ class StepCachingStack:
 
 
 def _changes(x: Tensor, entered: Tensor, mask: Tensor | None) -> list[Tensor]:
-    """What layers changed in each row; nothing in tokens that fill a batch up, or one row's length told in another."""
-    changes = x - entered
+    """What layers changed in each row; nothing in tokens that fill a batch up, or one row's length told in another.
+
+    Each is in memory of its own: what one row keeps would keep the others' alive.
+    """
+    changes = [x[i : i + 1] - entered[i : i + 1] for i in range(len(x))]
     if mask is not None:
-        changes = changes.masked_fill_(~mask[:, 0, 0, :, None], 0)
-    return list(changes.chunk(len(changes)))
+        for i, change in enumerate(changes):
+            change.masked_fill_(~mask[i : i + 1, 0, 0, :, None], 0)
+    return changes
 
 
 def _decide(rows: Sequence[Row], changes: Sequence[Tensor | None]) -> list[bool]:

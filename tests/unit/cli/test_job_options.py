@@ -81,6 +81,7 @@ def test_every_option_says_its_field() -> None:
         (["--tiled"], {"tiled": True}),
         (["--no-tiled"], {"tiled": False}),
         (["--step-cache", "fast"], {"step_cache": "fast"}),
+        (["--step-cache", " fast "], {"step_cache": "fast"}),
         (["--step-cache", '{"threshold": 0.2}'], {"step_cache": {"threshold": 0.2}}),
         (["--loras", '[{"name": "ink", "weight": 0.5}]'], {"loras": [{"name": "ink", "weight": 0.5}]}),
     ],
@@ -92,6 +93,12 @@ def test_a_field_that_comes_later_has_an_option(
     request = asked("a cat", *arguments)
     assert request == {"prompt": "a cat", **field}
     LaterInput.model_validate(request)
+
+
+@pytest.mark.parametrize("wrong", ["{bad", '{"threshold":NaN}'])
+def test_an_object_that_is_no_json_is_refused_by_the_option_s_name(wrong: str) -> None:
+    with pytest.raises(UserError, match=r"^--step-cache begins like an object, but is no JSON: \w"):
+        asked("a cat", "--step-cache", wrong)
 
 
 @pytest.mark.parametrize("word", ["NaN", "null", "1", '"low"'])

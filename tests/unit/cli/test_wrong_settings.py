@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import certifi
 import pytest
@@ -15,6 +16,7 @@ from cli.errors import UserError
 from cli.main import app
 from jobs.addresses import authorities
 from jobs.objects.images import ImageStore
+from jobs.step_cache import StepCacheParameters
 
 COMMANDS = [
     "api",
@@ -137,6 +139,9 @@ KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ("CA_BUNDLE", "/", "expected a PEM file"),
         ("STEP_CACHE", "slow", "must be off, quality or fast, or an object"),
         ("STEP_CACHE", '{"first": 2', "begins like an object, but is no JSON"),
+        ("STEP_CACHE", '{"threshold": NaN}', "begins like an object, but is no JSON: NaN is no number"),
+        ("STEP_CACHE", '{"first": 29, "last": 28}', "they must be fewer than 30 together"),
+        ("STEP_CACHE", '{"mask": [1, 0]}', "must be a text with a digit for each step"),
         ("STEP_CACHE", '{"first": 0}', "first=0: Input should be greater than or equal to 1"),
         ("STEP_CACHE", '{"Fn": 1}', "Fn=1: no such field: use first"),
         ("CA_BUNDLE", __file__, "holds no certificates: expected a PEM file"),
@@ -175,10 +180,17 @@ def test_a_right_one_is_taken(name: str, value: str, monkeypatch: pytest.MonkeyP
     assert getattr(load_settings(), name.lower()) == value.removesuffix("/")
 
 
-@pytest.mark.parametrize(("value", "first"), [('{"first": 2, "mask": null}', 2), (' {"taylor_order": 1}', 1)])
-def test_a_step_cache_s_parameters_are_json(value: str, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        ('{"first": 2, "mask": null}', StepCacheParameters(first=2)),
+        (' {"taylor_order": 1} ', StepCacheParameters(taylor_order=1)),
+        (" fast ", "fast"),
+    ],
+)
+def test_a_step_cache_is_a_word_or_json(value: str, meant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZIMAGE_STEP_CACHE", value)
-    assert getattr(load_settings().step_cache, "first", None) == first
+    assert load_settings().step_cache == meant
 
 
 @pytest.mark.parametrize("value", ["", "::", "::0", "0:0:0:0:0:0:0:0"])

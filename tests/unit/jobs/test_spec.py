@@ -25,7 +25,7 @@ class EarlyInput(JobInput, Early):
 class DearInput(JobInput):
     """With a field that makes jobs dearer."""
 
-    sharpness: Annotated[int, Trait(cost=lambda sharpness: 1 + sharpness / 2)] = 0
+    sharpness: Annotated[int, Trait(cost=lambda sharpness, _steps: 1 + sharpness / 2)] = 0
 
 
 @pytest.mark.parametrize("accepted", GOLDEN["digests"], ids=lambda accepted: accepted["digest"][:8])

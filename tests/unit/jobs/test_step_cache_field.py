@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from api.openai.request import ImagesRequest
 from jobs.spec import ABILITIES, JobInput, JobRequest
-from jobs.step_cache import LAYERS, PRESET_COSTS, if_it_fits
+from jobs.step_cache import LAYERS, SKIPS_IN_A_ROW, if_it_fits
 from pipeline.skipping import PRESETS, StepCache
 
 BOTH = pytest.mark.parametrize("request_type", [JobRequest, ImagesRequest])
@@ -57,7 +57,8 @@ def test_the_pipeline_takes_what_the_contract_takes(parameters: dict[str, Any]) 
 
 
 def test_the_presets_are_the_pipeline_s() -> None:
-    assert PRESET_COSTS.keys() == {"off", *PRESETS}
+    assert {"off": 0, **{name: preset.max_skips for name, preset in PRESETS.items()}} == SKIPS_IN_A_ROW
+    assert all(preset.warmup == 1 and preset.protect_last for preset in PRESETS.values())
 
 
 @BOTH
@@ -78,9 +79,10 @@ def test_the_presets_are_the_pipeline_s() -> None:
         ({"max_skips": -1}, ("max_skips",), "greater than or equal to 0"),
         ({"taylor_order": 3}, ("taylor_order",), "less than or equal to 2"),
         ({"protect_last": 1}, ("protect_last",), "valid boolean"),
-        ({"mask": "01101001"}, ("mask",), "match pattern"),
-        ({"mask": "1110x001"}, ("mask",), "match pattern"),
-        ({"mask": ""}, ("mask",), "match pattern"),
+        *(
+            ({"mask": mask}, ("mask",), "must be a text with a digit for each step, 1 where it computes and 0 where it")
+            for mask in ("01101001", "1110x001", "", 11101001, [1, 1, 1, 0, 1, 0, 0, 1], "1" * 51)
+        ),
         ({"mask": "111"}, ("mask",), "must have a digit for each of the 8 steps, has 3"),
         ({"treshold": 0.2}, ("treshold",), "no such field: use threshold"),
         ({"Fn_compute_blocks": 1}, ("Fn_compute_blocks",), "no such field: use first"),
@@ -88,6 +90,8 @@ def test_the_presets_are_the_pipeline_s() -> None:
         ({"max_continuous_cached_steps": 1}, ("max_continuous_cached_steps",), "no such field: use max_skips"),
         ({"MC": 3}, ("MC",), "no such field: use max_skips"),
         ({"ts_order": 1}, ("ts_order",), "no such field: use taylor_order"),
+        ({"max_cached_steps": 4}, ("max_cached_steps",), "no such field: there are first, last, warmup, threshold, "),
+        ({"first": 29, "last": 28}, (), "first and last are 29 and 28; they must be fewer than 30 together"),
         ({"colour": 1}, ("colour",), "no such field: there are first, last, warmup, threshold, max_skips, mask, "),
     ],
 )
@@ -119,12 +123,22 @@ def test_only_workers_that_can_skip_are_asked_to() -> None:
 
 def test_a_job_costs_the_layers_that_are_expected_to_be_computed() -> None:
     whole = job().cost
-    assert job("quality").cost / whole == pytest.approx(0.65)
-    assert job("fast").cost / whole == pytest.approx(0.55)
+    assert job("quality").cost / whole == pytest.approx(1 - 3 / 8 * 29 / 30)
+    assert job("fast").cost / whole == pytest.approx(1 - 4 / 8 * 29 / 30)
     assert job({"threshold": 0.9}).cost == whole  # how many it skips, only the picture tells
     assert job({"mask": "11101010", "first": 3}).cost / whole == pytest.approx(1 - 3 / 8 * 27 / 30)
     assert job({"mask": "11111110", "protect_last": True}).cost == whole
-    assert job("fast", guidance_scale=1.0).cost / whole == pytest.approx(2 * 0.55)
+    assert job("fast", guidance_scale=1.0).cost / whole == pytest.approx(2 * (1 - 4 / 8 * 29 / 30))
+
+
+@pytest.mark.parametrize(
+    ("steps", "quality", "fast"), [(1, 0, 0), (2, 0, 0), (3, 1, 1), (4, 1, 2), (5, 2, 2), (9, 4, 5), (50, 24, 32)]
+)
+def test_a_preset_skips_none_of_a_job_s_first_and_last_step(steps: int, quality: int, fast: int) -> None:
+    whole = job(num_inference_steps=steps).cost
+    for preset, skipped in (("quality", quality), ("fast", fast)):
+        share = job(preset, num_inference_steps=steps).cost / whole
+        assert share == pytest.approx(1 - skipped / steps * 29 / 30)
 
 
 def test_what_a_job_took_is_measured_by_what_it_skipped() -> None:
@@ -140,6 +154,37 @@ def test_a_digest_counts_it_where_it_is_not_off() -> None:
     assert job().digest() == plain
     assert len({plain, job("fast").digest(), job({}).digest(), job({"first": 2}).digest()}) == 4
     assert job({}).digest() == job(DEFAULTS).digest()
+
+
+def test_a_zero_is_a_zero_whatever_its_sign() -> None:
+    fields = [{"step_cache": {"threshold": zero}, "guidance_scale": zero} for zero in (0.0, -0.0, 0)]
+    assert len({job(**each).digest() for each in fields}) == 1
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        *(
+            (f"SGLANG_CACHE_DIT_{name}", ours)
+            for name, ours in [
+                ("FN", "first"),
+                ("BN", "last"),
+                ("WARMUP", "warmup"),
+                ("RDT", "threshold"),
+                ("MC", "max_skips"),
+                ("TAYLORSEER", "taylor_order"),
+                ("TS_ORDER", "taylor_order"),
+            ]
+        ),
+        ("enable_taylorseer", "taylor_order"),
+        ("steps_computation_mask", "mask"),
+        ("steps_computation_policy", "mask"),
+    ],
+)
+def test_upstream_s_names_are_told_ours(theirs: str, ours: str) -> None:
+    for name in (theirs, theirs.swapcase()):
+        with pytest.raises(ValidationError, match=rf"\n  no such field: use {ours} "):
+            job({name: 1})
 
 
 def test_parameters_of_a_later_release_are_passed_over_in_a_record() -> None:

@@ -1,6 +1,7 @@
 """The step cache against Cache-DiT and against a plain loop of our own, with the bundled model."""
 
 import gc
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -118,30 +119,49 @@ def draw_plainly(pipe: ZImagePipeline, drawing: Drawing, cache: StepCache) -> tu
     changes: list[Tensor] = [torch.empty(0)] * 2
     histories: list[list[tuple[int, Tensor]]] = [[], []]  # the computed steps, with what the middle layers changed
 
+    def differences(history: list[tuple[int, Tensor]]) -> list[Tensor]:
+        """What the last computed step changed, and its differences, up to the order."""
+        last, change = history[-1]
+        found = [change]
+        if last >= 3 and len(history) > 1:
+            for earlier in differences(history[:-1])[: cache.taylor_order]:
+                found.append((found[-1] - earlier) / (last - history[-2][0]))
+        return found
+
     def forecast(history: list[tuple[int, Tensor]], step: int) -> Tensor:
-        (last, y), elapsed = history[-1], step - history[-1][0]
-        if cache.taylor_order == 0 or len(history) < 2 or last < 3:
-            return y
-        before, earlier = history[-2]
-        return y + (y - earlier) / (last - before) * elapsed
+        elapsed = step - history[-1][0]
+        terms = enumerate(differences(history))
+        return torch.stack([term * elapsed**order / math.factorial(order) for order, term in terms]).sum(0)
+
+    def skips(number: int, branch: int, change: Tensor) -> bool:
+        history = histories[branch]
+        if not history or (cache.protect_last and number == drawing.num_inference_steps - 1):
+            return False
+        if cache.mask:
+            return cache.mask[number] == "0"
+        if number < cache.warmup or number - 1 - history[-1][0] >= cache.max_skips:
+            return False
+        difference = (changes[branch] - change).abs().mean() / changes[branch].abs().mean()
+        return bool(difference < cache.threshold)
 
     def evaluate(branch: int, number: int, timestep: Tensor) -> Tensor:
         prepared, history = branches[branch], histories[branch]
         entered, time = transformer.embed(x, timestep, prepared.caption, prepared.image_rope)
-        stream = entered
-        for layer in transformer.layers[:1]:
-            stream = layer(stream, prepared.rope, prepared.mask, time)
+
+        def run(stream: Tensor, first: int, last: int) -> Tensor:
+            for layer in transformer.layers[first:last]:
+                stream = layer(stream, prepared.rope, prepared.mask, time)
+            return stream
+
+        stream, end = run(entered, 0, cache.first), LAYERS - cache.last
         change = stream - entered
-        in_a_row = number - 1 - history[-1][0] if history else 0
-        if number >= cache.warmup and in_a_row < cache.max_skips:
-            difference = (changes[branch] - change).abs().mean() / changes[branch].abs().mean()
-            if difference < cache.threshold:
-                return transformer.unpatchify(stream + forecast(history, number), time, *x.shape[-2:])
-        changes[branch], middle = change, stream
-        for layer in transformer.layers[1:]:
-            stream = layer(stream, prepared.rope, prepared.mask, time)
-        history.append((number, stream - middle))
-        return transformer.unpatchify(stream, time, *x.shape[-2:])
+        if skips(number, branch, change):
+            stream = stream + forecast(history, number)
+        else:
+            changes[branch], middle = change, stream
+            stream = run(stream, cache.first, end)
+            history.append((number, stream - middle))
+        return transformer.unpatchify(run(stream, end, LAYERS), time, *x.shape[-2:])
 
     for step in trajectory(pipe.schedule, drawing, pipe.device):
         outputs = [evaluate(branch, step.number, step.timestep) for branch in range(1 + step.guided)]
@@ -157,6 +177,8 @@ def draw_plainly(pipe: ZImagePipeline, drawing: Drawing, cache: StepCache) -> tu
         ("", 1.0, 8, StepCache(warmup=1, threshold=0.125, max_skips=3, taylor_order=1)),
         (LONGER, 1.0, 20, StepCache(warmup=2, threshold=0.05, max_skips=5)),
         (LONGER, 0.6, 20, StepCache(warmup=2, threshold=0.06, max_skips=4, taylor_order=1)),
+        (LONGER, 1.0, 12, StepCache(2, 1, 1, 0.12, 6, taylor_order=2, protect_last=True)),
+        (LONGER, 0.6, 8, StepCache(2, 2, mask="11011010", taylor_order=2, protect_last=True)),
     ],
 )
 def test_each_guidance_branch_decides_for_itself(
@@ -177,8 +199,8 @@ def test_each_guidance_branch_decides_for_itself(
 
     found = tiny.generate(drawing)
 
-    assert [recording.computed(row, 1) for row in (0, 1)] == computed
-    assert computed[0] != computed[1]
+    assert [recording.computed(row, settings.first) for row in (0, 1)] == computed
+    assert settings.mask or computed[0] != computed[1]
     guided = sum(step.guided for step in trajectory(tiny.schedule, drawing, tiny.device))
     skipped = [step for step in range(steps) if step not in computed[0]]
     of_prompt = sum(0.5 if step < guided else 1 for step in skipped)
