@@ -242,6 +242,14 @@ class Plan:
                 moved += streamed[part] * sizes.layer_bytes
         return moved
 
+    def layers(self, part: str) -> int:
+        """How many layers a part has that can be streamed."""
+        return self._of(part).layers
+
+    def fits(self, picture: Picture | None = None) -> bool:
+        """Whether a picture can be drawn within the budget; None: the one that it was made for."""
+        return self._fits(self.peak_bytes(picture))
+
     def decoding(self, picture: Picture) -> str:
         """How a picture is decoded, one of `DECODINGS`: the quickest way that fits; the last, if none does."""
         one = replace(picture, num_images=1)  # which is what the decoder sees
@@ -260,7 +268,7 @@ class Plan:
         Raises:
             ValueError: the message names the largest of its kind that does.
         """
-        if self._fits(self.peak_bytes(picture)) or self.budget_bytes is None:
+        if self.budget_bytes is None or self.fits(picture):
             return
         kind = ("with guidance " if picture.guided else "") + ("with a step cache " if picture.step_cache else "")
         count = f"{picture.num_images} images " if picture.num_images > 1 else ""
@@ -280,7 +288,7 @@ class Plan:
 
         def drawable(tokens: int) -> bool:
             asked = replace(picture, height=side, width=side * tokens)
-            return self._fits(self.peak_bytes(asked))
+            return self.fits(asked)
 
         low, high = 0, MOST_PIXELS // unit
         if drawable(high):
@@ -486,7 +494,7 @@ def _filled(made: Plan) -> Plan | None:
         room = usable - max(others, made._decode_bytes(made.picture, how))
         counts.add(min(most, max(0, room // made.sizes.transformer.layer_bytes)))
     filled = [replace(made, transformer_layers_resident=stay) for stay in sorted(counts, reverse=True)]
-    fitting = [one for one in filled if one._fits(one.peak_bytes())]
+    fitting = [one for one in filled if one.fits()]
     return min(fitting, key=lambda one: (one.seconds_per_picture(), _moved(one)), default=None)
 
 
