@@ -37,7 +37,7 @@ FIXED_BYTES = 88 * MIB
 LEAST_RESERVE, RESERVE = 256 * MIB, 0.04
 # A layer's weights take longer to come than the layer takes to compute: on an H200, the quickest card, 2.3 times in
 # bfloat16 and 1.7 times in fp8. So where no more than this share of them is streamed, nothing waits for them.
-HIDDEN = 0.4
+HIDDEN = 0.3
 BAND_SECONDS = 5e-9  # that a pixel takes longer to decode in bands
 
 
@@ -606,9 +606,7 @@ def _decoder_bytes(sizes: Sizes, picture: Picture, how: str) -> int:
 def _banked_bytes(sizes: Sizes) -> int:
     """What a pixel's activations move where they lie in host memory: each is written once and read twice."""
     channels = sizes.shape.block_channels
-    tensors = sum(
-        count * (2 * sizes.shape.layers_per_block + 3) / 4**level for level, count in enumerate(channels)
-    )
+    tensors = sum(count * (2 * sizes.shape.layers_per_block + 3) / 4**level for level, count in enumerate(channels))
     return int(3 * tensors * sizes.value_bytes)
 
 

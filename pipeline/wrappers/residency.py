@@ -363,8 +363,12 @@ def _tell_refusal(reason: str) -> None:
 
 def _places(module: nn.Module, apart: Collection[nn.Module] = ()) -> list[Place]:
     """Where a module and those in it keep their tensors, but for some of them."""
-    owners = [owner for inner in module.modules() if inner not in apart for owner in (inner._parameters, inner._buffers)]
-    return [Place(cast("dict[str, Any]", owner), name) for owner in owners for name, x in owner.items() if x is not None]
+    owners = [
+        owner for inner in module.modules() if inner not in apart for owner in (inner._parameters, inner._buffers)
+    ]
+    return [
+        Place(cast("dict[str, Any]", owner), name) for owner in owners for name, x in owner.items() if x is not None
+    ]
 
 
 def _move(places: Sequence[Place], device: torch.device) -> None:
