@@ -85,7 +85,7 @@ def main() -> None:
                     with attempt() as figures, Drawer(checkpoint, arguments.device, quantization, budget) as held:
                         figures |= compare(resident, held, arguments.size, arguments.repeats)
                     keep("cases", f"{quantization}:{budget}", figures)
-        budgets = random_budgets(arguments.random)
+        chance = random_budgets(arguments.random)
 
         def draw_kinds(case: tuple[str, str]) -> dict[str, Any]:
             quantization, budget = case
@@ -94,7 +94,7 @@ def main() -> None:
             return figures
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for (quantization, budget), figures in zip(budgets, pool.map(draw_kinds, budgets), strict=True):
+            for (quantization, budget), figures in zip(chance, pool.map(draw_kinds, chance), strict=True):
                 keep("random", f"{quantization}:{budget}", figures)
 
 

@@ -182,9 +182,9 @@ class Ring:
 
     def _leave(self, index: int) -> None:
         """Fetch what comes next in place of a layer that has computed."""
-        slot = self._holding(index)
-        assert slot is not None
-        slot.free = self._lane.mark()
+        for slot in self._slots:
+            if slot.layer == index:
+                slot.free = self._lane.mark()
         self._layers[index].unbind()
         following = self._after(index, len(self._slots))
         for wanted in following:
