@@ -63,11 +63,11 @@ class Packed:
             self._layout.append((size, tensor.to("meta")))
             size += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
         self.memory = torch.empty(size, dtype=torch.uint8)
+        if device.type == "cuda":
+            pin(self.memory, device)
         self._home = self.views(self.memory)
         for view, tensor in zip(self._home, tensors, strict=True):
             view.copy_(tensor)
-        if device.type == "cuda":
-            pin(self.memory, device)
         self.unbind()
 
     def views(self, memory: Tensor) -> list[Tensor]:
