@@ -38,7 +38,7 @@ def current(device: torch.device) -> AbstractContextManager[object]:
 
 
 def free_memory() -> int:
-    """Bytes of the current GPU that tensors of this process can still take: what is free, and what torch has to spare."""
+    """Bytes of the current GPU that tensors of this process can still take, with what torch holds for none."""
     held, used = torch.cuda.memory_reserved(), torch.cuda.memory_allocated()
     free, total = torch.cuda.mem_get_info()
     allowed = int(torch.cuda.get_per_process_memory_fraction() * total)

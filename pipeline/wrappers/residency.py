@@ -295,10 +295,10 @@ class Placement:
                 table.register_forward_hook(lambda _table, _tokens, rows: rows.to(self._device))
                 apart.add(table)
             rest = _places(module, apart)
-            if residency == WHOLE:
-                self._visits[part].add(Packed(rest, self._device))
-            else:
+            if residency != WHOLE:
                 _move(rest, self._device)
+            elif rest:
+                self._visits[part].add(Packed(rest, self._device))
             parts.presence[part] = self._presence(part, module)
 
     def _presence(self, part: str, module: nn.Module) -> Callable[[], AbstractContextManager[None]]:
