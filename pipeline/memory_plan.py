@@ -27,7 +27,7 @@ DECODINGS = ("whole", "bands", "host")
 MIB = 2**20
 RING = 2  # buffers that streamed layers take turns in: one computes, the next is fetched
 BAND_VALUES = 2**23  # at most, in a band of rows that the decoder works on at a time
-ATTENTION_BYTES = 64 * MIB  # that the scores of some queries take at most, where decoding is in bands
+ATTENTION_ROWS = 4096  # queries of the decoder's middle block at a time, as in `pipeline.cuda.vae`
 BANDWIDTH = 55e9  # bytes a second from pinned host memory over PCIe 5 × 16, measured
 MOST_PIXELS = 2**26  # of a picture that anybody asks for
 
@@ -617,11 +617,11 @@ def _decoder_bytes(sizes: Sizes, picture: Picture, how: str) -> int:
     before = others[0] if others else last
     whole = picture.pixels * value * (before + 4 * last)
     attended = picture.pixels // shape.downscale**2  # pixels that the middle attention sees
+    attention = min(ATTENTION_ROWS, attended) * attended * (8 + value) + 5 * value * shape.block_channels[-1] * attended
     if how == "whole":
-        return max(whole, min(4096, attended) * attended * (8 + value))
+        return max(whole, attention)
     band = (4 + 4 * value) * BAND_VALUES
-    kept = 3 * value * shape.block_channels[-1] * attended  # the attention's keys and values, and its input
-    return band + max(ATTENTION_BYTES + kept, picture.pixels * value * (before + 2 * last) if how == "bands" else 0)
+    return max(attention, band + (picture.pixels * value * (before + 2 * last) if how == "bands" else 0))
 
 
 def _banked_bytes(sizes: Sizes) -> int:

@@ -1,9 +1,9 @@
 """The VAE's decoder in bands of rows, for pictures that it has no room to decode whole: seamless, and not in tiles.
 
-It goes through the network layer by layer. Each layer reads the one before in bands, with the rows beside them that its
-convolution sees. The statistics of group norms are those of the whole picture, and so are the keys and values of the
-middle attention. Between two layers activations lie on the device, or in host memory. The same numbers are computed as
-for the whole, only summed in another order: pixels are equal within one level.
+The middle block, which is small, runs as it is. From there on the network is run layer by layer: each reads the
+one before in bands, with the rows beside them that its convolution sees. The statistics of group norms are those of the
+whole picture. Between two layers activations lie on the device, or in host memory. All is rounded where the whole
+decoder rounds, and on CUDA by its kernels: in bfloat16 any other rounding would grow from layer to layer.
 """
 
 import logging
@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from pipeline.memory_plan import ATTENTION_BYTES, BAND_VALUES, Picture
-from pipeline.model.autoencoder import Decoder, PixelAttention, Resnet, UpBlock, Upsample
+from pipeline.memory_plan import BAND_VALUES, Picture
+from pipeline.model.autoencoder import Decoder, Resnet, UpBlock, Upsample
 
 if TYPE_CHECKING:
+    from pipeline.cuda.vae import FusedDecoder
     from pipeline.recipe import Parts, Recipe
 
 
@@ -34,7 +35,7 @@ class BandedDecoder(nn.Module):
         decoding: how to decode latents of a height and a width, one of `DECODINGS`.
     """
 
-    def __init__(self, whole: nn.Module, plain: Decoder, decoding: Callable[[int, int], str]) -> None:
+    def __init__(self, whole: "Decoder | FusedDecoder", plain: Decoder, decoding: Callable[[int, int], str]) -> None:
         super().__init__()
         self.whole, self.plain = whole, plain
         self._decoding = decoding
@@ -49,11 +50,7 @@ class BandedDecoder(nn.Module):
 
     def _decode(self, x: Tensor, on_host: bool) -> Tensor:
         plain = self.plain
-        layer = Activation.of(plain.conv_in(x.contiguous(memory_format=torch.channels_last)), on_host=on_host)
-        first, second = plain.mid_block.resnets
-        layer = _resnet(cast("Resnet", first), layer)
-        _attend(cast("PixelAttention", plain.mid_block.attentions[0]), layer)
-        layer = _resnet(cast("Resnet", second), layer)
+        layer = Activation.of(self.whole.middle(x), on_host=on_host)
         for block in cast("list[UpBlock]", list(plain.up_blocks)):
             for resnet in block.resnets:
                 layer = _resnet(cast("Resnet", resnet), layer)
@@ -111,6 +108,16 @@ class Activation:
         """Some rows, on the device."""
         return self._values[:, :, start:end].to(self._device, non_blocking=True)
 
+    @property
+    def fused(self) -> bool:
+        """Whether the kernels of `pipeline.cuda` take it."""
+        return self._device.type == "cuda" and self._values.dtype == torch.bfloat16
+
+    def pixels(self, start: int, end: int) -> Tensor:
+        """Some pixels, counted row by row, on the device as a single row."""
+        flat = self._values.permute(0, 2, 3, 1).reshape(1, 1, -1, self.channels)[:, :, start:end]
+        return flat.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+
     def write(self, start: int, band: Tensor) -> None:
         """Set the rows from `start` on."""
         self._values[:, :, start : start + band.shape[2]].copy_(band, non_blocking=True)
@@ -126,31 +133,50 @@ class Norm:
     """
 
     def __init__(self, module: nn.GroupNorm, x: Activation, before: Tensor | None = None) -> None:
-        weight, bias = module.weight.double(), module.bias.double()
-        shift = torch.zeros_like(weight) if before is None else before.double()
-        total, squares = torch.zeros_like(weight), torch.zeros_like(weight)
-        for start, end in x.bands():
-            rows = x.rows(start, end).float()
-            total += rows.sum((0, 2, 3))
-            squares += rows.square().sum((0, 2, 3))
-        pixels = x.height * x.width
-        squares += 2 * shift * total + pixels * shift * shift
-        total += pixels * shift
+        shift = torch.zeros_like(module.bias) if before is None else before
+        self._affine = (_fused_factors if x.fused else _factors)(module, x, shift)
 
-        def mean(sums: Tensor) -> Tensor:  # of each channel's group
-            groups = sums.view(module.num_groups, -1)
-            return (groups.sum(1, keepdim=True) / (pixels * groups.shape[1])).expand_as(groups).flatten()
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Norm some rows, then SiLU."""
+        if rows.is_cuda and rows.dtype == torch.bfloat16:
+            from pipeline.cuda.kernels.pixels import scale_channels  # it needs Triton
 
-        center = mean(total)
-        factor = weight / ((mean(squares) - center.square()).clamp_min(0) + module.eps).sqrt()
-        self._factor = factor.float()[:, None, None]
-        self._offset = (bias + (shift - center) * factor).float()[:, None, None]
+            return scale_channels(rows.contiguous(memory_format=torch.channels_last), self._affine, silu=True)
+        factor, offset = self._affine[:, :, None, None]
+        return F.silu(rows.float() * factor + offset).to(rows.dtype)
 
-    def __call__(self, rows: Tensor, *, silu: bool) -> Tensor:
-        """Norm some rows, then SiLU if asked for."""
-        normed = rows.float() * self._factor
-        normed += self._offset
-        return (F.silu(normed, inplace=True) if silu else normed).to(rows.dtype)
+
+def _fused_factors(module: nn.GroupNorm, x: Activation, before: Tensor) -> Tensor:
+    """Those of the fused decoder, to the bit."""
+    from pipeline.cuda.kernels.pixels import channel_sums, group_factors, span
+
+    each = span(x.channels)
+    count = max(1, BAND_VALUES // (each * x.channels)) * each
+    pixels = x.height * x.width
+    parts = [channel_sums(x.pixels(start, min(start + count, pixels))) for start in range(0, pixels, count)]
+    sums = torch.cat(parts, dim=1)
+    return group_factors(sums, before, module.weight, module.bias, module.num_groups, module.eps, pixels)
+
+
+def _factors(module: nn.GroupNorm, x: Activation, before: Tensor) -> Tensor:
+    """What to multiply channels with and what to add then, float32 `[2, channels]`."""
+    weight, bias, shift = module.weight.double(), module.bias.double(), before.double()
+    total, squares = torch.zeros_like(weight), torch.zeros_like(weight)
+    for start, end in x.bands():
+        rows = x.rows(start, end).float()
+        total += rows.sum((0, 2, 3))
+        squares += rows.square().sum((0, 2, 3))
+    pixels = x.height * x.width
+    squares += 2 * shift * total + pixels * shift * shift
+    total += pixels * shift
+
+    def mean(sums: Tensor) -> Tensor:  # of each channel's group
+        groups = sums.view(module.num_groups, -1)
+        return (groups.sum(1, keepdim=True) / (pixels * groups.shape[1])).expand_as(groups).flatten()
+
+    center = mean(total)
+    factor = weight / ((mean(squares) - center.square()).clamp_min(0) + module.eps).sqrt()
+    return torch.stack([factor, bias + (shift - center) * factor]).float()
 
 
 def _resnet(module: Resnet, x: Activation) -> Activation:
@@ -169,14 +195,22 @@ def _resnet(module: Resnet, x: Activation) -> Activation:
         own = x.rows(start, end)
         own = F.conv2d(own, shortcut.weight) if shortcut else own
         branch = _convolve(module.conv2, h, norm, start, end)
-        y.write(start, (own.float() + branch + bias.float()[:, None, None]).to(branch.dtype))
+        y.write(start, _add(own, branch, bias))
     return y
+
+
+def _add(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
+    if x.is_cuda and x.dtype == torch.bfloat16:
+        from pipeline.cuda.kernels.pixels import add_
+
+        return add_(x, branch, bias)
+    return (x.float() + branch + bias.float()[:, None, None]).to(branch.dtype)
 
 
 def _convolve(module: nn.Conv2d, x: Activation, norm: Norm, start: int, end: int) -> Tensor:
     """Rows of the convolution of `x` normed, without its bias: what is behind adds it in float32."""
     before, behind = max(start - 1, 0), min(end + 1, x.height)
-    rows = norm(x.rows(before, behind), silu=True)
+    rows = norm(x.rows(before, behind))
     rows = F.pad(rows, (0, 0, int(before == start), int(behind == end)))
     return F.conv2d(rows, module.weight, padding=(0, 1))
 
@@ -192,24 +226,6 @@ def _upsample(module: Upsample, x: Activation) -> Activation:
         rows = F.pad(rows, (0, 0, int(before == start), int(behind == end)))
         y.write(start, F.conv2d(rows, module.conv.weight, module.conv.bias, padding=(0, 1)))
     return y
-
-
-def _attend(module: PixelAttention, x: Activation) -> None:
-    """Attention over all pixels, some queries at a time, added to `x`."""
-    norm = Norm(module.group_norm, x)
-
-    def pixels(start: int, end: int) -> Tensor:
-        return norm(x.rows(start, end), silu=False).permute(0, 2, 3, 1).flatten(0, 2)  # [pixels, channels]
-
-    keys = torch.cat([module.to_k(pixels(*band)) for band in x.bands()]).float()
-    values = torch.cat([module.to_v(pixels(*band)) for band in x.bands()])
-    rows = max(1, ATTENTION_BYTES // (8 * len(keys) * x.width))
-    for start in range(0, x.height, rows):
-        end = min(start + rows, x.height)
-        queries = module.to_q(pixels(start, end)) * x.channels**-0.5
-        weights = (queries.float() @ keys.T).softmax(-1)
-        h = module.to_out(weights.to(values.dtype) @ values)
-        x.write(start, x.rows(start, end) + h.view(1, end - start, x.width, -1).permute(0, 3, 1, 2))
 
 
 def _host_memory(values: int, dtype: torch.dtype) -> Tensor:
@@ -232,4 +248,5 @@ def wrap(parts: "Parts", _recipe: "Recipe") -> None:
     def decoding(height: int, width: int) -> str:
         return plan.decoding(Picture(height * scale, width * scale))
 
-    autoencoder.decoder = BandedDecoder(autoencoder.decoder, plain, decoding)
+    whole = cast("Decoder | FusedDecoder", autoencoder.decoder)
+    autoencoder.decoder = BandedDecoder(whole, plain, decoding)
