@@ -28,16 +28,20 @@ class FusedDecoder(nn.Module):
         return torch.cat([self._decode(latent[None]) for latent in x])
 
     def _decode(self, x: Tensor) -> Tensor:
+        plain, x = self.plain, self.middle(x)
+        for block in plain.up_blocks:
+            x = _up(cast("UpBlock", block), x)
+        images: Tensor = plain.conv_out(_norm(plain.conv_norm_out, x, silu=True))
+        return images
+
+    def middle(self, x: Tensor) -> Tensor:
+        """What the middle block gives, `[1, channels, H/8, W/8]`, for one image's latents."""
         plain = self.plain
         x = plain.conv_in(x.contiguous(memory_format=torch.channels_last))
         first, second = plain.mid_block.resnets
         x = _resnet(cast("Resnet", first), x)
         x = _attention(cast("PixelAttention", plain.mid_block.attentions[0]), x)
-        x = _resnet(cast("Resnet", second), x)
-        for block in plain.up_blocks:
-            x = _up(cast("UpBlock", block), x)
-        images: Tensor = plain.conv_out(_norm(plain.conv_norm_out, x, silu=True))
-        return images
+        return _resnet(cast("Resnet", second), x)
 
 
 def _up(block: UpBlock, x: Tensor) -> Tensor:
