@@ -99,7 +99,7 @@ def _serve(
     delivery = Delivery(images, card.name, settings.hold_seconds)
     leases = Leases(store, worker, card, executor.rate, delivery.trouble, settings.lease_seconds)
     departure = Departure(leases, store, log_and_spans)  # the process ends: nobody would read its metrics
-    admission = Admission(store, worker, card.abilities, leases, departure, delivery.ready)
+    admission = Admission(store, worker, card, leases, departure, delivery.ready)
     ending = Ending(store, images, departure, observers, settings.hold_seconds)
     runner = JobRunner(admission, executor, ProgressReporter(store), delivery, ending, observers)
     reaper = Reaper(client, images, celery_app(settings), settings)
