@@ -37,7 +37,7 @@ class MemoryPlan(BaseModel):
 
     residency: dict[str, str]  # by part: text_encoder, transformer, vae
     budget_bytes: int | None  # of GPU memory; None: all that is free
-    peak_bytes: int  # that tensors take of it at once, for a picture of 1024×1024
+    peak_bytes: int  # that tensors take of it at once, for a picture of 1024×1024, whatever else is asked for
     seconds_per_picture: float  # that it takes longer than with all weights on the GPU
     seconds_per_prompt: float  # and a prompt that was not drawn before
 
@@ -52,7 +52,7 @@ class ModelCard(SizeLimits):
     commit: str | None = None  # of the hub, where it came from there; as above
     path: str | None = None  # the checkpoint's folder on the worker's machine; of one from a hub or a bucket none
     load_seconds: float
-    plan: MemoryPlan | None = None  # None: all weights are on the device
+    plan: MemoryPlan | None = None  # cards of workers from before there were plans have none
     room: Room | None = None  # of the device's memory; None: for every picture that the model draws
     abilities: frozenset[str] = frozenset()  # what it can do that not every release's workers can; see `Trait.needs`
 

@@ -59,5 +59,7 @@ def refusal(rooms: Sequence[Room], job: JobInput) -> Refusal | None:
     kind = [*(["guidance"] if job.guidance_scale > 0 else []), *(["a step cache"] if job.step_cache != "off" else [])]
     side = math.isqrt(most(1)) // SIDE_MULTIPLE * SIDE_MULTIPLE
     pictures = f"pictures with {' and '.join(kind)}" if kind else "pictures"
-    told = f"there is GPU memory for {pictures} of at most {most(1):,} pixels, such as {side}×{side}: ask for a smaller one"
-    return Refusal("width" if job.width >= job.height else "height", told)
+    bound = f"{pictures} of at most {most(1):,} pixels, such as {side}×{side}"
+    return Refusal(
+        "width" if job.width >= job.height else "height", f"there is GPU memory for {bound}: ask for a smaller one"
+    )

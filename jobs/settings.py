@@ -74,14 +74,13 @@ class Settings(BaseSettings):
     )
     vram_budget: str | None = Field(
         None,
-        description="GPU memory that a worker keeps within, such as `8GiB`: what does not fit of the model waits in RAM "
-        "([memory](docs/operations.md#gpu-memory)); unset: all that is free",
+        description="GPU memory that a worker keeps within, such as `8GiB`: weights without room there wait in RAM "
+        "([GPU memory](docs/operations.md#gpu-memory)); unset: all that is free",
     )
     residency: str | None = Field(
         None,
-        description="where weights are while they are not at work, part by part, such as "
-        "`transformer=layers,text_encoder=whole,vae=resident`; unset: as fits "
-        "([what each costs](docs/operations.md#gpu-memory))",
+        description="where weights are while they are not at work, for parts that are not to be left to the budget: "
+        "`transformer=layers,text_encoder=whole,vae=resident` ([what each does](docs/accelerations.md#residency))",
     )
     cache_dir: Annotated[File, AfterValidator(storage.folder)] = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "zimage"),

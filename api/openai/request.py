@@ -150,7 +150,7 @@ class ImagesRequest(JobOptions):
 
     def renamed(self, errors: Sequence[FieldError]) -> list[FieldError]:
         """Return what is wrong with the job where it is in this request."""
-        return [error.model_copy(update={"pointer": _HERE.get(error.pointer, error.pointer)}) for error in errors]
+        return [error.model_copy(update={"pointer": _HERE.get(error.pointer or "", error.pointer)}) for error in errors]
 
     def _placed(self, item: ErrorDetails) -> dict[str, Any]:
         """Return what is wrong with the job as what is wrong with this request: all else was right as it came."""

@@ -211,7 +211,7 @@ class ClientStore:
         card, _ = await self.served()
         return card
 
-    async def served(self) -> tuple[ModelCard | None, list[Room]]:
+    async def served(self) -> tuple[ModelCard | None, Sequence[Room]]:
         """Return the card of the worker heard last, None if there never was one; and whose memory may be short.
 
         That is of all workers alive, or of the one heard last where none is; empty where one has room for all pictures.
@@ -220,7 +220,7 @@ class ClientStore:
         card = ModelCard.model_validate_json(text) if text else None
         if not rooms:
             return card, [card.room] if card and card.room else []
-        return card, [] if rooms == [""] else list(map(Room.from_words, rooms))
+        return card, [] if rooms == [""] else [Room.from_words(words) for words in rooms]
 
 
 def _bytes(job_input: JobInput, idempotency_key: str | None) -> int:
