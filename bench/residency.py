@@ -33,7 +33,7 @@ from typing import Any, Self
 
 import torch
 
-from bench.pipeline import PROMPT, load
+from bench.pipeline import PROMPT, load, next_prompt
 from bench.setting import describe, full_size
 from pipeline import Drawing, ZImagePipeline
 from pipeline.memory_plan import BudgetError, Picture, Sizes, parse_budget, plan
@@ -85,7 +85,7 @@ def main() -> None:
                     with attempt() as figures, Drawer(checkpoint, arguments.device, quantization, budget) as held:
                         figures |= compare(resident, held, arguments.size, arguments.repeats)
                     keep("cases", f"{quantization}:{budget}", figures)
-        budgets = random_budgets(arguments.random)
+        chance = random_budgets(arguments.random)
 
         def draw_kinds(case: tuple[str, str]) -> dict[str, Any]:
             quantization, budget = case
@@ -94,7 +94,7 @@ def main() -> None:
             return figures
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for (quantization, budget), figures in zip(budgets, pool.map(draw_kinds, budgets), strict=True):
+            for (quantization, budget), figures in zip(chance, pool.map(draw_kinds, chance), strict=True):
                 keep("random", f"{quantization}:{budget}", figures)
 
 
@@ -145,7 +145,12 @@ class Drawer:
 
     def __init__(self, checkpoint: Path, device: str, quantization: str, budget: str | None) -> None:
         asked = {"checkpoint": str(checkpoint.absolute()), "device": device, "quantization": quantization}
-        command = [sys.executable, "-c", "from bench.residency import serve; serve()", json.dumps({**asked, "budget": budget})]
+        command = [
+            sys.executable,
+            "-c",
+            "from bench.residency import serve; serve()",
+            json.dumps({**asked, "budget": budget}),
+        ]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.loaded = self._answer()
 
@@ -264,34 +269,35 @@ def compare(resident: Drawer, held: Drawer, size: int, repeats: int) -> dict[str
     """Draw in turns with both; return the figures of the one within a budget beside the other's."""
     sides = {"height": size, "width": size}
     both = {"resident": resident, "held": held}
-    first = {name: drawer.draw(prompt=f"{PROMPT} 0000", **sides) for name, drawer in both.items()}
-    warm, number = time.monotonic() + LOAD_SECONDS, 0
+    same = next_prompt()
+    first = {name: drawer.draw(prompt=same, **sides) for name, drawer in both.items()}
+    warm = time.monotonic() + LOAD_SECONDS
     while time.monotonic() < warm:
         for drawer in both.values():
-            drawer.draw(prompt=f"{PROMPT} 0000", **sides)
+            drawer.draw(prompt=same, **sides)
     runs: dict[str, dict[str, list[dict[str, Any]]]] = {
         kind: {name: [] for name in both} for kind in ("same_prompt", "new_prompt")
     }
     for _ in range(repeats):
-        number += 1
+        new = next_prompt()
         for name, drawer in both.items():
-            runs["same_prompt"][name].append(drawer.draw(prompt=f"{PROMPT} 0000", **sides))
+            runs["same_prompt"][name].append(drawer.draw(prompt=same, **sides))
         for name, drawer in both.items():
-            runs["new_prompt"][name].append(drawer.draw(prompt=f"{PROMPT} {id(held) % 1000 + number:04}", **sides))
+            runs["new_prompt"][name].append(drawer.draw(prompt=new, **sides))
     medians = {
         kind: {name: statistics.median(run["total_ms"] for run in found) for name, found in each.items()}
         for kind, each in runs.items()
     }
-    same, new = medians["same_prompt"], medians["new_prompt"]
+    known, unknown = medians["same_prompt"], medians["new_prompt"]
     mine = [run for each in runs.values() for run in each["held"]]
     peak = max(run["peak_mib"] for run in mine)
     return {
         **held.loaded,
-        "total_ms": same["held"],
-        "resident_ms": same["resident"],
-        "times_resident": same["held"] / same["resident"],
-        "new_prompt_ms": new["held"],
-        "new_prompt_extra_ms": (new["held"] - same["held"]) - (new["resident"] - same["resident"]),
+        "total_ms": known["held"],
+        "resident_ms": known["resident"],
+        "times_resident": known["held"] / known["resident"],
+        "new_prompt_ms": unknown["held"],
+        "new_prompt_extra_ms": (unknown["held"] - known["held"]) - (unknown["resident"] - known["resident"]),
         **{f"{stage}_ms": statistics.median(run[f"{stage}_ms"] for run in mine) for stage in ("denoise", "decode")},
         "decoding": first["held"]["decoding"],
         "bits_equal": first["held"]["digest"] == first["resident"]["digest"],

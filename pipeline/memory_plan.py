@@ -37,8 +37,8 @@ FIXED_BYTES = 88 * MIB
 LEAST_RESERVE, RESERVE = 256 * MIB, 0.04
 # A layer's weights take longer to come than the layer takes to compute: on an H200, the quickest card, 2.3 times in
 # bfloat16 and 1.7 times in fp8. So where no more than this share of them is streamed, nothing waits for them.
-HIDDEN = 0.4
-BAND_SECONDS = 5e-9  # that a pixel takes longer to decode in bands
+HIDDEN = 0.3
+BAND_SECONDS = 30e-9  # that a pixel takes longer to decode in bands: an estimate
 
 
 class BudgetError(ValueError):
@@ -105,7 +105,8 @@ class Shape:
     @property
     def downscale(self) -> int:
         """Pixels on a side of one latent pixel."""
-        return 2 ** (len(self.block_channels) - 1)
+        downscale: int = 2 ** (len(self.block_channels) - 1)
+        return downscale
 
 
 TURBO = Shape()
@@ -413,11 +414,11 @@ def plan(
     Raises:
         BudgetError: nothing fits.
     """
-    fixed = dict(residency or {})
-    known = {"picture": picture, "steps": steps, "bandwidth": bandwidth, "budget_bytes": budget_bytes}
+    settled: dict[str, Any] = dict(residency or {})
+    blank = Plan(sizes, budget_bytes=budget_bytes, picture=picture, steps=steps, bandwidth=bandwidth)
     if budget_bytes is None:
-        return Plan(sizes, **fixed, **known)  # type: ignore[arg-type]
-    plans = [Plan(sizes, **choice, **known) for choice in _choices(sizes, fixed)]
+        return replace(blank, **settled)
+    plans = [replace(blank, **choice) for choice in _choices(sizes, settled)]
     fitting = [best for made in plans if (best := _filled(made)) is not None]
     if not fitting:
         least = _least_budget(min(replace(made, budget_bytes=1).peak_bytes() for made in plans))
@@ -606,9 +607,7 @@ def _decoder_bytes(sizes: Sizes, picture: Picture, how: str) -> int:
 def _banked_bytes(sizes: Sizes) -> int:
     """What a pixel's activations move where they lie in host memory: each is written once and read twice."""
     channels = sizes.shape.block_channels
-    tensors = sum(
-        count * (2 * sizes.shape.layers_per_block + 3) / 4**level for level, count in enumerate(channels)
-    )
+    tensors = sum(count * (2 * sizes.shape.layers_per_block + 3) / 4**level for level, count in enumerate(channels))
     return int(3 * tensors * sizes.value_bytes)
 
 

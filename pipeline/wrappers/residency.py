@@ -182,9 +182,9 @@ class Ring:
 
     def _leave(self, index: int) -> None:
         """Fetch what comes next in place of a layer that has computed."""
-        slot = self._holding(index)
-        assert slot is not None
-        slot.free = self._lane.mark()
+        for slot in self._slots:
+            if slot.layer == index:
+                slot.free = self._lane.mark()
         self._layers[index].unbind()
         following = self._after(index, len(self._slots))
         for wanted in following:
@@ -363,8 +363,12 @@ def _tell_refusal(reason: str) -> None:
 
 def _places(module: nn.Module, apart: Collection[nn.Module] = ()) -> list[Place]:
     """Where a module and those in it keep their tensors, but for some of them."""
-    owners = [owner for inner in module.modules() if inner not in apart for owner in (inner._parameters, inner._buffers)]
-    return [Place(cast("dict[str, Any]", owner), name) for owner in owners for name, x in owner.items() if x is not None]
+    owners = [
+        owner for inner in module.modules() if inner not in apart for owner in (inner._parameters, inner._buffers)
+    ]
+    return [
+        Place(cast("dict[str, Any]", owner), name) for owner in owners for name, x in owner.items() if x is not None
+    ]
 
 
 def _move(places: Sequence[Place], device: torch.device) -> None:
