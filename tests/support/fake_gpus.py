@@ -29,7 +29,9 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch, said: str, *, cuda: str | None = "13
     monkeypatch.setattr(torch.cuda, "init", init)
 
 
-def gpus(monkeypatch: pytest.MonkeyPatch, *cards: tuple[str, tuple[int, int]], free: int = 20 * GIB, total: int = 24 * GIB) -> None:
+def gpus(
+    monkeypatch: pytest.MonkeyPatch, *cards: tuple[str, tuple[int, int]], free: int = 20 * GIB, total: int = 24 * GIB
+) -> None:
     """Have torch find these cards: name and compute capability; each but the first has a little less memory free."""
 
     def index(device: Any) -> int:

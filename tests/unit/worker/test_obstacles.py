@@ -150,7 +150,13 @@ def test_a_compiler_that_is_not_there_is_told_by_its_variable(monkeypatch: pytes
             r"memory, 3\.0 GiB: .* takes about 20\.5 GiB at 1024×1024, at least 3\.\d with weights in RAM; "
             r"with .*=fp8 12\.0 and 3\.\d: take a larger card",
         ),
-        ("fp8", 1, 2.5, 69, r"memory, 2\.5 GiB: .* takes about 12\.0 GiB .* at least 3\.\d with .*: take a larger card"),
+        (
+            "fp8",
+            1,
+            2.5,
+            69,
+            r"memory, 2\.5 GiB: .* takes about 12\.0 GiB .* at least 3\.\d with .*: take a larger card",
+        ),
         ("none", 22.5, 24, 69, r"memory, 24\.0 GiB: .*: set a smaller ZIMAGE_VRAM_BUDGET, and no ZIMAGE_RESIDENCY"),
         (
             "none",
@@ -162,7 +168,13 @@ def test_a_compiler_that_is_not_there_is_told_by_its_variable(monkeypatch: pytes
     ],
 )
 def test_too_little_memory_tells_what_is_needed_and_who_holds_it(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, quantization: str, free: float, total: float, code: int, told: str
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    quantization: str,
+    free: float,
+    total: float,
+    code: int,
+    told: str,
 ) -> None:
     gpus(monkeypatch, L4, free=int(free * GIB), total=int(total * GIB))
     found = obstacle(error, Settings(model=TURBO, quantization=quantization), CUDA0)
