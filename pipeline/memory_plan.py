@@ -254,8 +254,8 @@ class Plan:
 
     def decoding(self, picture: Picture) -> str:
         """How a picture is decoded, one of `DECODINGS`: the quickest way that fits; the last, if none does."""
-        # The decoder sees one image. By the pixels of many beside it, or several of a size might not fit, and of a larger
-        # one, whose decoding takes less memory, they would.
+        # The decoder sees one image; were the others' pixels not counted, several of a size might not fit, and of a
+        # larger one, which is decoded in less memory, they would.
         many = replace(picture, num_images=MANY_IMAGES)
         fits = (how for how in DECODINGS if self._fits(self._decode_bytes(many, how)))
         return next(fits, DECODINGS[-1])
