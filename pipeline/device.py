@@ -41,5 +41,5 @@ def free_memory(device: torch.device) -> int:
     """Bytes of a GPU that tensors of this process can still take: what is free, and what torch holds for none."""
     held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
     free, total = torch.cuda.mem_get_info(device)
-    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device.index) * total)
     return min(free + held, allowed) - used

@@ -88,7 +88,7 @@ def load_pipeline(settings: Settings, device: torch.device | None = None) -> tup
 def _keep_within(budget: int, gpu: torch.device) -> None:
     """Hold this process to its budget, so that others can have the rest of the GPU."""
     total = torch.cuda.get_device_properties(gpu).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(budget / total, 1.0), gpu.index or 0)
+    torch.cuda.set_per_process_memory_fraction(min(budget / total, 1.0), gpu.index)
 
 
 def local_folder(settings: Settings) -> str | None:
