@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from pipeline import TINY_CHECKPOINT, Drawing, ZImagePipeline, recipe
 from pipeline.cuda import graphs
-from pipeline.cuda.vae import FusedDecoder
 from pipeline.memory_plan import LAYERS, WHOLE, Picture, Plan, Sizes
 from pipeline.model.autoencoder import Autoencoder, AutoencoderParams, to_uint8
 from pipeline.wrappers import banded_decoder
@@ -88,6 +87,8 @@ def test_the_least_budget_draws_what_the_plan_says(quantization: str) -> None:
 
 @pytest.mark.parametrize("how", ["bands", "host"])
 def test_bands_are_seamless(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    from pipeline.cuda.vae import FusedDecoder  # it needs Triton
+
     monkeypatch.setattr(banded_decoder, "BAND_VALUES", 2**20)
     torch.manual_seed(5)
     vae = Autoencoder(FULL_VAE)
