@@ -34,8 +34,9 @@ MANY_IMAGES = 10  # that anybody asks for at once
 
 # cuBLAS' workspaces, the memory of recorded graphs, rotary tables: measured on an H100 and an H200 (bench/results).
 FIXED_BYTES = 88 * MIB
-# What PyTorch's allocator holds beside tensors: pieces of segments that nothing fits in. Of the budget.
-LEAST_RESERVE, RESERVE = 256 * MIB, 0.04
+# What PyTorch's allocator holds beside tensors, as pieces of segments that nothing fits in, and the features of prompts
+# that are remembered, 168 MiB at most. Of the budget.
+LEAST_RESERVE, RESERVE = 384 * MIB, 0.045
 # A layer's weights take longer to come than the layer takes to compute: on an H200, the quickest card, 2.3 times in
 # bfloat16 and 1.7 times in fp8. So where no more than this share of them is streamed, nothing waits for them.
 HIDDEN = 0.3

@@ -114,11 +114,6 @@ class Lane:
         if self.stream:
             torch.cuda.current_stream(self._device).wait_event(mark)
 
-    def let_go(self, target: Tensor) -> None:
-        """Keep a buffer's memory from being used for something else before the copies to it are done."""
-        if self.stream:
-            target.record_stream(self.stream)
-
 
 class Slot:
     """A buffer on the device that layers take turns in."""
@@ -133,8 +128,8 @@ class Slot:
 class Ring:
     """Streams layers that are alike: each is fetched while the one before it computes.
 
-    They announce themselves by hooks. Fetched is what comes next in the order of layers, the first ones behind the
-    last: those of the next step. What a step cache skips is not fetched: a layer that was fetched waits for its turn.
+    They announce themselves by hooks, and the model whose layers they are announces that they are about to run. What a
+    step cache skips is not fetched, but for the first ones, which wait for their turn then.
 
     Args:
         device: where they compute.
@@ -155,28 +150,28 @@ class Ring:
         layer.register_forward_hook(lambda *_: self._leave(index))
 
     def open(self) -> None:
-        """Allocate the buffers, and begin to fetch the first layers."""
-        size = max(packed.memory.numel() for packed in self._layers)
-        self._slots = [
-            Slot(torch.empty(size, dtype=torch.uint8, device=self._device), self._lane.mark())
-            for _ in range(min(RING, len(self._layers)))
-        ]
-        for index, slot in enumerate(self._slots):
-            self._fetch(index, slot)
+        """Fetch the first layers, into buffers that are allocated the first time, unless they are there."""
+        if not self._slots:
+            size = max(packed.memory.numel() for packed in self._layers)
+            self._slots = [
+                Slot(torch.empty(size, dtype=torch.uint8, device=self._device), self._lane.mark())
+                for _ in range(min(RING, len(self._layers)))
+            ]
+        self._fetch_all(range(len(self._slots)))
 
     def close(self) -> None:
         """Free the buffers, wherever the layers were stopped."""
         for slot in self._slots:
             if slot.layer is not None:
+                self._lane.wait(slot.there)  # or its memory would be used for something else during the copy
                 self._layers[slot.layer].unbind()
-            self._lane.let_go(slot.memory)
         self._slots, self._views = [], {}
 
     def _arrive(self, index: int) -> None:
         """Wait for a layer that is about to compute."""
         if not self._slots:
             self.open()
-        slot = self._holding(index) or self._fetch(index, self._spare(self._after(index, len(self._slots) - 1)))
+        slot = self._holding(index) or self._fetch(index, self._spare(range(index + 1, index + len(self._slots))))
         self._lane.wait(slot.there)
         self._layers[index].bind(self._views_in(index, slot))
 
@@ -186,10 +181,13 @@ class Ring:
             if slot.layer == index:
                 slot.free = self._lane.mark()
         self._layers[index].unbind()
-        following = self._after(index, len(self._slots))
-        for wanted in following:
-            if not self._holding(wanted):
-                self._fetch(wanted, self._spare(following))
+        self._fetch_all(range(index + 1, min(index + 1 + len(self._slots), len(self._layers))))
+
+    def _fetch_all(self, wanted: range) -> None:
+        """Fetch those that are not there yet in place of others, no more of them than there are buffers."""
+        for index in wanted:
+            if not self._holding(index):
+                self._fetch(index, self._spare(wanted))
 
     def _fetch(self, index: int, slot: Slot) -> Slot:
         packed = self._layers[index]
@@ -200,13 +198,9 @@ class Ring:
     def _holding(self, index: int) -> Slot | None:
         return next((slot for slot in self._slots if slot.layer == index), None)
 
-    def _spare(self, kept: Sequence[int]) -> Slot:
-        """A slot whose layer is none of those to be kept."""
+    def _spare(self, kept: range) -> Slot:
+        """A buffer whose layer is none of those to be kept."""
         return next(slot for slot in self._slots if slot.layer not in kept)
-
-    def _after(self, index: int, count: int) -> list[int]:
-        """The layers that come next."""
-        return [(index + ahead) % len(self._layers) for ahead in range(1, count + 1)]
 
     def _views_in(self, index: int, slot: Slot) -> list[Tensor]:
         key = index, self._slots.index(slot)
@@ -312,10 +306,8 @@ class Placement:
         mover = self._visits.get(part) or self._rings.get(part)
         if mover is None:  # all its layers stay
             return nullcontext
-        # The text encoder may have nothing to read: features of prompts are remembered. A ring opens when it has.
-        at_once = part != "text_encoder"
-        if isinstance(mover, Visit) and not at_once:
-            module.register_forward_pre_hook(lambda *_: mover.open())
+        module.register_forward_pre_hook(lambda *_: mover.open())
+        at_once = part != "text_encoder"  # which may have nothing to read: features of prompts are remembered
 
         @contextmanager
         def presence() -> Iterator[None]:
