@@ -37,9 +37,9 @@ def current(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes of a GPU that tensors of this process can still take: what is free, and what torch holds for none."""
-    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
-    free, total = torch.cuda.mem_get_info(device)
-    allowed = int(torch.cuda.get_per_process_memory_fraction(device.index) * total)
+def free_memory() -> int:
+    """Bytes of the current GPU that tensors of this process can still take, with what torch holds for none."""
+    held, used = torch.cuda.memory_reserved(), torch.cuda.memory_allocated()
+    free, total = torch.cuda.mem_get_info()
+    allowed = int(torch.cuda.get_per_process_memory_fraction() * total)
     return min(free + held, allowed) - used

@@ -37,9 +37,9 @@ FIXED_BYTES = 88 * MIB
 # What PyTorch's allocator holds beside tensors, as pieces of segments that nothing fits in, and the features of prompts
 # that are remembered, 168 MiB at most. Of the budget.
 LEAST_RESERVE, RESERVE = 384 * MIB, 0.045
-# A layer's weights take longer to come than the layer takes to compute: on an H200, the quickest card, 2.3 times in
-# bfloat16 and 1.7 times in fp8. So where no more than this share of them is streamed, nothing waits for them.
-HIDDEN = 0.3
+# A layer's weights take longer to come than it takes to compute: on an H200, the quickest card, 2.3 times in bfloat16
+# and 1.7 times in fp8, for so many tokens. So where no more than this share of the layers is streamed, nothing waits.
+HIDDEN, HIDDEN_TOKENS = 0.4, 4160
 BAND_SECONDS = 30e-9  # that a pixel takes longer to decode in bands: an estimate
 
 
@@ -304,17 +304,17 @@ class Plan:
         return low * unit
 
     def bytes_per_step(self) -> int:
-        """Weights that come for one evaluation of the transformer."""
-        return self.streamed["transformer"] * self.sizes.transformer.layer_bytes
+        """Weights that come for one evaluation of the transformer; of those that fit into the ring none."""
+        streamed = self.streamed["transformer"]
+        return streamed * self.sizes.transformer.layer_bytes if streamed > RING else 0
 
     def bytes_per_picture(self, picture: Picture | None = None) -> int:
-        """What comes and goes for a picture whose prompt was drawn before."""
-        picture = picture or self.picture
-        moved = self.bytes_per_step() * self.steps
-        moved += sum(self._of(part).total for part in ("transformer", "vae") if self.residency[part] == WHOLE)
-        if self.decoding(picture) == "host":
-            moved += picture.pixels * _banked_bytes(self.sizes)
-        return moved
+        """What comes and goes for a picture whose prompt was drawn before; None: of the plan's size, not guided."""
+        picture = picture or self._plain
+        transformer = self.bytes_per_step() * self.steps
+        if not transformer:
+            transformer = self.streamed["transformer"] * self.sizes.transformer.layer_bytes
+        return transformer + self._beside_streaming(picture)
 
     def bytes_per_prompt(self) -> int:
         """What comes for a prompt that was not drawn before."""
@@ -324,16 +324,27 @@ class Plan:
         return self.streamed["text_encoder"] * text.layer_bytes
 
     def seconds_per_picture(self, picture: Picture | None = None) -> float:
-        """By how much a picture takes longer than with resident weights, its prompt drawn before."""
-        picture = picture or self.picture
-        sizes, decoding = self.sizes.transformer, self.decoding(picture)
-        waited = max(0.0, self.streamed["transformer"] - HIDDEN * sizes.layers) * sizes.layer_bytes * self.steps
-        waited += self.bytes_per_picture(picture) - self.bytes_per_step() * self.steps
-        return waited / self.bandwidth + (0.0 if decoding == "whole" else picture.pixels * BAND_SECONDS)
+        """By how much a picture takes longer than with resident weights, as `bytes_per_picture`: an estimate.
+
+        Of the layers that are streamed, as many cost nothing as come while others compute.
+        """
+        picture = picture or self._plain
+        layers = self.sizes.transformer.layers
+        hidden = HIDDEN * layers * picture.tokens(self.sizes.shape) * (1 + picture.guided) / HIDDEN_TOKENS
+        beside = self._beside_streaming(picture)
+        waits = max(0.0, 1 - hidden / max(1, self.streamed["transformer"]))
+        moved = (self.bytes_per_picture(picture) - beside) * waits + beside
+        return moved / self.bandwidth + self._band_seconds(picture)
 
     def seconds_per_prompt(self) -> float:
-        """By how much a prompt that was not drawn before takes longer."""
+        """By how much a prompt that was not drawn before takes longer: an estimate."""
         return self.bytes_per_prompt() / self.bandwidth
+
+    @property
+    def most_seconds(self) -> float:
+        """By how much a picture of a new prompt would take longer if nothing came while something computes."""
+        moved = self.bytes_per_picture(self.picture) + self.bytes_per_prompt()
+        return moved / self.bandwidth + self._band_seconds(self.picture)
 
     def __str__(self) -> str:
         told = []
@@ -348,6 +359,18 @@ class Plan:
             f"{self.seconds_per_prompt() * 1000:.0f} ms, at {self.bandwidth / 1e9:.0f} GB/s from pinned memory "
             f"({_gib(self.pinned_bytes)})"
         )
+
+    @property
+    def _plain(self) -> Picture:
+        return replace(self.picture, guided=False, step_cache=False)
+
+    def _beside_streaming(self, picture: Picture) -> int:
+        """What comes and goes for a picture as a whole."""
+        moved = sum(self._of(part).total for part in ("transformer", "vae") if self.residency[part] == WHOLE)
+        return moved + (picture.pixels * _banked_bytes(self.sizes) if self.decoding(picture) == "host" else 0)
+
+    def _band_seconds(self, picture: Picture) -> float:
+        return 0.0 if self.decoding(picture) == "whole" else picture.pixels * BAND_SECONDS
 
     def _of(self, part: str) -> PartSizes:
         sizes: PartSizes = getattr(self.sizes, part)
@@ -431,7 +454,7 @@ def plan(
             f" {picture.width}×{picture.height} is {_gib(least)}",
             least,
         )
-    return min(fitting, key=lambda made: (made.seconds_per_picture() + made.seconds_per_prompt(), _moved(made)))
+    return min(fitting, key=lambda made: made.most_seconds)
 
 
 def parse_budget(text: str) -> int:
@@ -500,11 +523,7 @@ def _filled(made: Plan) -> Plan | None:
         counts.add(min(most, max(0, room // made.sizes.transformer.layer_bytes)))
     filled = [replace(made, transformer_layers_resident=stay) for stay in sorted(counts, reverse=True)]
     fitting = [one for one in filled if one.fits()]
-    return min(fitting, key=lambda one: (one.seconds_per_picture(), _moved(one)), default=None)
-
-
-def _moved(made: Plan) -> int:
-    return made.bytes_per_picture() + made.bytes_per_prompt()
+    return min(fitting, key=lambda one: one.most_seconds, default=None)
 
 
 def _usable(budget: int) -> int:

@@ -134,7 +134,7 @@ class Recipe:
         )
         made = plan(sizes, self.vram_budget, residency=self.residency)
         if self.vram_budget is None and not self.residency and self.device.type == "cuda":
-            made = _within(made, free_memory(self.device))
+            made = _within(made, free_memory())
         if made.offloads or made.budget_bytes is not None:
             log.info("residency: %s", made)
         return made

@@ -63,11 +63,11 @@ class Packed:
             self._layout.append((size, tensor.to("meta")))
             size += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
         self.memory = torch.empty(size, dtype=torch.uint8)
+        if device.type == "cuda":
+            pin(self.memory, device)
         self._home = self.views(self.memory)
         for view, tensor in zip(self._home, tensors, strict=True):
             view.copy_(tensor)
-        if device.type == "cuda":
-            pin(self.memory, device)
         self.unbind()
 
     def views(self, memory: Tensor) -> list[Tensor]:
@@ -295,10 +295,10 @@ class Placement:
                 table.register_forward_hook(lambda _table, _tokens, rows: rows.to(self._device))
                 apart.add(table)
             rest = _places(module, apart)
-            if residency == WHOLE:
-                self._visits[part].add(Packed(rest, self._device))
-            else:
+            if residency != WHOLE:
                 _move(rest, self._device)
+            elif rest:
+                self._visits[part].add(Packed(rest, self._device))
             parts.presence[part] = self._presence(part, module)
 
     def _presence(self, part: str, module: nn.Module) -> Callable[[], AbstractContextManager[None]]:

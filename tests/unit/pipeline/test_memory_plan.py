@@ -84,8 +84,8 @@ def test_any_budget_fits_or_is_refused_with_the_least_that_does_and_more_is_neve
     assert made.peak_bytes() < budget
     made.check(made.picture)
     larger = plan(sizes, budget + more)
-    cost = made.seconds_per_picture() + made.seconds_per_prompt()
-    assert larger.seconds_per_picture() + larger.seconds_per_prompt() <= cost + 1e-9
+    assert larger.most_seconds <= made.most_seconds
+    assert larger.seconds_per_picture() + larger.seconds_per_prompt() <= larger.most_seconds
 
 
 @given(budget=budgets, guided=st.booleans(), images=st.integers(1, 8), step_cache=st.booleans())
