@@ -30,6 +30,7 @@ BAND_VALUES = 2**23  # at most, in a band of rows that the decoder works on at a
 ATTENTION_ROWS = 4096  # queries of the decoder's middle block at a time, as in `pipeline.cuda.vae`
 BANDWIDTH = 55e9  # bytes a second from pinned host memory over PCIe 5 × 16, measured
 MOST_PIXELS = 2**26  # of a picture that anybody asks for
+MANY_IMAGES = 10  # that anybody asks for at once
 
 # cuBLAS' workspaces, the memory of recorded graphs, rotary tables: measured on an H100 and an H200 (bench/results).
 FIXED_BYTES = 88 * MIB
@@ -254,8 +255,10 @@ class Plan:
 
     def decoding(self, picture: Picture) -> str:
         """How a picture is decoded, one of `DECODINGS`: the quickest way that fits; the last, if none does."""
-        one = replace(picture, num_images=1)  # which is what the decoder sees
-        fits = (how for how in DECODINGS if self._fits(self._decode_bytes(one, how)))
+        # The decoder sees one image; were the others' pixels not counted, several of a size might not fit, and of a
+        # larger one, which is decoded in less memory, they would.
+        many = replace(picture, num_images=MANY_IMAGES)
+        fits = (how for how in DECODINGS if self._fits(self._decode_bytes(many, how)))
         return next(fits, DECODINGS[-1])
 
     def peak_bytes(self, picture: Picture | None = None) -> int:

@@ -28,6 +28,17 @@ key_gpu_seconds_total = Counter(
 vram_peak_bytes = Gauge("zimage_vram_peak_bytes", "Most GPU memory allocated during the last job; 0 on a CPU.")
 vram_reserved_bytes = Gauge("zimage_vram_reserved_bytes", "GPU memory held by the allocator; 0 on a CPU.")
 vram_total_bytes = Gauge("zimage_vram_total_bytes", "GPU memory of the worker's device; 0 on a CPU.")
+PARTS = ("text_encoder", "transformer", "vae")
+plan_info = Gauge("zimage_plan_info", "1; where each part's weights are between its stages.", PARTS)
+plan_budget_bytes = Gauge("zimage_plan_budget_bytes", "GPU memory that the worker keeps within; 0: all that is free.")
+plan_peak_bytes = Gauge(
+    "zimage_plan_peak_bytes", "Most GPU memory that a picture of 1024x1024 is predicted to take, whatever is asked for."
+)
+plan_extra_seconds = Gauge(
+    "zimage_plan_extra_seconds",
+    "Predicted cost of weights that come and go: of a picture of 1024x1024, of a prompt that is not remembered.",
+    ["of"],
+)
 server_errors_total = Counter(
     "zimage_server_errors_total", "Calls that a server (redis, s3) did not answer.", ["server"]
 )
