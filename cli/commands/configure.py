@@ -66,7 +66,7 @@ def _choice(name: str | None, vram: str | None, gpus: int | None, goal: Goal | N
         choice = choose(card, count, aim)
     except BudgetError as error:
         raise UserError(f"{card.name} is too small, with 1 GiB left for CUDA's context: {error}") from error
-    if len(here) > len(alike):
+    if alike and len(here) > len(alike):
         choice.remarks.append("Other cards are here, too: a worker on one takes settings of its own, and cuda:N.")
     arguments = [*(["--gpu", name] if name else []), "--vram", f"{card.vram / GIB:g}GiB", "--gpus", str(count)]
     return choice, [*arguments, "--goal", aim]
