@@ -35,3 +35,11 @@ def find_device(name: str | torch.device) -> torch.device:
 def current(device: torch.device) -> AbstractContextManager[object]:
     """Make a GPU the current one, where Triton launches, and streams, events and graphs are made."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that tensors of this process can still take: what is free, and what torch holds for none."""
+    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return min(free + held, allowed) - used

@@ -37,7 +37,7 @@ FIXED_BYTES = 88 * MIB
 LEAST_RESERVE, RESERVE = 256 * MIB, 0.04
 # A layer's weights take longer to come than the layer takes to compute: on an H200, the quickest card, 2.3 times in
 # bfloat16 and 1.7 times in fp8. So where no more than this share of them is streamed, nothing waits for them.
-HIDDEN = 0.4
+HIDDEN = 0.3
 BAND_SECONDS = 5e-9  # that a pixel takes longer to decode in bands
 
 
@@ -242,6 +242,14 @@ class Plan:
                 moved += streamed[part] * sizes.layer_bytes
         return moved
 
+    def layers(self, part: str) -> int:
+        """How many layers a part has that can be streamed."""
+        return self._of(part).layers
+
+    def fits(self, picture: Picture | None = None) -> bool:
+        """Whether a picture can be drawn within the budget; None: the one that it was made for."""
+        return self._fits(self.peak_bytes(picture))
+
     def decoding(self, picture: Picture) -> str:
         """How a picture is decoded, one of `DECODINGS`: the quickest way that fits; the last, if none does."""
         one = replace(picture, num_images=1)  # which is what the decoder sees
@@ -260,7 +268,7 @@ class Plan:
         Raises:
             ValueError: the message names the largest of its kind that does.
         """
-        if self._fits(self.peak_bytes(picture)) or self.budget_bytes is None:
+        if self.budget_bytes is None or self.fits(picture):
             return
         kind = ("with guidance " if picture.guided else "") + ("with a step cache " if picture.step_cache else "")
         count = f"{picture.num_images} images " if picture.num_images > 1 else ""
@@ -280,7 +288,7 @@ class Plan:
 
         def drawable(tokens: int) -> bool:
             asked = replace(picture, height=side, width=side * tokens)
-            return self._fits(self.peak_bytes(asked))
+            return self.fits(asked)
 
         low, high = 0, MOST_PIXELS // unit
         if drawable(high):
@@ -486,7 +494,7 @@ def _filled(made: Plan) -> Plan | None:
         room = usable - max(others, made._decode_bytes(made.picture, how))
         counts.add(min(most, max(0, room // made.sizes.transformer.layer_bytes)))
     filled = [replace(made, transformer_layers_resident=stay) for stay in sorted(counts, reverse=True)]
-    fitting = [one for one in filled if one._fits(one.peak_bytes())]
+    fitting = [one for one in filled if one.fits()]
     return min(fitting, key=lambda one: (one.seconds_per_picture(), _moved(one)), default=None)
 
 
@@ -598,9 +606,7 @@ def _decoder_bytes(sizes: Sizes, picture: Picture, how: str) -> int:
 def _banked_bytes(sizes: Sizes) -> int:
     """What a pixel's activations move where they lie in host memory: each is written once and read twice."""
     channels = sizes.shape.block_channels
-    tensors = sum(
-        count * (2 * sizes.shape.layers_per_block + 3) / 4**level for level, count in enumerate(channels)
-    )
+    tensors = sum(count * (2 * sizes.shape.layers_per_block + 3) / 4**level for level, count in enumerate(channels))
     return int(3 * tensors * sizes.value_bytes)
 
 

@@ -31,13 +31,14 @@ class Measured:
 
 def measured(file: str, *keys: str) -> Measured:
     """Return the figure that a file has under these keys, one in the other."""
-    found = whole = _read(file)
+    found = whole = read(file)
     for key in keys:
         found = found[key]
     return Measured(float(found), Source(file, whole["device"], whole["command"]))  # type: ignore[arg-type]
 
 
 @cache
-def _read(file: str) -> dict[str, Any]:
+def read(file: str) -> dict[str, Any]:
+    """Return what a file has."""
     content: dict[str, Any] = json.loads((RESULTS / file).read_text())
     return content

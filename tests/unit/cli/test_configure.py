@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cli.configure import cards
 from cli.configure.recorded import RESULTS
-from cli.configure.table import markdown_table
+from cli.configure.table import markdown
 from cli.main import app
 from pipeline import driver
 from pipeline.formats import fp8
@@ -84,10 +84,10 @@ def test_each_figure_names_the_record_that_it_comes_from(gpu: str) -> None:
         ]
 
 
-def test_the_docs_have_the_table_that_it_makes() -> None:
+def test_the_docs_have_the_tables_that_it_makes() -> None:
     table = re.search(r"<!-- cards: .*? -->\n(.*?)\n<!-- /cards -->", (ROOT / "docs/models.md").read_text(), re.DOTALL)
     assert table is not None
-    assert table[1] == markdown_table()
+    assert table[1] == markdown()
 
 
 def test_what_is_here_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,13 @@ def test_a_card_that_has_room_keeps_all_weights():
 
 
 def test_cards_of_6_to_16_gb_draw_and_tell_what_it_costs():
-    for sizes, budget, seconds in ((BF16, 16, 0.1), (FP8_SIZES, 12, 0.05), (BF16, 8, 0.7), (FP8_SIZES, 8, 0.3), (BF16, 6, 1.0)):
+    for sizes, budget, seconds in (
+        (BF16, 16, 0.1),
+        (FP8_SIZES, 12, 0.05),
+        (BF16, 8, 0.7),
+        (FP8_SIZES, 8, 0.3),
+        (BF16, 6, 1.0),
+    ):
         made = plan(sizes, budget * GIB)
         assert made.offloads
         assert made.seconds_per_picture() <= seconds
