@@ -81,7 +81,7 @@ def choose(card: Card, gpus: int, goal: Goal) -> Choice:
 def _planned(card: Card, quantization: str, goal: Goal) -> tuple[Plan, str | None]:
     """Return where weights are, and the budget; None: none is needed, since all that a job may ask for fits."""
     sizes, bandwidth = SIZES[quantization], link_bandwidth(card)
-    budget = _tenths(math.floor, card.vram - BESIDE)
+    budget = _tenths(math.floor, max(card.vram - BESIDE, BESIDE))
     if goal == "memory":
         try:
             plan(sizes, 1)
@@ -102,13 +102,13 @@ def _told(expected: Mapping[str, _Expected]) -> list[str]:
     figures = [one.figure for one in expected.values() if one.figure]
     sources = list(dict.fromkeys(figure.source for figure in figures if figure.source))
     lines = []
-    for name, (figure, unit) in ((name, (one.figure, one.unit)) for name, one in expected.items()):
-        if figure is None:
+    for name, one in expected.items():
+        if (figure := one.figure) is None:
             lines.append(f"    {name}: not known of this card")
             continue
         place = f" [{sources.index(figure.source) + 1}]" if figure.source else ""
         kind = f"estimated{place}, {figure.how}" if figure.how else f"measured{place}"
-        lines.append(f"    {name}: {figure} {unit}, {kind}")
+        lines.append(f"    {name}: {figure} {one.unit}, {kind}")
     return lines + [f"    [{number}] {source}" for number, source in enumerate(sources, 1)]
 
 

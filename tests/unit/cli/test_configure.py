@@ -110,7 +110,7 @@ def test_what_is_here_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (["--vram", "lots"], 2, "expected bytes with their unit, such as 16GiB"),
         (["--gpu", "cpu", "--gpus", "2"], 2, "leave them out with --gpu cpu"),
         (["--gpu", "Tesla T4"], 1, "compute capability 7.5, and 8.0 is the least"),
-        (["--gpu", "RTX 4090", "--vram", "3GiB"], 1, "is too little: the least for a picture"),
+        (["--gpu", "RTX 4090", "--vram", "512MiB"], 1, "is too little: the least for a picture"),
     ],
 )
 def test_what_can_not_be_is_told_in_a_line(
