@@ -21,7 +21,7 @@ WALL_SECONDS = 120.0
 MEMORY_BYTES = 1 << 30
 MAX_CHARACTERS = 100_000  # that a chat has beside what is said in it; the model reads 512 tokens
 
-# Templates may tell chats apart: none, a worker's first one, others in several scripts, one longer than the model reads.
+# Templates may tell chats apart: an empty one, a worker's first one, several scripts, more than the model reads.
 SAID = ("", "warm-up", "x", "a red fox in the snow, 4k", "雪中的红狐狸\n", "🦊 " * 2, "a long prompt, " * 300)
 
 _BUNDLED = Path(__file__).parents[1] / "models/tiny/tokenizer/chat_template.jinja"
