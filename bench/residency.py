@@ -36,7 +36,8 @@ import torch
 from bench.pipeline import PROMPT, load, next_prompt
 from bench.setting import describe, full_size
 from pipeline import Drawing, ZImagePipeline
-from pipeline.memory_plan import BudgetError, Picture, Sizes, parse_budget, plan
+from pipeline.memory_plan import least_budget, parse_budget, plan
+from pipeline.memory_sizes import Picture, Sizes
 
 CASES = ("none:24GiB", "none:16GiB", "fp8:12GiB", "none:8GiB", "fp8:8GiB", "none:6GiB", "fp8:6GiB")
 STEPS = 8
@@ -119,15 +120,6 @@ def random_budgets(count: int) -> list[tuple[str, str]]:
         most = plan(sizes, None).peak_bytes() + 2**30
         cases.append((quantization, f"{numbers.randint(least // MIB + 1, most // MIB)}MiB"))
     return cases
-
-
-def least_budget(sizes: Sizes) -> int:
-    """The least with which the usual picture can be drawn."""
-    try:
-        plan(sizes, 1)
-    except BudgetError as error:
-        return error.least_bytes
-    return 1
 
 
 class Drawer:

@@ -51,7 +51,7 @@ def load_settings(data: Path | None = None, **options: Any) -> "Settings":
         raise UserError(f"wrong setting: {told}", ExitCode.USAGE)
     for field, read in (("vram_budget", parse_budget), ("residency", parse_residency)):
         try:
-            if (value := getattr(settings, field)) is not None:
+            if value := getattr(settings, field):
                 read(value)
         except ValueError as error:
             raise UserError(f"wrong setting: ZIMAGE_{field.upper()}: {error}", ExitCode.USAGE) from None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.memory_plan import Picture
+from pipeline.memory_sizes import Picture
 from pipeline.skipping import Choice, StepCache
 
 

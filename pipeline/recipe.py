@@ -22,7 +22,8 @@ from pipeline.device import current, free_memory
 from pipeline.driver import check_capability
 from pipeline.formats.number_format import NumberFormat
 from pipeline.formats.registry import find_stored
-from pipeline.memory_plan import RESIDENT, WHOLE, BudgetError, Plan, Shape, Sizes, plan
+from pipeline.memory_plan import RESIDENT, WHOLE, BudgetError, Plan, plan
+from pipeline.memory_sizes import Shape, Sizes
 from pipeline.model.autoencoder import Autoencoder, Decoder
 from pipeline.model.scheduler import Schedule
 from pipeline.model.text_encoder import TextEncoder, TextFeatures

@@ -20,9 +20,10 @@ from pipeline.checkpoint.config import AwayError, NoRoomError
 from pipeline.driver import UnfitGpuError
 from pipeline.faults import Fault, fault_of
 from pipeline.formats.number_format import QuantizationError
+from pipeline.memory_plan import least_budget
 from worker.executor import compiler
 from worker.executor.device_choice import AllTakenError
-from worker.executor.gpu_memory import GIB, free_and_total, least, told_needs, turbo
+from worker.executor.gpu_memory import GIB, free_and_total, told_needs, turbo
 
 _AGAIN_LATER = (UnreachableError, AllTakenError, AwayError)
 _UNFIT = (UnfitGpuError, QuantizationError, NoRoomError)
@@ -130,7 +131,7 @@ def _too_little(settings: Settings, device: torch.device | None) -> Obstacle:
     """A GPU that is too small, for good; or one that others fill, who may leave."""
     needs, smallest = "the model takes more", 0
     if served_name(settings.model) != TINY:
-        needs, smallest = told_needs(settings.quantization), least(turbo(settings.quantization))
+        needs, smallest = told_needs(settings.quantization), least_budget(turbo(settings.quantization))
     start = f"{_name(device)} has too little memory"
     if device is None or device.type != "cuda":
         return Obstacle(f"{start}: {needs}", ProgramExit.UNFIT_MACHINE)

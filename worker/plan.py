@@ -3,7 +3,8 @@
 from jobs.model_card import MemoryPlan
 from jobs.room import KINDS, Room
 from jobs.spec import MAX_IMAGES
-from pipeline.memory_plan import Picture, Plan
+from pipeline.memory_plan import Plan
+from pipeline.memory_sizes import Picture
 from worker import metrics
 
 

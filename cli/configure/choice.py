@@ -10,7 +10,8 @@ from cli.configure.estimates import PICTURE, Figure, images_per_second, link_ban
 from cli.configure.forms import Deployment
 from cli.gpus import GIB
 from jobs.model_card import TINY
-from pipeline.memory_plan import BudgetError, Picture, Plan, Sizes, parse_budget, plan
+from pipeline.memory_plan import Plan, least_budget, parse_budget, plan
+from pipeline.memory_sizes import Picture, Sizes
 
 Goal = Literal["latency", "throughput", "memory"]
 GOALS: tuple[Goal, ...] = get_args(Goal)
@@ -83,10 +84,7 @@ def _planned(card: Card, quantization: str, goal: Goal) -> tuple[Plan, str | Non
     sizes, bandwidth = SIZES[quantization], link_bandwidth(card)
     budget = _tenths(math.floor, max(card.vram - BESIDE, BESIDE))
     if goal == "memory":
-        try:
-            plan(sizes, 1)
-        except BudgetError as error:
-            budget = min(budget, _tenths(math.ceil, error.least_bytes), key=parse_budget)
+        budget = min(budget, _tenths(math.ceil, least_budget(sizes)), key=parse_budget)
     made = plan(sizes, parse_budget(budget), bandwidth=bandwidth)
     if goal != "memory" and not made.offloads and made.largest(LARGEST) >= LARGEST.pixels:
         return made, None

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from cli.configure.cards import CARDS, PCIE_5, Card, Speed
 from cli.configure.recorded import Source, measured
-from pipeline.memory_plan import BANDWIDTH, Picture, Plan
+from pipeline.memory_plan import BANDWIDTH, Plan
+from pipeline.memory_sizes import Picture
 
 PICTURE = Picture(caption_tokens=64)  # the one that was measured: 64 tokens, no guidance
 BASE = next(card for card in CARDS if card.name == "H100")

@@ -36,6 +36,9 @@ def limited() -> str:
     ]
     for case, found in record["cases"].items():
         quantization, _, budget = case.partition(":")
+        if failed := found.get("failed"):
+            rows.append(f"| {_format(quantization)} | {budget} | failed: {failed.replace('|', ' ')} |")
+            continue
         cells = [
             _format(quantization),
             budget,

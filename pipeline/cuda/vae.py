@@ -11,9 +11,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from pipeline.cuda.kernels.pixels import add_, group_norm
+from pipeline.memory_sizes import ATTENTION_ROWS
 from pipeline.model.autoencoder import Decoder, PixelAttention, Resnet, UpBlock
-
-ATTENTION_ROWS = 4096  # queries at a time: at 1024×1024 pixels their float32 scores take 256 MiB
 
 
 class FusedDecoder(nn.Module):

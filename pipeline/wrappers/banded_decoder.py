@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from pipeline.memory_plan import BAND_VALUES, Picture
+from pipeline.memory_sizes import BAND_VALUES, Picture
 from pipeline.model.autoencoder import Decoder, Resnet, UpBlock, Upsample
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from pipeline import TINY_CHECKPOINT, Drawing, ZImagePipeline, recipe
 from pipeline.cuda import graphs
-from pipeline.memory_plan import LAYERS, WHOLE, Picture, Plan, Sizes
+from pipeline.memory_plan import LAYERS, WHOLE, Plan
+from pipeline.memory_sizes import Picture, Sizes
 from pipeline.model.autoencoder import Autoencoder, AutoencoderParams, to_uint8
 from pipeline.wrappers import banded_decoder
 from pipeline.wrappers.banded_decoder import BandedDecoder

@@ -3,7 +3,8 @@
 import torch
 
 from pipeline.formats.registry import find
-from pipeline.memory_plan import BudgetError, Picture, Sizes, plan
+from pipeline.memory_plan import least_budget, plan
+from pipeline.memory_sizes import Picture, Sizes
 
 GIB = 1024**3
 
@@ -33,20 +34,11 @@ def taken(sizes: Sizes) -> int:
     return plan(sizes, None).peak_bytes(Picture())
 
 
-def least(sizes: Sizes) -> int:
-    """Return the smallest budget, in bytes, that a picture of 1024×1024 can be drawn in."""
-    try:
-        plan(sizes, budget_bytes=1)
-    except BudgetError as error:
-        return error.least_bytes
-    return 0
-
-
 def told_needs(quantization: str) -> str:
     """Say how much memory Z-Image-Turbo takes in a number format, and how much less in fp8."""
 
     def both(name: str) -> tuple[float, float]:
-        return taken(turbo(name)) / GIB, least(turbo(name)) / GIB
+        return taken(turbo(name)) / GIB, least_budget(turbo(name)) / GIB
 
     told = "Z-Image-Turbo takes about {:.1f} GiB at 1024×1024, at least {:.1f} with weights in RAM".format(
         *both(quantization)

@@ -17,7 +17,6 @@ from jobs.settings import Settings
 from support.kubernetes_objects import KUBERNETES, ROOT, environment, kustomize, workload
 
 Said = tuple[dict[str, str], int]  # the variables of a worker, and how many workers
-RESIDENCY = {"ZIMAGE_VRAM_BUDGET"}
 
 
 def in_shell(folder: Path, script: str) -> Said:
@@ -97,4 +96,4 @@ def test_it_says_what_is_to_run(
     variables, count = READERS[form](tmp_path, text)
     assert {name: variables.get(name) for name in expected} == expected
     assert count == workers
-    assert expected.keys() <= {f"ZIMAGE_{name.upper()}" for name in Settings.model_fields} | RESIDENCY
+    assert expected.keys() <= {f"ZIMAGE_{name.upper()}" for name in Settings.model_fields}

@@ -11,15 +11,12 @@ from pipeline.formats.fp8 import FP8
 from pipeline.memory_plan import (
     LAYERS,
     RESIDENT,
-    TURBO,
     BudgetError,
-    Picture,
-    Shape,
-    Sizes,
     parse_budget,
     parse_residency,
     plan,
 )
+from pipeline.memory_sizes import TURBO, Picture, Shape, Sizes
 
 GIB, MIB = 2**30, 2**20
 BF16 = Sizes.of(TURBO)

@@ -8,7 +8,8 @@ from prometheus_client import REGISTRY
 from jobs.model_card import ModelCard
 from jobs.room import Room
 from jobs.spec import JobInput
-from pipeline.memory_plan import Picture, Sizes, plan
+from pipeline.memory_plan import plan
+from pipeline.memory_sizes import Picture, Sizes
 from worker.plan import plan_card, room, tell_metrics
 
 GIB = 2**30

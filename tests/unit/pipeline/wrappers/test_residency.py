@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pipeline.formats.registry import find
-from pipeline.memory_plan import LAYERS, RESIDENT, WHOLE, BudgetError, Plan, Shape, Sizes, plan
+from pipeline.memory_plan import LAYERS, RESIDENT, WHOLE, BudgetError, Plan, plan
+from pipeline.memory_sizes import Shape, Sizes
 from pipeline.pipeline import ZImagePipeline
 from pipeline.recipe import Recipe, _within
 from pipeline.wrappers import residency
