@@ -292,6 +292,21 @@ def plan(
     return min(fitting, key=lambda made: made.most_seconds)
 
 
+def plan_for_free(sizes: Sizes, free_bytes: int) -> Plan:
+    """The plan where nobody set a budget: all weights stay and nothing is bounded, unless there is no room for that.
+
+    Args:
+        sizes: of the model.
+        free_bytes: of the card; the budget, where they are too few for all weights.
+
+    Raises:
+        BudgetError: nothing fits.
+    """
+    resident = plan(sizes, None)
+    roomy = replace(resident, budget_bytes=free_bytes).fits()
+    return resident if roomy else plan(sizes, free_bytes)
+
+
 def least_budget(sizes: Sizes, *, residency: Mapping[str, str] | None = None, picture: Picture = USUAL) -> int:
     """The smallest budget that there is a plan for, in bytes; arguments as of `plan`."""
     smallest = Plan(sizes, budget_bytes=1, picture=picture)  # of all ways to decode it takes the least memory

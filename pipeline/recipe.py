@@ -8,7 +8,7 @@ outside of graphs which of them run.
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -22,7 +22,7 @@ from pipeline.device import current, free_memory
 from pipeline.driver import check_capability
 from pipeline.formats.number_format import NumberFormat
 from pipeline.formats.registry import find_stored
-from pipeline.memory_plan import RESIDENT, WHOLE, BudgetError, Plan, plan
+from pipeline.memory_plan import RESIDENT, WHOLE, BudgetError, Plan, plan, plan_for_free
 from pipeline.memory_sizes import Shape, Sizes
 from pipeline.model.autoencoder import Autoencoder, Decoder
 from pipeline.model.scheduler import Schedule
@@ -133,9 +133,10 @@ class Recipe:
             text_quantized_bytes=self._quantized_bytes(checkpoint.text_encoder.files),
             fused=self.fused,
         )
-        made = plan(sizes, self.vram_budget, residency=self.residency)
         if self.vram_budget is None and not self.residency and self.device.type == "cuda":
-            made = _within(made, free_memory())
+            made = _for_free(sizes, free_memory())
+        else:
+            made = plan(sizes, self.vram_budget, residency=self.residency)
         if made.offloads or made.budget_bytes is not None:
             log.info("residency: %s", made)
         return made
@@ -149,17 +150,15 @@ class Recipe:
         return chosen.rows.dtype.itemsize if chosen else None
 
 
-def _within(resident: Plan, free: int) -> Plan:
-    """A plan for the memory that is free, if that is not enough for all weights; else the plan that was made."""
-    held = replace(resident, budget_bytes=free)
-    if held.fits(held.picture):
-        return resident
+def _for_free(sizes: Sizes, free: int) -> Plan:
+    """The plan for a GPU's free memory, in bytes."""
     try:
-        made = plan(resident.sizes, free)
+        made = plan_for_free(sizes, free)
     except BudgetError as error:
         log.warning("the GPU's free memory is too little: %s", error)
-        return resident  # others may free some before it runs out
-    log.warning("the GPU has too little free memory for all weights, so some come and go")
+        return plan(sizes, None)  # others may free some before it runs out
+    if made.offloads:
+        log.warning("the GPU has too little free memory for all weights, so some come and go")
     return made
 
 

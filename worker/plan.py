@@ -3,7 +3,7 @@
 from jobs.model_card import MemoryPlan
 from jobs.room import KINDS, Room
 from jobs.spec import MAX_IMAGES
-from pipeline.memory_plan import Plan
+from pipeline.memory_plan import PARTS, Plan
 from pipeline.memory_sizes import Picture
 from worker import metrics
 
@@ -38,7 +38,7 @@ def room(plan: Plan, largest: int) -> Room | None:
 
 def tell_metrics(plan: MemoryPlan) -> None:
     """Set the gauges of a plan."""
-    metrics.plan_info.labels(*(plan.residency[part] for part in metrics.PARTS)).set(1)
+    metrics.plan_info.labels(*(plan.residency[part] for part in PARTS)).set(1)
     metrics.plan_budget_bytes.set(plan.budget_bytes or 0)
     metrics.plan_peak_bytes.set(plan.peak_bytes)
     metrics.plan_extra_seconds.labels("picture").set(plan.seconds_per_picture)

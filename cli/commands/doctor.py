@@ -148,21 +148,21 @@ def _needs(settings: "Settings", device: "torch.device") -> Iterator[Finding]:
 
 def _memory(settings: "Settings", free: int, total: int) -> Finding:
     """Make the plan that a worker would make for Z-Image-Turbo, with this much of a GPU's memory."""
-    from pipeline.memory_plan import BudgetError, parse_budget, parse_residency, plan
-    from worker.executor.gpu_memory import taken, told_needs, turbo
+    from pipeline.memory_plan import BudgetError, parse_budget, parse_residency, plan, plan_for_free
+    from worker.executor.gpu_memory import told_needs, turbo
 
     sizes, there = turbo(settings.quantization), f"{free / GIB:.1f} of {total / GIB:.1f} GiB are free"
     budget = parse_budget(settings.vram_budget) if settings.vram_budget else None
     residency = parse_residency(settings.residency) if settings.residency else None
-    left_to_what_is_free = budget is None and not residency and taken(sizes) > free
+    unset = budget is None and not residency
     try:
-        made = plan(sizes, free if left_to_what_is_free else budget, residency=residency)
+        made = plan_for_free(sizes, free) if unset else plan(sizes, budget, residency=residency)
     except BudgetError as error:
         if budget:
             return Finding("memory", "fail", f"ZIMAGE_VRAM_BUDGET: {error}")
         told = f"{there}: {told_needs(settings.quantization)}"
         return Finding("memory", "warn" if error.least_bytes <= total else "fail", told)
-    if made.peak_bytes() > free or (left_to_what_is_free and taken(sizes) <= total):
+    if made.peak_bytes() > free or (unset and made.offloads and not plan_for_free(sizes, total).offloads):
         return Finding("memory", "warn", f"{there}, nvidia-smi tells why: {made}")
     return Finding("memory", "ok", f"{there}: {made}")
 

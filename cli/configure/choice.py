@@ -9,7 +9,8 @@ from cli.configure.cards import Card
 from cli.configure.estimates import PICTURE, Figure, images_per_second, link_bandwidth, peak, seconds, tiny_seconds
 from cli.configure.forms import Deployment
 from cli.gpus import GIB
-from jobs.model_card import TINY
+from jobs.model_card import TINY, size_limits
+from jobs.spec import MAX_IMAGES
 from pipeline.memory_plan import Plan, least_budget, parse_budget, plan
 from pipeline.memory_sizes import Picture, Sizes
 
@@ -18,7 +19,8 @@ GOALS: tuple[Goal, ...] = get_args(Goal)
 MODEL = "Tongyi-MAI/Z-Image-Turbo"
 SIZES = {"none": Sizes.of(), "fp8": Sizes.of(quantized_bytes=1, text_quantized_bytes=1)}
 BESIDE = GIB  # that CUDA's context takes, and a desktop on the same card
-LARGEST = Picture(height=2048, width=2048, num_images=10, guided=True, step_cache=True)  # that a job may ask for
+MOST_SIDE = size_limits(MODEL).max_size
+LARGEST = Picture(MOST_SIDE, MOST_SIDE, MAX_IMAGES, guided=True, step_cache=True)  # that a job may ask for
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _about_memory(made: Plan, budget: str | None) -> list[str]:
         return []
     side = math.isqrt(made.largest(PICTURE)) // 16 * 16
     larger = f"pictures up to {side}×{side}; larger ones are refused when they are submitted"
-    told = [f"Within {budget} it draws {'all sizes' if side >= LARGEST.height else larger}."]
+    told = [f"Within {budget} it draws {'all sizes' if side >= MOST_SIDE else larger}."]
     if made.offloads:
         told.append(f"The plan: {made}.")
     return told

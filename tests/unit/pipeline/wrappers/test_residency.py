@@ -15,7 +15,7 @@ from pipeline.formats.registry import find
 from pipeline.memory_plan import LAYERS, RESIDENT, WHOLE, BudgetError, Plan, plan
 from pipeline.memory_sizes import Shape, Sizes
 from pipeline.pipeline import ZImagePipeline
-from pipeline.recipe import Recipe, _within
+from pipeline.recipe import Recipe, _for_free
 from pipeline.wrappers import residency
 from pipeline.wrappers.residency import Lane, Placement, pin
 
@@ -133,11 +133,11 @@ def test_a_budget_makes_the_plan_and_is_kept(checkpoints: dict[str, Path], expec
 
 def test_a_card_that_others_use_gets_a_plan_for_what_is_free(caplog: pytest.LogCaptureFixture) -> None:
     wanted = plan(Sizes.of(), None)
-    assert _within(wanted, 40 * 2**30) is wanted
-    held = _within(wanted, 10 * 2**30)
+    assert _for_free(Sizes.of(), 40 * 2**30) == wanted
+    held = _for_free(Sizes.of(), 10 * 2**30)
     assert held.offloads
     assert held.fits()
-    assert _within(wanted, 2**30) is wanted  # as before there were plans: it may be free by the time it is needed
+    assert _for_free(Sizes.of(), 2**30) == wanted  # as before there were plans: it may be free by the time it is needed
     assert "too little" in caplog.text
 
 
