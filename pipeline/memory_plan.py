@@ -35,8 +35,9 @@ FIXED_BYTES = 88 * MIB
 # What PyTorch's allocator holds beside tensors, as pieces of segments that nothing fits in, and the features of prompts
 # that are remembered, 168 MiB at most. Of the budget.
 LEAST_RESERVE, RESERVE = 384 * MIB, 0.045
-# A layer's weights take longer to come than it takes to compute: on an H200, the quickest card, 2.3 times in bfloat16
-# and 1.7 times in fp8, for so many tokens. So where no more than this share of the layers is streamed, nothing waits.
+# A layer's weights take longer to come than it takes to compute, for so many tokens: on an H200, the quickest card, 2.3
+# times in bfloat16 and 1.7 times in fp8, computed from its times in bench/results. So where no more than this share of
+# the layers is streamed, nothing waits.
 HIDDEN, HIDDEN_TOKENS = 0.4, 4160
 BAND_SECONDS = 30e-9  # that a pixel takes longer to decode in bands: an estimate
 

@@ -77,7 +77,8 @@ def choose(card: Card, gpus: int, goal: Goal) -> Choice:
         *_about_fp8(card),
     ]
     if goal != "memory":
-        remarks.append("Quicker still, with slightly different pictures: ZIMAGE_STEP_CACHE=quality or fast (docs/accelerations.md).")
+        told = "Quicker still, with slightly different pictures: ZIMAGE_STEP_CACHE=quality or fast"
+        remarks.append(f"{told} (docs/accelerations.md).")
     return Choice(Deployment(settings, gpus, gpu=True), time, rate, memory, remarks)
 
 
