@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline import TINY_CHECKPOINT, Drawing, ZImagePipeline, recipe
 from pipeline.cuda import graphs
-from pipeline.memory_plan import LAYERS, WHOLE, Plan
+from pipeline.memory_plan import LAYERS, WHOLE, BudgetError, Plan
 from pipeline.memory_sizes import Picture, Sizes
 from pipeline.model.autoencoder import Autoencoder, AutoencoderParams, to_uint8
 from pipeline.wrappers import banded_decoder
@@ -20,11 +20,11 @@ FULL_VAE = AutoencoderParams(3, 16, (128, 256, 512, 512), 2, 32, 0.3611, 0.1159)
 
 
 def load(monkeypatch: pytest.MonkeyPatch, quantization: str, **planned: Any) -> ZImagePipeline:
-    def make(sizes: Sizes, *_: Any, **__: Any) -> Plan:
+    def make(sizes: Sizes, _free: int) -> Plan:
         return Plan(sizes, **planned)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "plan", make)
+        patch.setattr(recipe, "plan_for_free", make)
         return ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device="cuda", quantization=quantization)
 
 
@@ -71,11 +71,9 @@ def test_a_picture_that_is_stopped_leaves_nothing_behind(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("quantization", ["none", "fp8"])
 def test_the_least_budget_draws_what_the_plan_says(quantization: str) -> None:
-    least = None
-    try:
+    with pytest.raises(BudgetError) as refusal:
         ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device="cuda", quantization=quantization, vram_budget=1)
-    except ValueError as error:
-        least = error.least_bytes  # type: ignore[attr-defined]
+    least = refusal.value.least_bytes
     before = torch.cuda.memory_allocated()
     pipe = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, "cuda", quantization=quantization, vram_budget=least)
     assert pipe.plan is not None

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.configure import cards
+from cli.configure import cards, table
 from cli.configure.recorded import RESULTS
-from cli.configure.table import markdown
 from cli.main import app
 from pipeline import driver
 from pipeline.formats import fp8
@@ -85,9 +84,20 @@ def test_each_figure_names_the_record_that_it_comes_from(gpu: str) -> None:
 
 
 def test_the_docs_have_the_tables_that_it_makes() -> None:
-    table = re.search(r"<!-- cards: .*? -->\n(.*?)\n<!-- /cards -->", (ROOT / "docs/models.md").read_text(), re.DOTALL)
-    assert table is not None
-    assert table[1] == markdown()
+    shown = re.search(r"<!-- cards: .*? -->\n(.*?)\n<!-- /cards -->", (ROOT / "docs/models.md").read_text(), re.DOTALL)
+    assert shown is not None
+    assert shown[1] == table.markdown()
+
+
+def test_a_budget_that_failed_is_told_beside_those_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {"total_ms": 1500.0, "times_resident": 2.0, "new_prompt_extra_ms": 90.0, "peak_mib": 8e3, "pinned_mib": 1e4}
+    cases = {"none:8GiB": {**drawn, "streamed": {"text_encoder": 35, "transformer": 18}}, "fp8:1GiB": {"failed": "no"}}
+    record = {"device": "a GPU", "command": "python -m bench", "pinned_gb_per_second": 55.2, "cases": cases}
+    monkeypatch.setattr(table, "read", lambda _file: record)
+    assert table.limited().splitlines()[-2:] == [
+        "| bf16 | 8GiB | 1,500 ms | 2.00 | +90 ms | 8,000 | 10,000 | 35 of the text encoder, 18 of the transformer |",
+        "| fp8 | 1GiB | failed: no |",
+    ]
 
 
 def test_what_is_here_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
