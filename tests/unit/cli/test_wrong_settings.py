@@ -161,6 +161,8 @@ def test_a_wrong_address_is_one_line(name: str, value: str, told: str, monkeypat
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("VRAM_BUDGET", ""),  # as docker-compose.gpu.yml hands it on where nothing is set
+        ("RESIDENCY", ""),
         ("S3_ENDPOINT", "https://s3.example.com/"),
         ("S3_ENDPOINT", "http://[::1]:9000"),
         ("S3_ENDPOINT", "https://project.storage.example.com/storage/v1/s3"),
