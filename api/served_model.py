@@ -1,10 +1,12 @@
-"""The model that the workers serve: its names and its sizes."""
+"""The model that the workers serve: its names, its sizes, and for which of these their memory has room."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api.deps import Services
 from api.problems import FieldError, ProblemError, shortened
 from jobs.model_card import SizeLimits, served_name, size_limits
+from jobs.room import Room
 
 HUB_ID = "Tongyi-MAI/Z-Image-Turbo"  # what the guides' examples ask for, whatever is served
 DEFAULT = "default"  # what clients ask for that were told no model, such as SGLang's benchmark
@@ -16,6 +18,7 @@ class ServedModel:
 
     names: tuple[str, ...]  # its own first, then its aliases
     sizes: SizeLimits
+    rooms: Sequence[Room]  # of the workers' memory; empty: for all sizes
     path: str | None  # its folder, where that is told
     commit: str | None  # the hub's, as above
 
@@ -30,9 +33,9 @@ class ServedModel:
 async def served_model(services: Services) -> ServedModel:
     """Return what the worker heard last serves; before there was one, what this process's settings name."""
     settings = services.settings
-    card = await services.store.last_card()
+    card, rooms = await services.store.served()
     name = card.name if card else served_name(settings.model)
     aliases = (alias.strip() for alias in (settings.model_aliases or "").split(","))
     names = dict.fromkeys([name, HUB_ID, *filter(None, aliases)])
     path, commit = (card.path, card.commit) if card else (None, None)
-    return ServedModel(tuple(names), card or size_limits(name), path, commit)
+    return ServedModel(tuple(names), card or size_limits(name), rooms, path, commit)

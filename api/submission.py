@@ -3,6 +3,7 @@
 import asyncio
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated
@@ -20,6 +21,7 @@ from api.webhooks.addresses import AddressError, LookupsError, ResolverError
 from jobs.keys import ApiKey
 from jobs.limits import NO_LIMITS
 from jobs.model_card import DEFAULT_SIZES, SizeLimits, layers, size_warnings
+from jobs.room import Room, refusal
 from jobs.settings import Settings
 from jobs.spec import CONTROLS, JobInput, JobRequest, random_seed
 from jobs.step_cache import StepCacheParameters, if_it_fits
@@ -74,9 +76,10 @@ async def submit(
     default = if_it_fits(services.settings.step_cache, request.num_inference_steps, stack)
     job_input = request.complete(side, side, default)
     _check_limits(services.settings, served.sizes, stack, job_input)
-    errors = _control_characters(request)
+    errors = [*_control_characters(request), *_without_room(served.rooms, job_input)]
     if (errors or request.webhook_url) and not (
-        # Of a repetition nothing is left to be asked: its webhook was taken, though its name may not resolve now.
+        # Of a repetition nothing is left to be asked: its webhook was taken, though its name may not resolve now, and
+        # workers of more memory have come and gone.
         idempotency_key and await services.store.has_seen(owner, idempotency_key)
     ):
         if errors:
@@ -141,6 +144,11 @@ def _check_limits(settings: Settings, sizes: SizeLimits, stack: int, job_input: 
         errors.append(FieldError(pointer="", detail=detail))
     if errors:
         raise invalid_request(errors)
+
+
+def _without_room(rooms: Sequence[Room], job_input: JobInput) -> list[FieldError]:
+    refused = refusal(rooms, job_input)
+    return [FieldError(pointer=f"/{refused.field}", detail=refused.told)] if refused else []
 
 
 def _control_characters(request: JobRequest) -> list[FieldError]:

@@ -1,6 +1,8 @@
 """The whole service under load: jobs posted at once over HTTP, drawn by the workers of the embedded stack.
 
-python -m bench.service [--model DIR] [--jobs N] [--size N] [--workers N] [--out FILE]
+python -m bench.service [--model DIR] [--jobs N] [--size N …] [--workers N] [--out FILE]
+
+Several sizes are taken in turns. With ZIMAGE_VRAM_BUDGET the workers keep within it, as if their card had no more.
 """
 
 import argparse
@@ -9,6 +11,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--model", default="tiny", help="ZIMAGE_MODEL of the workers")
     parser.add_argument("--jobs", type=int, default=20)
-    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--size", type=int, nargs="+", default=[1024], help="sides of the pictures, pixels")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("bench/results/service.json"))
     arguments = parser.parse_args()
@@ -41,13 +44,15 @@ def main() -> None:
         while http.get("/v1/queue").json()["workers"] < arguments.workers:
             time.sleep(0.1)
         ready_seconds = time.monotonic() - start
-        one = run(http, 5, arguments.size, at_once=False)
-        many = run(http, arguments.jobs, arguments.size, at_once=True)
+        sizes = itertools.cycle(arguments.size)
+        one = run(http, 5, sizes, at_once=False)
+        many = run(http, arguments.jobs, sizes, at_once=True)
         exposed = http.get(stack.worker_metrics_urls[0]).text.split("\n")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     result = {
         **describe("bench.service", "torch", device=device),
         "worker": next(line for line in exposed if line.startswith("zimage_worker_info{")),
+        "plan": [line for line in exposed if line.startswith("zimage_plan_")],
         "ready_seconds": ready_seconds,
         "one_at_a_time": one,
         "all_at_once": many,
@@ -57,13 +62,13 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def run(http: httpx.Client, count: int, size: int, *, at_once: bool) -> dict[str, Any]:
+def run(http: httpx.Client, count: int, sizes: Iterator[int], *, at_once: bool) -> dict[str, Any]:
     """Post jobs and see them to their end; return throughput, latencies and the median of each stage, in seconds."""
     start = time.monotonic()
     if at_once:
-        jobs = [ended(http, url) for url in [submit(http, size) for _ in range(count)]]
+        jobs = [ended(http, url) for url in [submit(http, next(sizes)) for _ in range(count)]]
     else:
-        jobs = [ended(http, submit(http, size)) for _ in range(count)]
+        jobs = [ended(http, submit(http, next(sizes))) for _ in range(count)]
     seconds = time.monotonic() - start
     totals = [job["timings"]["total"] for job in jobs]
     return {

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+SETTINGS = ("ZIMAGE_QUANTIZATION", "ZIMAGE_VRAM_BUDGET", "ZIMAGE_RESIDENCY")  # that change what is measured
+
 
 def describe(benchmark: str, *packages: str, device: str | None = None) -> dict[str, Any]:
     """Return command, device and versions.
@@ -19,15 +21,9 @@ def describe(benchmark: str, *packages: str, device: str | None = None) -> dict[
         packages: the distributions whose versions matter to it, beside Python's.
         device: None: the CPU.
     """
-    quantization = os.environ.get("ZIMAGE_QUANTIZATION")
+    settings = [f"{name}={value}" for name in SETTINGS if (value := os.environ.get(name))]
     return {
-        "command": " ".join(
-            [
-                *([f"ZIMAGE_QUANTIZATION={quantization}"] if quantization else []),
-                *("python", "-m", benchmark),
-                *sys.argv[1:],
-            ]
-        ),
+        "command": " ".join([*settings, "python", "-m", benchmark, *sys.argv[1:]]),
         "device": device or f"CPU, {os.cpu_count()} cores",
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
     }

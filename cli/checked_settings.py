@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.errors import ExitCode, UserError
 from pipeline.formats import NAMES
+from pipeline.memory_plan import parse_budget, parse_residency
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -43,11 +44,17 @@ def load_settings(data: Path | None = None, **options: Any) -> "Settings":
         raise UserError(f"wrong setting: {'; '.join(map(_told, error.errors()))}", ExitCode.USAGE) from None
     except ValueError as error:
         raise UserError(f"wrong setting: {error}", ExitCode.USAGE) from None
-    # The settings can't tell: they are below the pipeline, which API and workers need not both have.
+    # The settings can't tell: they know nothing of the pipeline.
     if settings.quantization not in QUANTIZATIONS:
         known = " or ".join(map(repr, QUANTIZATIONS))
         told = f"ZIMAGE_QUANTIZATION={settings.quantization}: Input should be {known}"
         raise UserError(f"wrong setting: {told}", ExitCode.USAGE)
+    for field, read in (("vram_budget", parse_budget), ("residency", parse_residency)):
+        try:
+            if value := getattr(settings, field):
+                read(value)
+        except ValueError as error:
+            raise UserError(f"wrong setting: ZIMAGE_{field.upper()}: {error}", ExitCode.USAGE) from None
     return settings
 
 

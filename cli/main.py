@@ -15,7 +15,7 @@ early_signals.hear(sys.argv[1:])  # before anything else is imported, which take
 
 import typer  # noqa: E402
 
-from cli.commands import checkpoint, dead, doctor, generate, jobs, keys, programs, prune, up, webhooks  # noqa: E402
+from cli.commands import checkpoint, configure, dead, doctor, generate, jobs, keys, programs, prune, up, webhooks  # noqa: E402
 from cli.exits import ZImageGroup  # noqa: E402
 
 EPILOG = (
@@ -45,6 +45,7 @@ app.command()(jobs.status)
 app.command()(jobs.wait)
 app.command()(jobs.cancel)
 app.command("list")(jobs.list_jobs)
+app.command()(configure.configure)
 app.command()(doctor.doctor)
 app.command()(prune.prune)
 app.command()(programs.api)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from jobs.room import Room
 from jobs.step_cache import LAYERS
 
 TINY = "tiny"  # the bundled model's name
@@ -31,6 +32,16 @@ class SizeLimits(BaseModel):
         return {side: told for side, pixels in sides.items() if not self.min_size <= pixels <= self.max_size}
 
 
+class MemoryPlan(BaseModel):
+    """Where a worker's weights are while they are not at work, and what that is expected to take and to cost."""
+
+    residency: dict[str, str]  # by part: text_encoder, transformer, vae
+    budget_bytes: int | None  # of GPU memory; None: all that is free
+    peak_bytes: int  # that tensors take of it at once, for a picture of 1024×1024, whatever else is asked for
+    seconds_per_picture: float  # that it takes longer than with all weights on the GPU
+    seconds_per_prompt: float  # and a prompt that was not drawn before
+
+
 class ModelCard(SizeLimits):
     """What a worker serves; published in Redis when it is ready."""
 
@@ -41,6 +52,8 @@ class ModelCard(SizeLimits):
     commit: str | None = None  # of the hub, where it came from there; as above
     path: str | None = None  # the checkpoint's folder on the worker's machine; of one from a hub or a bucket none
     load_seconds: float
+    plan: MemoryPlan | None = None  # cards of workers from before there were plans have none
+    room: Room | None = None  # of the device's memory; None: for every picture that the model draws
     abilities: frozenset[str] = frozenset()  # what it can do that not every release's workers can; see `Trait.needs`
 
 

@@ -67,6 +67,16 @@ class Settings(BaseSettings):
         description="`fp8`: matrices in 8 bits, for NVIDIA GPUs of Ada, Hopper or newer; quicker and half the memory; "
         "`none`: as the checkpoint is stored",
     )
+    vram_budget: str | None = Field(
+        None,
+        description="GPU memory that a worker keeps within, such as `8GiB`: weights without room there wait in RAM "
+        "([GPU memory](docs/operations.md#gpu-memory)); unset: all that is free",
+    )
+    residency: str | None = Field(
+        None,
+        description="where weights are while they are not at work, for parts that are not to be left to the budget: "
+        "`transformer=layers,text_encoder=whole,vae=resident` ([what each does](docs/accelerations.md#residency))",
+    )
     cache_dir: Annotated[File, AfterValidator(storage.folder)] = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "zimage"),
         description="checkpoints from S3, compiled kernels (on a disk of this machine alone: else in its temporary "

@@ -35,3 +35,11 @@ def find_device(name: str | torch.device) -> torch.device:
 def current(device: torch.device) -> AbstractContextManager[object]:
     """Make a GPU the current one, where Triton launches, and streams, events and graphs are made."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def free_memory() -> int:
+    """Bytes of the current GPU that tensors of this process can still take, with what torch holds for none."""
+    held, used = torch.cuda.memory_reserved(), torch.cuda.memory_allocated()
+    free, total = torch.cuda.mem_get_info()
+    allowed = int(torch.cuda.get_per_process_memory_fraction() * total)
+    return min(free + held, allowed) - used

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.memory_sizes import Picture
 from pipeline.skipping import Choice, StepCache
 
 
@@ -68,6 +69,12 @@ class Drawing:
     def guided(self) -> bool:
         """Whether a negative prompt is stayed away from."""
         return self.guidance_scale > 0
+
+    @property
+    def picture(self) -> Picture:
+        """What decides how much memory it takes; of a prompt as long as any."""
+        cached = StepCache.of(self.step_cache) is not None
+        return Picture(self.height, self.width, self.num_images, self.guided, cached)
 
     def check(self, geometry: Geometry) -> None:
         """Refuse what a model of this geometry can't draw.

@@ -1,7 +1,7 @@
 """Prompt to pixels: text features, the denoising loop, and the decoder (arXiv 2511.22699)."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,7 @@ from pipeline.device import current, find_device
 from pipeline.drawing import Drawing, Generation, Geometry
 from pipeline.formats.number_format import Matrix
 from pipeline.formats.registry import find
+from pipeline.memory_plan import check_residency, parse_budget
 from pipeline.model.autoencoder import to_uint8
 from pipeline.model.text_encoder import TextFeatures
 from pipeline.recipe import Parts, Recipe
@@ -43,6 +44,7 @@ class ZImagePipeline:
         self.text_encoder, self.transformer, self.autoencoder = parts.text_encoder, parts.transformer, parts.autoencoder
         self.schedule, self.device = parts.schedule, parts.device
         self._encode_prompt, self._presence = parts.encode, parts.presence
+        self.plan = parts.plan  # which weights stay, come and go
 
     __call__ = _images_of(Drawing)
 
@@ -54,6 +56,8 @@ class ZImagePipeline:
         dtype: torch.dtype = torch.bfloat16,
         vae_path: str | Path | None = None,
         quantization: str | None = None,
+        vram_budget: str | int | None = None,
+        residency: Mapping[str, str] | None = None,
     ) -> Self:
         """Load a checkpoint in diffusers' layout.
 
@@ -64,14 +68,22 @@ class ZImagePipeline:
             vae_path: a directory with another VAE, or with another checkpoint whose `vae/` to take.
             quantization: the number format of the matrices of transformer and text encoder, "fp8"; None: as they are
                 stored, where the device runs that, so that fp8 files stay fp8.
+            vram_budget: what tensors may take on the device, as bytes or such as "8GiB": which weights stay there, and
+                which come and go, is decided by it (`pipeline.memory_plan`). None: all stay, if there is room for them.
+            residency: settles it for some of the parts: "resident", "whole" or "layers" for text_encoder, transformer
+                and vae (which has no "layers"). Without a budget none of the layers stays.
 
         Raises:
             CheckpointError: something is missing, broken or not supported; one line names file, key and expectation.
             QuantizationError: a quantization that is unknown or that the device cannot run.
             UnfitGpuError: torch can use no GPU here, or in bfloat16 not this one: too old a driver, too old a card.
-            ValueError: `device` is none of this machine.
+            BudgetError: nothing can be drawn within the budget; it tells the least with which something can.
+            ValueError: `device` is none of this machine; a budget or a residency makes no sense.
         """
-        return cls(Recipe(path_or_id, find_device(device), dtype, vae_path, find(quantization)).build())
+        budget = parse_budget(vram_budget) if isinstance(vram_budget, str) else vram_budget
+        chosen = check_residency(residency or {})
+        recipe = Recipe(path_or_id, find_device(device), dtype, vae_path, find(quantization), budget, chosen)
+        return cls(recipe.build())
 
     @property
     def quantization(self) -> str | None:
@@ -100,6 +112,8 @@ class ZImagePipeline:
         """
         geometry = self._geometry()
         drawing.check(geometry)
+        if self.plan:
+            self.plan.check(drawing.picture)
         with current(self.device):
             peak, stages = PeakMemory(self.device), stages or Stages(self.device)
             with self._stage("text_encoder", "text_encode", stages):
@@ -108,6 +122,8 @@ class ZImagePipeline:
             with self._stage("transformer", "denoise", stages):
                 images = self._denoise(drawing, noise.to(self.device), [text.features for text in texts])
                 x = torch.cat([image.latents for image in images])
+                steps_skipped = [image.steps_skipped for image in images]
+                del images  # what they remember of their steps would fill the memory while they are decoded
             if drawing.output_type == "uint8":
                 with self._stage("vae", "decode", stages):
                     x = self._decode(drawing, x)
@@ -118,7 +134,7 @@ class ZImagePipeline:
                 warnings=_warnings(drawing, texts),
                 prompts=len(texts),
                 prompts_reused=sum(text.reused for text in texts),
-                steps_skipped=[image.steps_skipped for image in images],
+                steps_skipped=steps_skipped,
             )
 
     def _geometry(self) -> Geometry:

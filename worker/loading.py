@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from jobs.addresses import authorities
+from jobs.addresses import SettingError, authorities
 from jobs.model_card import TINY, served_name
 from jobs.objects.s3_client import connect
 from jobs.settings import Settings
@@ -15,6 +15,7 @@ from pipeline import TINY_CHECKPOINT, CheckpointError, ZImagePipeline
 from pipeline.checkpoint.config import NoRoomError
 from pipeline.checkpoint.sources import commit_of, locate
 from pipeline.faults import multiply
+from pipeline.memory_plan import BudgetError, parse_budget, parse_residency
 from worker.executor.device_choice import choose_device
 from worker.executor.expandable_segments import expandable_segments
 
@@ -60,7 +61,8 @@ def load_pipeline(settings: Settings, device: torch.device | None = None) -> tup
 
     Raises:
         pipeline.CheckpointError: the checkpoint is missing something or is broken.
-        ValueError: the device is not there, or cannot run the quantization; names the setting.
+        ValueError: the device is not there, or cannot run the quantization, or the budget is too little; names the
+            setting.
         RuntimeError: the device, its driver or Triton fails.
     """
     device = device or choose_device(settings)
@@ -72,8 +74,21 @@ def load_pipeline(settings: Settings, device: torch.device | None = None) -> tup
             vae = _find_named(settings, "vae", settings.vae, settings.vae_revision)
     # CPUs are quicker in float32 than in emulated bfloat16.
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    loaded = ZImagePipeline.from_pretrained(root, device, dtype, vae, settings.quantization)
+    budget = parse_budget(settings.vram_budget) if settings.vram_budget else None
+    residency = parse_residency(settings.residency) if settings.residency else None
+    if budget and device.type == "cuda":
+        _keep_within(budget, device)
+    try:
+        loaded = ZImagePipeline.from_pretrained(root, device, dtype, vae, settings.quantization, budget, residency)
+    except BudgetError as error:
+        raise SettingError(f"ZIMAGE_VRAM_BUDGET: {error}") from error
     return loaded, served_name(settings.model), commit_of(root)
+
+
+def _keep_within(budget: int, gpu: torch.device) -> None:
+    """Hold this process to its budget, so that others can have the rest of the GPU."""
+    total = torch.cuda.get_device_properties(gpu).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(budget / total, 1.0), gpu.index)
 
 
 def local_folder(settings: Settings) -> str | None:

@@ -2,6 +2,8 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from pipeline.memory_plan import PARTS
+
 _STAGE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 300)
 # A job may wait for long: what lies above the last bucket is told as that one.
 _JOB_SECONDS = (0.01, 0.05, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
@@ -28,6 +30,16 @@ key_gpu_seconds_total = Counter(
 vram_peak_bytes = Gauge("zimage_vram_peak_bytes", "Most GPU memory allocated during the last job; 0 on a CPU.")
 vram_reserved_bytes = Gauge("zimage_vram_reserved_bytes", "GPU memory held by the allocator; 0 on a CPU.")
 vram_total_bytes = Gauge("zimage_vram_total_bytes", "GPU memory of the worker's device; 0 on a CPU.")
+plan_info = Gauge("zimage_plan_info", "1; where each part's weights are between its stages.", PARTS)
+plan_budget_bytes = Gauge("zimage_plan_budget_bytes", "GPU memory that the worker keeps within; 0: all that is free.")
+plan_peak_bytes = Gauge(
+    "zimage_plan_peak_bytes", "Most GPU memory that a picture of 1024x1024 is predicted to take, whatever is asked for."
+)
+plan_extra_seconds = Gauge(
+    "zimage_plan_extra_seconds",
+    "Predicted cost of weights that come and go: of a picture of 1024x1024, of a prompt that is not remembered.",
+    ["of"],
+)
 server_errors_total = Counter(
     "zimage_server_errors_total", "Calls that a server (redis, s3) did not answer.", ["server"]
 )

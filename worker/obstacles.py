@@ -20,9 +20,10 @@ from pipeline.checkpoint.config import AwayError, NoRoomError
 from pipeline.driver import UnfitGpuError
 from pipeline.faults import Fault, fault_of
 from pipeline.formats.number_format import QuantizationError
+from pipeline.memory_plan import least_budget
 from worker.executor import compiler
 from worker.executor.device_choice import AllTakenError
-from worker.executor.gpu_memory import GIB, free_and_total, taken
+from worker.executor.gpu_memory import GIB, free_and_total, told_needs, turbo
 
 _AGAIN_LATER = (UnreachableError, AllTakenError, AwayError)
 _UNFIT = (UnfitGpuError, QuantizationError, NoRoomError)
@@ -128,11 +129,9 @@ def _of_device(error: BaseException, settings: Settings, device: torch.device | 
 
 def _too_little(settings: Settings, device: torch.device | None) -> Obstacle:
     """A GPU that is too small, for good; or one that others fill, who may leave."""
-    needs = "the model takes more"
+    needs, smallest = "the model takes more", 0
     if served_name(settings.model) != TINY:
-        needs = f"Z-Image-Turbo takes about {taken(settings.quantization) / GIB:.1f} GiB at 1024×1024"
-        if settings.quantization == "none":
-            needs += f", with ZIMAGE_QUANTIZATION=fp8 {taken('fp8') / GIB:.1f}"
+        needs, smallest = told_needs(settings.quantization), least_budget(turbo(settings.quantization))
     start = f"{_name(device)} has too little memory"
     if device is None or device.type != "cuda":
         return Obstacle(f"{start}: {needs}", ProgramExit.UNFIT_MACHINE)
@@ -144,7 +143,8 @@ def _too_little(settings: Settings, device: torch.device | None) -> Obstacle:
     if others > OTHERS_BYTES:
         held = f"other processes hold {others / GIB:.1f} of its {total / GIB:.1f} GiB (nvidia-smi lists them)"
         return Obstacle(f"{start}: {held}, and {needs}: end them, or take another GPU", ProgramExit.FAILED)
-    return Obstacle(f"{start}, {total / GIB:.1f} GiB: {needs}: take a larger card", ProgramExit.UNFIT_MACHINE)
+    advice = "take a larger card" if total < smallest else "set a smaller ZIMAGE_VRAM_BUDGET, and no ZIMAGE_RESIDENCY"
+    return Obstacle(f"{start}, {total / GIB:.1f} GiB: {needs}: {advice}", ProgramExit.UNFIT_MACHINE)
 
 
 def _of_files(error: BaseException) -> Obstacle | None:

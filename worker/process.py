@@ -46,6 +46,7 @@ from worker.observers.fan_out import FanOut
 from worker.observers.log_and_spans import LogAndSpans
 from worker.observers.prometheus import Prometheus
 from worker.obstacles import obstacle, unforeseen
+from worker.plan import plan_card, room, tell_metrics
 from worker.run import JobRunner
 from worker.shutdown import drain_at_shutdown
 
@@ -99,7 +100,7 @@ def _serve(
     delivery = Delivery(images, card.name, settings.hold_seconds)
     leases = Leases(store, worker, card, executor.rate, delivery.trouble, settings.lease_seconds)
     departure = Departure(leases, store, log_and_spans)  # the process ends: nobody would read its metrics
-    admission = Admission(store, worker, card.abilities, leases, departure, delivery.ready)
+    admission = Admission(store, worker, card, leases, departure, delivery.ready)
     ending = Ending(store, images, departure, observers, settings.hold_seconds)
     runner = JobRunner(admission, executor, ProgressReporter(store), delivery, ending, observers)
     reaper = Reaper(client, images, celery_app(settings), settings)
@@ -123,8 +124,9 @@ def _serve(
 
 
 def _card(loaded: Loaded, path: str | None, load_seconds: float) -> ModelCard:
+    sizes, plan = size_limits(loaded.model), loaded.plan
     return ModelCard(
-        **size_limits(loaded.model).model_dump(),
+        **sizes.model_dump(),
         name=loaded.model,
         commit=loaded.commit,
         precision=loaded.precision,
@@ -132,6 +134,8 @@ def _card(loaded: Loaded, path: str | None, load_seconds: float) -> ModelCard:
         product=loaded.product,
         path=path,
         load_seconds=load_seconds,
+        plan=plan_card(plan) if plan else None,
+        room=room(plan, sizes.max_size**2) if plan else None,
         abilities=ABILITIES,
     )
 
@@ -140,6 +144,8 @@ def _tell_metrics(loaded: Loaded, card: ModelCard) -> None:
     metrics.model_load_seconds.set(card.load_seconds)
     quantization, product = loaded.quantization or "none", loaded.product or "none"
     metrics.worker_info.labels(loaded.model, loaded.device, quantization, product).set(1)
+    if card.plan:
+        tell_metrics(card.plan)
     if loaded.vram_bytes:
         metrics.vram_total_bytes.set(loaded.vram_bytes)
         metrics.vram_reserved_bytes.set_function(lambda: torch.cuda.memory_reserved(loaded.device))

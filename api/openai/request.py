@@ -1,5 +1,6 @@
 """OpenAI's images API as this service speaks it: the request, what of it can be honoured, and the answer."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from fastapi.exceptions import RequestValidationError
@@ -32,6 +33,7 @@ def _boolean(wanted: bool) -> BeforeValidator:
 
 NO_SIDE = advised("a picture's sides are said in size, such as 1024x1024")
 SIZE = Field(pattern=r"^(auto|(0|[1-9][0-9]*)x(0|[1-9][0-9]*))$", json_schema_extra={"format": "image-size"})
+_HERE = {"/width": "/size/width", "/height": "/size/height", "/num_images": "/n"}  # where a job's fields are said
 DIGITS = 9  # of a side: what has more is too large for any model, and Python reads no more than 4300
 
 
@@ -145,6 +147,10 @@ class ImagesRequest(JobOptions):
             return JobRequest(**options)
         except ValidationError as error:
             raise RequestValidationError([self._placed(item) for item in error.errors()]) from None
+
+    def renamed(self, errors: Sequence[FieldError]) -> list[FieldError]:
+        """Return what is wrong with the job where it is in this request."""
+        return [error.model_copy(update={"pointer": _HERE.get(error.pointer or "", error.pointer)}) for error in errors]
 
     def _placed(self, item: ErrorDetails) -> dict[str, Any]:
         """Return what is wrong with the job as what is wrong with this request: all else was right as it came."""

@@ -69,7 +69,11 @@ async def generate_images(
     if body.model is not None:
         served.check_name(body.model)
     job_request = body.job_request(served.sizes)
-    submission = await submit(services, owner, key, job_request, idempotency_key)
+    try:
+        submission = await submit(services, owner, key, job_request, idempotency_key)
+    except ProblemError as error:
+        error.errors = body.renamed(error.errors or [])
+        raise
     job_id = submission.found.job.id
     found = await unless_disconnected(request, waited(services, submission.found))
     if found is None or found.job.status.active:  # the client has left, or this process is to end

@@ -135,7 +135,7 @@ def _needs(settings: "Settings", device: "torch.device") -> Iterator[Finding]:
     """What a worker finds out only once it has loaded its model: a compiler for its kernels, memory to draw."""
     from jobs.model_card import TINY, served_name
     from worker.executor import compiler
-    from worker.executor.gpu_memory import free_and_total, taken
+    from worker.executor.gpu_memory import free_and_total
 
     if told := compiler.missing():
         yield Finding("compiler", "fail", told)
@@ -143,15 +143,28 @@ def _needs(settings: "Settings", device: "torch.device") -> Iterator[Finding]:
         yield Finding("compiler", "ok", "a C compiler and Python's headers are there")
     if served_name(settings.model) == TINY:
         return
-    free, total = free_and_total(device)
-    needed = taken(settings.quantization)
-    message = f"Z-Image-Turbo takes about {needed / GIB:.1f} GiB at 1024×1024"
-    if total < needed:
-        yield Finding("memory", "fail", f"{message}, and {device} has {total / GIB:.1f}: see ZIMAGE_QUANTIZATION")
-    elif free < needed:
-        yield Finding("memory", "warn", f"{message}, and of {device} {free / GIB:.1f} are free: nvidia-smi tells why")
-    else:
-        yield Finding("memory", "ok", f"{message}; {device} has {free / GIB:.1f} free")
+    yield _memory(settings, *free_and_total(device))
+
+
+def _memory(settings: "Settings", free: int, total: int) -> Finding:
+    """Make the plan that a worker would make for Z-Image-Turbo, with this much of a GPU's memory."""
+    from pipeline.memory_plan import BudgetError, parse_budget, parse_residency, plan, plan_for_free
+    from worker.executor.gpu_memory import told_needs, turbo
+
+    sizes, there = turbo(settings.quantization), f"{free / GIB:.1f} of {total / GIB:.1f} GiB are free"
+    budget = parse_budget(settings.vram_budget) if settings.vram_budget else None
+    residency = parse_residency(settings.residency) if settings.residency else None
+    unset = budget is None and not residency
+    try:
+        made = plan_for_free(sizes, free) if unset else plan(sizes, budget, residency=residency)
+    except BudgetError as error:
+        if budget:
+            return Finding("memory", "fail", f"ZIMAGE_VRAM_BUDGET: {error}")
+        told = f"{there}: {told_needs(settings.quantization)}"
+        return Finding("memory", "warn" if error.least_bytes <= total else "fail", told)
+    if made.peak_bytes() > free or (unset and made.offloads and not plan_for_free(sizes, total).offloads):
+        return Finding("memory", "warn", f"{there}, nvidia-smi tells why: {made}")
+    return Finding("memory", "ok", f"{there}: {made}")
 
 
 def _redis(settings: "Settings") -> Iterator[Finding]:

@@ -3,13 +3,13 @@
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cli.gpus import list_gpus
 from cli.stack import ports
 from cli.stack.supervisor import Part
 from jobs.model_card import TINY, served_name
@@ -215,11 +215,7 @@ def _gpu_count(environ: Mapping[str, str]) -> int:
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S607
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return len(list_gpus())
 
 
 def _zimage(name: str, command: str, site: Site, environ: Mapping[str, str], stop_seconds: float = 10.0) -> Part:

@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 from jobs.limits import NO_LIMITS, Limits
 from jobs.model_card import ModelCard
 from jobs.record import Attempt, Job, JobStatus
+from jobs.room import Room
 from jobs.settings import Settings
 from jobs.spec import JobInput
 from jobs.store import scripts
@@ -55,7 +56,7 @@ class ClientStore:
         self._prefix = settings.redis_prefix
         self._scripts = {
             name: client.register_script(scripts.source(name))
-            for name in ("submit", "read", "list", "cancel", "delete", "overview", "usage")
+            for name in ("submit", "read", "list", "cancel", "delete", "overview", "served", "usage")
         }
 
     async def _run(self, script: str, *args: Any) -> Any:
@@ -207,8 +208,19 @@ class ClientStore:
 
     async def last_card(self) -> ModelCard | None:
         """Return the card of the worker heard last, None if there never was one."""
-        card = await self._redis.get(f"{self._prefix}card")
-        return ModelCard.model_validate_json(card) if card else None
+        card, _ = await self.served()
+        return card
+
+    async def served(self) -> tuple[ModelCard | None, Sequence[Room]]:
+        """Return the card of the worker heard last, None if there never was one; and whose memory may be short.
+
+        That is of all workers alive, or of the one heard last where none is; empty where one has room for all pictures.
+        """
+        text, rooms = await self._run("served")
+        card = ModelCard.model_validate_json(text) if text else None
+        if not rooms:
+            return card, [card.room] if card and card.room else []
+        return card, [] if rooms == [""] else [Room.from_words(words) for words in rooms]
 
 
 def _bytes(job_input: JobInput, idempotency_key: str | None) -> int:

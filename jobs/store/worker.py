@@ -14,6 +14,7 @@ import redis
 
 from jobs.model_card import ModelCard
 from jobs.record import SCHEMA_VERSION, Attempt, ImageRecord, Job, JobError, JobStatus
+from jobs.room import Room
 from jobs.settings import Settings
 from jobs.store import scripts
 from jobs.store.scripts import MICROSECONDS, pairs
@@ -75,7 +76,15 @@ class WorkerStore:
     def _run(self, script: str, *args: Any) -> Any:
         return self._scripts[script](keys=[self._prefix], args=list(args))
 
-    def claim(self, worker: str, number: int, *, alone: bool, abilities: frozenset[str] = frozenset()) -> Claim | None:
+    def claim(
+        self,
+        worker: str,
+        number: int,
+        *,
+        alone: bool,
+        abilities: frozenset[str] = frozenset(),
+        room: Room | None = None,
+    ) -> Claim | None:
         """Take the best queued job that the worker can do; None when none waits.
 
         Args:
@@ -84,12 +93,14 @@ class WorkerStore:
                 call before may have claimed.
             alone: whether it holds no other job.
             abilities: what its card announces that it can do.
+            room: what its card announces of its memory.
 
         Raises:
             AloneError: the best job was lost with its worker before, so it is given only to a worker that is alone.
         """
         able = " ".join(sorted(abilities))
-        flat, expired = self._run("claim", worker, self._lease, SCHEMA_VERSION, int(alone), number, able)
+        arguments = (worker, self._lease, SCHEMA_VERSION, int(alone), number, able, room.words() if room else "")
+        flat, expired = self._run("claim", *arguments)
         _tell_expired(map(Attempt.from_row, expired))
         if not flat:
             return None
@@ -123,6 +134,7 @@ class WorkerStore:
             worker,
             self._lease,
             card.model_dump_json(),
+            card.room.words() if card.room else "",
             "" if rate is None else rate,
             trouble or "",
             *held,

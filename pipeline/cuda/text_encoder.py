@@ -1,5 +1,6 @@
 """The text encoder for CUDA: replayed from CUDA graphs, with weights in a number format where asked for."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -30,26 +31,47 @@ class QuantizedLinear(Matrix):
         return y.view(*x.shape[:-1], -1)
 
 
-def fuse(encoder: TextEncoder, device: torch.device, number_format: NumberFormat | None) -> None:
-    """Bring the encoder to `device` and have it run from CUDA graphs.
+def fuse(
+    encoder: TextEncoder,
+    device: torch.device,
+    number_format: NumberFormat | None,
+    settle: Callable[[int, nn.Module], None] | None = None,
+) -> None:
+    """Bring the encoder to `device` and have it run there.
 
     Its weights become bfloat16 there. Those in a number format stay so, and the others that `number_format` takes
     become so.
+
+    Args:
+        encoder: changed in place.
+        device: where to.
+        number_format: of the matrices that it takes.
+        settle: called with the number of each layer and the layer, once it is there; it may move its weights away. The
+            table of token embeddings then stays where it is, and nothing is replayed from CUDA graphs, which read
+            weights where those lay when they were recorded.
     """
-    for name, module in list(encoder.model.named_modules()):
-        if isinstance(module, nn.Linear):
-            if number_format:
-                quantize_(module, name, number_format, device)
-            settle_(module, device)
-            if format_of(module):
-                encoder.model.set_submodule(name, QuantizedLinear(module, name.rpartition(".")[2]))
-    settle_(encoder.model, device)
+    for i, layer in enumerate(encoder.model.layers):
+        for name, module in list(layer.named_modules()):
+            if isinstance(module, nn.Linear):
+                if number_format:
+                    quantize_(module, f"layers.{i}.{name}", number_format, device)
+                settle_(module, device)
+                if format_of(module):
+                    layer.set_submodule(name, QuantizedLinear(module, name.rpartition(".")[2]))
+        settle_(layer, device)
+        if settle:
+            settle(i, layer)
+    settle_(encoder.model.embed_tokens, torch.device("cpu") if settle else device)
     plain = encoder.run
-    graphs = Graphs(lambda tokens: attend_by_first("earlier tokens", lambda: plain(tokens)))
+
+    def attend(tokens: Tensor) -> Tensor:
+        return attend_by_first("earlier tokens", lambda: plain(tokens))
+
+    encode = attend if settle else Graphs(attend)
 
     def run(tokens: Tensor) -> Tensor:
         # Causal attention lets no token see a later one, so what fills up the end changes nothing before it.
         count = tokens.shape[1]
-        return graphs(nn.functional.pad(tokens, (0, -count % TOKEN_MULTIPLE)))[:, :count]
+        return encode(nn.functional.pad(tokens, (0, -count % TOKEN_MULTIPLE)))[:, :count]
 
     encoder.run = run

@@ -5,7 +5,7 @@ products is four kernels, each of which does one pass over memory: [norm, modula
 [gate, sum, next norm, modulation] and [SwiGLU], with quantisation in them where the next product wants it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple, cast
 
@@ -23,7 +23,7 @@ from pipeline.model.layers import ModulatedBlock, attend
 from pipeline.model.stack import Conditioning
 from pipeline.model.transformer import Tables, Transformer
 
-KEPT_TABLES = 16  # each takes 2 MB for every 1,000 tokens
+KEPT_TABLES = 16  # each takes 2 MB for every 1,000 tokens; one is kept where memory is short
 
 
 class FusedTransformer(Transformer):
@@ -31,9 +31,26 @@ class FusedTransformer(Transformer):
 
     They become bfloat16 there. Those in a number format stay so, and the others that `number_format` takes become so.
     What is done for small pictures is replayed from CUDA graphs, but for the stack, which is its wrapper's to record.
+
+    Args:
+        plain: what to take over.
+        device: where to.
+        number_format: of the matrices that it takes.
+        settle: called with the number of each layer and the layer, once it is fused; it may move its weights away.
+        recorded: whether graphs may be recorded; they read weights where those lay then.
+        kept_tables: of how many sizes, and lengths of captions, rotary tables are kept.
     """
 
-    def __init__(self, plain: Transformer, device: torch.device, number_format: NumberFormat | None) -> None:
+    def __init__(
+        self,
+        plain: Transformer,
+        device: torch.device,
+        number_format: NumberFormat | None,
+        settle: Callable[[int, nn.Module], None] | None = None,
+        *,
+        recorded: bool = True,
+        kept_tables: int = KEPT_TABLES,
+    ) -> None:
         nn.Module.__init__(self)  # the parts come from `plain`
         self.params = plain.params
         for name, child in plain.named_children():
@@ -43,19 +60,22 @@ class FusedTransformer(Transformer):
         for name, parameter in plain.named_parameters(recurse=False):
             self.register_parameter(name, nn.Parameter(parameter.to(device).bfloat16(), requires_grad=False))
         self.add_module("noise_refiner", FusedLayers("noise_refiner", plain.noise_refiner, device, number_format))
-        layers = FusedLayers("layers", plain.layers, device, number_format)
+        layers = FusedLayers("layers", plain.layers, device, number_format, settle)
         self.add_module("layers", layers)
         self.stack = FusedStack(layers)
+        self._recorded = recorded
         self._embedded = graphs.Graphs(super().embed)
         refine = super().refine_captions
-        self._refined_captions = graphs.Graphs(
-            lambda x, rope, mask: attend_by_first(_kind(mask), lambda: refine(x, rope, mask))
-        )
-        self._kept_tables = lru_cache(KEPT_TABLES)(super().tables)
+
+        def refine_captions(x: Tensor, rope: Tensor, mask: Tensor | None) -> Tensor:
+            return attend_by_first(_kind(mask), lambda: refine(x, rope, mask))
+
+        self._refined_captions = graphs.Graphs(refine_captions) if recorded else refine_captions
+        self._kept_tables = lru_cache(kept_tables)(super().tables)
 
     def embed(self, latents: Tensor, timestep: Tensor, caption: Tensor, image_rope: Tensor) -> tuple[Tensor, Tensor]:
         """As in `Transformer`; replayed from a CUDA graph if it is small."""
-        small = graphs.worthwhile(len(caption) * (image_rope.shape[1] + caption.shape[1]))
+        small = self._recorded and graphs.worthwhile(len(caption) * (image_rope.shape[1] + caption.shape[1]))
         embed = self._embedded if small else super().embed
         return embed(latents, timestep, caption, image_rope)
 
@@ -69,7 +89,7 @@ class FusedTransformer(Transformer):
         return self._kept_tables(lengths, height, width)
 
     def refine_captions(self, x: Tensor, rope: Tensor, mask: Tensor | None) -> Tensor:
-        """The context refiners, replayed from a CUDA graph."""
+        """The context refiners, replayed from a CUDA graph if one may be recorded."""
         return self._refined_captions(x, rope, mask)
 
 
@@ -106,7 +126,12 @@ class FusedLayers(nn.Module):
     """
 
     def __init__(
-        self, name: str, blocks: nn.ModuleList, device: torch.device, number_format: NumberFormat | None
+        self,
+        name: str,
+        blocks: nn.ModuleList,
+        device: torch.device,
+        number_format: NumberFormat | None,
+        settle: Callable[[int, nn.Module], None] | None = None,
     ) -> None:
         super().__init__()
         self.blocks: list[FusedBlock] = []
@@ -121,6 +146,8 @@ class FusedLayers(nn.Module):
             weights.append(modulation.weight.detach())
             biases.append(modulation.bias.detach())
             block.to("meta")  # its weights live on in the fused block
+            if settle:
+                settle(i, self.blocks[i])
         self.modulation = Modulation(weights, biases)
 
     def run(self, x: Tensor, time: Tensor, conditioning: Conditioning, first: int, last: int) -> Tensor:

@@ -11,9 +11,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from pipeline.cuda.kernels.pixels import add_, group_norm
+from pipeline.memory_sizes import ATTENTION_ROWS
 from pipeline.model.autoencoder import Decoder, PixelAttention, Resnet, UpBlock
-
-ATTENTION_ROWS = 4096  # queries at a time: at 1024×1024 pixels their float32 scores take 256 MiB
 
 
 class FusedDecoder(nn.Module):
@@ -28,16 +27,20 @@ class FusedDecoder(nn.Module):
         return torch.cat([self._decode(latent[None]) for latent in x])
 
     def _decode(self, x: Tensor) -> Tensor:
+        plain, x = self.plain, self.middle(x)
+        for block in plain.up_blocks:
+            x = _up(cast("UpBlock", block), x)
+        images: Tensor = plain.conv_out(_norm(plain.conv_norm_out, x, silu=True))
+        return images
+
+    def middle(self, x: Tensor) -> Tensor:
+        """What the middle block gives, `[1, channels, H/8, W/8]`, for one image's latents."""
         plain = self.plain
         x = plain.conv_in(x.contiguous(memory_format=torch.channels_last))
         first, second = plain.mid_block.resnets
         x = _resnet(cast("Resnet", first), x)
         x = _attention(cast("PixelAttention", plain.mid_block.attentions[0]), x)
-        x = _resnet(cast("Resnet", second), x)
-        for block in plain.up_blocks:
-            x = _up(cast("UpBlock", block), x)
-        images: Tensor = plain.conv_out(_norm(plain.conv_norm_out, x, silu=True))
-        return images
+        return _resnet(cast("Resnet", second), x)
 
 
 def _up(block: UpBlock, x: Tensor) -> Tensor:

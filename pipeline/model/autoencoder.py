@@ -98,11 +98,15 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], params.in_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        x = self.mid_block(x)
+        x = self.middle(x)
         for block in self.up_blocks:
             x = block(x)
         x = self.conv_out(F.silu(self.conv_norm_out(x)))
+        return x
+
+    def middle(self, x: Tensor) -> Tensor:
+        """What the middle block gives, `[B, channels, H/8, W/8]`."""
+        x = self.mid_block(self.conv_in(x))
         return x
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pipeline.cuda import graphs
+from pipeline.memory_plan import RESIDENT
 from pipeline.model.stack import Conditioning, Stack
 
 if TYPE_CHECKING:
@@ -29,6 +30,6 @@ class GraphedStack:
 
 
 def wrap(parts: "Parts", recipe: "Recipe") -> None:
-    """Put it around the fused stack; the reference is not recorded."""
-    if recipe.fused:
+    """Put it around the fused stack; the reference is not recorded, nor are weights that come and go."""
+    if recipe.fused and (parts.plan is None or parts.plan.transformer == RESIDENT):
         parts.transformer.stack = GraphedStack(parts.transformer.stack)

@@ -29,7 +29,9 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch, said: str, *, cuda: str | None = "13
     monkeypatch.setattr(torch.cuda, "init", init)
 
 
-def gpus(monkeypatch: pytest.MonkeyPatch, *cards: tuple[str, tuple[int, int]], free: int = 20 * GIB) -> None:
+def gpus(
+    monkeypatch: pytest.MonkeyPatch, *cards: tuple[str, tuple[int, int]], free: int = 20 * GIB, total: int = 24 * GIB
+) -> None:
     """Have torch find these cards: name and compute capability; each but the first has a little less memory free."""
 
     def index(device: Any) -> int:
@@ -45,7 +47,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, *cards: tuple[str, tuple[int, int]], f
     )
 
     def memory(device: torch.device) -> tuple[int, int]:
-        return free - index(device), 24 * GIB
+        return free - index(device), total
 
     for module in (device_choice, gpu_memory, obstacles):
         monkeypatch.setattr(module, "free_and_total", memory)

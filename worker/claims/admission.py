@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from redis.exceptions import RedisError
 
+from jobs.model_card import ModelCard
 from jobs.store.worker import AloneError, WorkerStore
 from worker.claims.departure import Departure
 from worker.claims.leases import Leases
@@ -23,7 +24,7 @@ class Admission:
     Args:
         store: the jobs.
         worker: this worker's id.
-        abilities: what its card announces that it can do.
+        card: what it announces that it can do.
         leases: keeps the claims alive.
         departure: waits for a claim that is under way.
         deliverable: tells whether S3 takes images.
@@ -33,7 +34,7 @@ class Admission:
         self,
         store: WorkerStore,
         worker: str,
-        abilities: frozenset[str],
+        card: ModelCard,
         leases: Leases,
         departure: Departure,
         deliverable: Callable[[], bool],
@@ -41,7 +42,7 @@ class Admission:
         self.draining = threading.Event()  # set: the jobs at hand may finish, no new ones are taken
         self._store = store
         self._worker = worker
-        self._abilities = abilities
+        self._abilities, self._room = card.abilities, card.room
         self._leases = leases
         self._departure = departure
         self._deliverable = deliverable
@@ -96,7 +97,9 @@ class Admission:
 
     def _claim_now(self, alone: bool) -> HeldJob | None:
         with self._departure.put_off():
-            claim = self._store.claim(self._worker, self._claims, alone=alone, abilities=self._abilities)
+            claim = self._store.claim(
+                self._worker, self._claims, alone=alone, abilities=self._abilities, room=self._room
+            )
             if claim is None:
                 return None
             self._claims += 1

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from jobs.record import Job
 from pipeline import Generation
+from pipeline.memory_plan import Plan
 from worker.executor.rate import Rate
 
 
@@ -20,6 +21,7 @@ class Loaded:
     quantization: str | None  # of the large matrices
     product: str | None  # by which these are multiplied
     vram_bytes: int  # of the device; 0 on a CPU
+    plan: Plan | None = None  # for its memory; None: none was made, and all weights are there
 
 
 class Listener(Protocol):

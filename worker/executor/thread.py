@@ -154,6 +154,7 @@ def _loaded(pipeline: ZImagePipeline, model: str, commit: str | None) -> Loaded:
         quantization=pipeline.quantization,
         product=pipeline.product,
         vram_bytes=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0,
+        plan=pipeline.plan,
     )
 
 

@@ -27,7 +27,7 @@
 -- tombstone:{id}            string  of a deleted job its owner, and its idempotency key behind a space
 -- tombstones:{owner}        zset    ids of the owner's deleted jobs, by time
 -- workers                   zset    worker ids by the time until which they count as alive
--- worker:{id}               hash    card (JSON), rate (work per second), number and id of its last claim
+-- worker:{id}               hash    card (JSON), room (see claim.lua), rate (work per second), number and id of its last claim
 -- card, rate                string  those of the worker heard last
 -- clock, reaper:last        string  time of the last submit, of the last reap
 -- webhooks                  zset    undelivered events by the time of the next try, of the next look at one that queues up, or

@@ -27,21 +27,50 @@ def group_norm(
     Returns:
         A tensor like `x`.
     """
+    affine = group_factors(channel_sums(x), before, weight, bias, groups, eps, x.shape[2] * x.shape[3])
+    return scale_channels(x, affine, silu=silu)
+
+
+def span(channels: int) -> int:
+    """How many pixels `channel_sums` sums up together: sums of parts that begin at multiples are those of the whole."""
+    pixels: int = ELEMENTS // triton.next_power_of_2(channels) * LOOPS
+    return pixels
+
+
+def channel_sums(x: Tensor) -> Tensor:
+    """Sums and sums of squares, float32 `[2, spans, channels]`, of the pixels of `x`, which is as in `group_norm`."""
     _, channels, height, width = x.shape
     pixels = height * width
     block = triton.next_power_of_2(channels)
-    share = ELEMENTS // block
-    programs = triton.cdiv(pixels, share * LOOPS)
+    programs = triton.cdiv(pixels, span(channels))
     sums = x.new_empty(2, programs, channels, dtype=torch.float32)
-    _sums[(programs,)](x, sums, pixels, channels, programs, BLOCK=block, PIXELS=share, LOOPS=LOOPS, num_warps=8)
-    affine = x.new_empty(2, channels, dtype=torch.float32)
+    _sums[(programs,)](
+        x, sums, pixels, channels, programs, BLOCK=block, PIXELS=ELEMENTS // block, LOOPS=LOOPS, num_warps=8
+    )
+    return sums
+
+
+def group_factors(
+    sums: Tensor, before: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, pixels: int
+) -> Tensor:
+    """What to multiply channels with and what to add then, float32 `[2, channels]`, by the sums of so many pixels."""
+    _, programs, channels = sums.shape
+    affine = sums.new_empty(2, channels)
     _factors[(groups,)](
         sums, bias if before is None else before, weight, bias, affine, pixels, channels, channels // groups, programs,
         eps, BLOCK=triton.next_power_of_2(channels // groups), ROWS=128, BEFORE=before is not None,
     )  # fmt: skip
+    return affine
+
+
+def scale_channels(x: Tensor, affine: Tensor, *, silu: bool) -> Tensor:
+    """Multiply and add by channel, then SiLU if asked for; `x` is as in `group_norm`."""
+    _, channels, height, width = x.shape
+    block = triton.next_power_of_2(channels)
+    share = ELEMENTS // block
     y = torch.empty_like(x)
-    _affine[(triton.cdiv(pixels, share),)](
-        x, y, affine, pixels, channels, BLOCK=block, PIXELS=share, SILU=silu, num_warps=8
+    _affine[(triton.cdiv(height * width, share),)](
+        x, y, affine, height * width, channels, BLOCK=block, PIXELS=share, SILU=silu, num_warps=8
     )
     return y
 

@@ -117,7 +117,7 @@ def worker(servers: Stack) -> Iterator[Worker]:
         delivery = Delivery(own.images, "tiny", seconds=30)
         leases = Leases(own.worker, WORKER, CARD, drawer.rate, delivery.trouble, lease_seconds=30)
         departure = Departure(leases, own.worker, observers)
-        admission = Admission(own.worker, WORKER, frozenset(), leases, departure, delivery.ready)
+        admission = Admission(own.worker, WORKER, CARD, leases, departure, delivery.ready)
         ending = Ending(own.worker, own.images, departure, observers, hold_seconds=30)
         runner = JobRunner(admission, drawer, ProgressReporter(own.worker), delivery, ending, observers)
         leases.start()

@@ -30,7 +30,7 @@ def test_help_documents_the_exit_codes() -> None:
     assert told.returncode == 0
     assert "3 the job ended as failed, canceled or expired" in told.stdout
     commands = ["up", "demo", "api", "worker", "generate", "submit", "status", "wait", "cancel", "list", "doctor"]
-    for command in [*commands, "checkpoint", "dead", "prune"]:
+    for command in [*commands, "checkpoint", "configure", "dead", "prune"]:
         assert re.search(rf"\b{command}\b", told.stdout)
 
 

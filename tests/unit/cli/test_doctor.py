@@ -1,6 +1,7 @@
 """`zimage doctor` says of a machine what a worker would end with, without a traceback."""
 
 import json
+import re
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,33 @@ def test_compiler_and_memory_are_looked_at_before_a_worker_misses_them(
     assert told["memory"][0] == level
     (tmp_path / "Python.h").touch()
     assert found(model=TURBO, quantization=quantization, device="cuda")["compiler"][0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "settings", "level", "told"),
+    [
+        (7.5, 8, {}, "ok", r"7\.5 of 8\.0 GiB are free: text_encoder=layers .* at most"),
+        (7.5, 24, {}, "warn", "nvidia-smi tells why: text_encoder=layers"),
+        (2, 24, {}, "warn", r"Z-Image-Turbo takes about 20\.5 GiB at 1024×1024, at least \d\.\d with weights in RAM"),
+        (2, 2.5, {}, "fail", r"at least \d\.\d with weights in RAM; with ZIMAGE_QUANTIZATION=fp8 12\.0 and"),
+        (22, 24, {"vram_budget": "8GiB"}, "ok", "transformer=layers"),
+        (5, 24, {"vram_budget": "8GiB"}, "warn", "nvidia-smi tells why"),
+        (22, 24, {"vram_budget": "2GiB"}, "fail", r"^ZIMAGE_VRAM_BUDGET: .* the least .* is \d\.\d\d GiB"),
+        (22, 24, {"residency": "text_encoder=whole"}, "ok", "text_encoder=whole, transformer=resident"),
+    ],
+)
+def test_memory_is_looked_at_with_the_plan_that_a_worker_would_make(
+    monkeypatch: pytest.MonkeyPatch,
+    found: Callable[..., dict[str, tuple[str, str]]],
+    free: float,
+    total: float,
+    settings: dict[str, str],
+    level: str,
+    told: str,
+) -> None:
+    gpus(monkeypatch, L4, free=int(free * GIB), total=int(total * GIB))
+    finding = found(model=TURBO, device="cuda", **settings)["memory"]
+    assert (finding[0], bool(re.search(told, finding[1]))) == (level, True), finding
 
 
 @pytest.mark.parametrize(

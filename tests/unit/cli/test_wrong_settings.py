@@ -145,6 +145,9 @@ KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ("STEP_CACHE", '{"first": 0}', "first=0: Input should be greater than or equal to 1"),
         ("STEP_CACHE", '{"Fn": 1}', "Fn=1: no such field: use first"),
         ("CA_BUNDLE", __file__, "holds no certificates: expected a PEM file"),
+        ("VRAM_BUDGET", "8", "expected bytes with their unit, such as 8GiB"),
+        ("RESIDENCY", "vae=layers", "residency of vae is 'layers', expected resident, whole"),
+        ("RESIDENCY", "unet=whole", "residency names 'unet', expected text_encoder, transformer, vae"),
     ],
 )
 def test_a_wrong_address_is_one_line(name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +166,8 @@ def test_a_wrong_address_is_one_line(name: str, value: str, told: str, monkeypat
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("VRAM_BUDGET", ""),  # as docker-compose.gpu.yml hands it on where nothing is set
+        ("RESIDENCY", ""),
         ("S3_ENDPOINT", "https://s3.example.com/"),
         ("S3_ENDPOINT", "http://[::1]:9000"),
         ("S3_ENDPOINT", "https://project.storage.example.com/storage/v1/s3"),
@@ -238,6 +243,7 @@ def test_an_address_of_the_hub_that_is_none_is_told(value: str) -> None:
         ({"ZIMAGE_DEVICE": "cpu", "ZIMAGE_QUANTIZATION": "fp8"}, "ZIMAGE_QUANTIZATION: fp8 "),
         ({"ZIMAGE_DEVICE": "cuda:99"}, "ZIMAGE_DEVICE: "),
         ({"ZIMAGE_DEVICE": "tpu"}, "ZIMAGE_DEVICE: "),
+        ({"ZIMAGE_DEVICE": "cpu", "ZIMAGE_VRAM_BUDGET": "1MiB"}, "ZIMAGE_VRAM_BUDGET: a budget of 0.00 GiB"),
     ],
 )
 def test_a_setting_that_this_machine_can_not_follow_is_a_wrong_one(environ: dict[str, str], told: str) -> None:

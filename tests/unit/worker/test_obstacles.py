@@ -140,27 +140,43 @@ def test_a_compiler_that_is_not_there_is_told_by_its_variable(monkeypatch: pytes
     ],
 )
 @pytest.mark.parametrize(
-    ("quantization", "free", "code", "told"),
+    ("quantization", "free", "total", "code", "told"),
     [
         (
             "none",
-            22.5,
+            1.5,
+            3,
             69,
-            r"memory, 24\.0 GiB: .* takes about 20\.5 GiB at 1024×1024, with .*=fp8 12\.0: take a larger",
+            r"memory, 3\.0 GiB: .* takes about 20\.5 GiB at 1024×1024, at least \d\.\d with weights in RAM; "
+            r"with .*=fp8 12\.0 and \d\.\d: take a larger card",
         ),
-        ("fp8", 22.5, 69, r"memory, 24\.0 GiB: Z-Image-Turbo takes about 12\.0 GiB at 1024×1024: take a larger card"),
+        (
+            "fp8",
+            1,
+            2.5,
+            69,
+            r"memory, 2\.5 GiB: .* takes about 12\.0 GiB .* at least \d\.\d with .*: take a larger card",
+        ),
+        ("none", 22.5, 24, 69, r"memory, 24\.0 GiB: .*: set a smaller ZIMAGE_VRAM_BUDGET, and no ZIMAGE_RESIDENCY"),
         (
             "none",
             4,
+            24,
             1,
             r"memory: other processes hold 19\.0 of its 24\.0 GiB \(nvidia-smi lists them\), and .*=fp8 12\.0",
         ),
     ],
 )
 def test_too_little_memory_tells_what_is_needed_and_who_holds_it(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, quantization: str, free: float, code: int, told: str
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    quantization: str,
+    free: float,
+    total: float,
+    code: int,
+    told: str,
 ) -> None:
-    gpus(monkeypatch, L4, free=int(free * GIB))
+    gpus(monkeypatch, L4, free=int(free * GIB), total=int(total * GIB))
     found = obstacle(error, Settings(model=TURBO, quantization=quantization), CUDA0)
     assert found
     assert re.search(rf"^cuda:0 \(NVIDIA L4\) has too little {told}", found.line)
