@@ -273,7 +273,8 @@ def _decoder_bytes(sizes: Sizes, picture: Picture, how: str) -> int:
     before = others[0] if others else last
     whole = picture.pixels * value * (before + 4 * last)
     attended = picture.pixels // shape.downscale**2  # pixels that the middle attention sees
-    attention = min(ATTENTION_ROWS, attended) * attended * (8 + value) + 5 * value * shape.block_channels[-1] * attended
+    # Scores and weights in float32; of all pixels the input, normed, as queries, keys and values, and what was attended.
+    attention = min(ATTENTION_ROWS, attended) * attended * 8 + 6 * value * shape.block_channels[-1] * attended
     if how == "whole":
         return max(whole, attention)
     band = (4 + 4 * value) * BAND_VALUES

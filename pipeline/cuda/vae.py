@@ -70,9 +70,11 @@ def _attention(module: PixelAttention, x: Tensor) -> Tensor:
     """Scores in float32, some queries at a time: SDPA's fast kernels do not take heads of 512 channels."""
     h = _norm(module.group_norm, x, silu=False).permute(0, 2, 3, 1).flatten(0, 2)  # [H · W, channels]
     q, k, v = module.to_q(h) * h.shape[-1] ** -0.5, module.to_k(h), module.to_v(h)
-    rows = []
-    for queries in q.split(ATTENTION_ROWS):
-        weights = torch.mm(queries, k.T, out_dtype=torch.float32).softmax(-1)
-        rows.append(weights.to(v.dtype) @ v)
-    h = module.to_out(torch.cat(rows))
+    h = module.to_out(torch.cat([_attend(queries, k, v) for queries in q.split(ATTENTION_ROWS)]))
     return x + cast("Tensor", h).view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """A function of its own, so that the scores of some queries are gone before those of the next are made."""
+    weights = torch.mm(queries, keys.T, out_dtype=torch.float32).softmax(-1)
+    return weights.to(values.dtype) @ values
