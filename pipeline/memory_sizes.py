@@ -11,7 +11,9 @@ from typing import Any
 # How the VAE decodes: the whole picture at once; in bands of rows between which activations lie on the GPU; the same,
 # and they lie in host memory.
 DECODINGS = ("whole", "bands", "host")
-BAND_VALUES = 2**23  # at most, in a band of rows that the decoder works on at a time
+# At most, in a band of the decoder's rows, by the bytes of a value. In bfloat16 cuDNN rounds smaller ones otherwise
+# than the whole; the reference's copies in float32 take more.
+BAND_VALUES = {2: 2**26, 4: 2**23}
 ATTENTION_ROWS = 4096  # queries of the middle block at a time: at 1024×1024 pixels their float32 scores take 256 MiB
 
 
@@ -273,11 +275,12 @@ def _decoder_bytes(sizes: Sizes, picture: Picture, how: str) -> int:
     before = others[0] if others else last
     whole = picture.pixels * value * (before + 4 * last)
     attended = picture.pixels // shape.downscale**2  # pixels that the middle attention sees
-    # Scores and weights in float32; of all pixels the input, normed, as queries, keys and values, and what was attended.
+    # Scores and weights in float32; of all pixels the input, normed, as queries, keys and values, and attended.
     attention = min(ATTENTION_ROWS, attended) * attended * 8 + 6 * value * shape.block_channels[-1] * attended
     if how == "whole":
         return max(whole, attention)
-    band = (4 + 4 * value) * BAND_VALUES
+    copies = 2 if value == 2 else 5  # of a band: normed, and convolved; the reference norms in steps
+    band = copies * value * BAND_VALUES[value] + 2**24
     return max(attention, band + (picture.pixels * value * (before + 2 * last) if how == "bands" else 0))
 
 

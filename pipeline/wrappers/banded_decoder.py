@@ -98,9 +98,14 @@ class Activation:
         """Of a row."""
         return self._values.shape[3]
 
+    @property
+    def band_values(self) -> int:
+        """At most, in a band."""
+        return BAND_VALUES[self._values.itemsize]
+
     def bands(self, channels: int = 0) -> Iterator[tuple[int, int]]:
         """The first row of each band and the one behind its last, for a layer that gives so many channels."""
-        rows = max(1, BAND_VALUES // (self.width * max(channels, self.channels)))
+        rows = max(1, self.band_values // (self.width * max(channels, self.channels)))
         for start in range(0, self.height, rows):
             yield start, min(start + rows, self.height)
 
@@ -151,7 +156,7 @@ def _fused_factors(module: nn.GroupNorm, x: Activation, before: Tensor) -> Tenso
     from pipeline.cuda.kernels.pixels import channel_sums, group_factors, span
 
     each = span(x.channels)
-    count = max(1, BAND_VALUES // (each * x.channels)) * each
+    count = max(1, x.band_values // (each * x.channels)) * each
     pixels = x.height * x.width
     parts = [channel_sums(x.pixels(start, min(start + count, pixels))) for start in range(0, pixels, count)]
     sums = torch.cat(parts, dim=1)
