@@ -152,16 +152,9 @@ local function take_turn(id, owner, score)
   move(1)
   if mover == id then move(-1) end
   place(score)
-  -- Thousands move at once where a key with a long queue of low jobs submits a normal one. Those that moved last come first:
-  -- the place that each goes to is free by then, which spares the index most of the work.
-  local last = #placed
-  while last > 0 do
-    local page = {}
-    for i = last - 1, math.max(1, last - 2 * PAGE + 1), -2 do
-      page[#page + 1], page[#page + 2] = placed[i], placed[i + 1]
-    end
-    redis.call('ZADD', key('pending'), unpack(page))
-    last = last - #page
+  -- Thousands move at once where a key with a long queue of low jobs submits a normal one.
+  for i = 1, #placed, 2 * PAGE do
+    redis.call('ZADD', key('pending'), unpack(placed, i, math.min(i + 2 * PAGE - 1, #placed)))
   end
   local lowest = integer(math.min(score, placed[1]))
   for _, kind in ipairs(redis.call('ZRANGEBYSCORE', key('passed'), '(' .. lowest, '+inf')) do
