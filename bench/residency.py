@@ -19,7 +19,6 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,11 +27,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
+from bench.drawer import Drawer
 from bench.pipeline import PROMPT, load, next_prompt
 from bench.setting import describe, full_size
 from pipeline import Drawing, ZImagePipeline
@@ -81,16 +80,16 @@ def main() -> None:
             quantization, _, budget = case.partition(":")
             by_quantization.setdefault(quantization, []).append(budget)
         for quantization, budgets in by_quantization.items():
-            with Drawer(checkpoint, arguments.device, quantization, None) as resident:
+            with start(checkpoint, arguments.device, quantization, None) as resident:
                 for budget in budgets:
-                    with attempt() as figures, Drawer(checkpoint, arguments.device, quantization, budget) as held:
+                    with attempt() as figures, start(checkpoint, arguments.device, quantization, budget) as held:
                         figures |= compare(resident, held, arguments.size, arguments.repeats)
                     keep("cases", f"{quantization}:{budget}", figures)
         chance = random_budgets(arguments.random)
 
         def draw_kinds(case: tuple[str, str]) -> dict[str, Any]:
             quantization, budget = case
-            with attempt() as figures, Drawer(checkpoint, arguments.device, quantization, budget) as held:
+            with attempt() as figures, start(checkpoint, arguments.device, quantization, budget) as held:
                 figures |= {**held.loaded, "pictures": kinds(held, arguments.size)}
             return figures
 
@@ -122,51 +121,10 @@ def random_budgets(count: int) -> list[tuple[str, str]]:
     return cases
 
 
-class Drawer:
-    """A process with a pipeline.
-
-    Args:
-        checkpoint: to load.
-        device: where to.
-        quantization: as `from_pretrained` takes it.
-        budget: that PyTorch is held to; None: none.
-
-    Raises:
-        RuntimeError: it can't load; and whatever is asked of it later, when it can't draw.
-    """
-
-    def __init__(self, checkpoint: Path, device: str, quantization: str, budget: str | None) -> None:
-        asked = {"checkpoint": str(checkpoint.absolute()), "device": device, "quantization": quantization}
-        command = [
-            sys.executable,
-            "-c",
-            "from bench.residency import serve; serve()",
-            json.dumps({**asked, "budget": budget}),
-        ]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.loaded = self._answer()
-
-    def draw(self, **asked: Any) -> dict[str, Any]:
-        """Draw a picture; return what it took."""
-        assert self._process.stdin is not None
-        print(json.dumps(asked), file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        figures: dict[str, Any] = json.loads(line) if line else {"failed": f"ended with {self._process.wait()}"}
-        if "failed" in figures:
-            raise RuntimeError(figures["failed"])
-        return figures
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate()
+def start(checkpoint: Path, device: str, quantization: str, budget: str | None) -> Drawer:
+    """Start a process with a pipeline, which PyTorch holds to a budget, if there is one."""
+    asked = {"checkpoint": str(checkpoint.absolute()), "device": device, "quantization": quantization, "budget": budget}
+    return Drawer("from bench.residency import serve; serve()", json.dumps(asked))
 
 
 def serve() -> None:
@@ -262,20 +220,20 @@ def compare(resident: Drawer, held: Drawer, size: int, repeats: int) -> dict[str
     sides = {"height": size, "width": size}
     both = {"resident": resident, "held": held}
     same = next_prompt()
-    first = {name: drawer.draw(prompt=same, **sides) for name, drawer in both.items()}
+    first = {name: drawer.draw({"prompt": same, **sides}) for name, drawer in both.items()}
     warm = time.monotonic() + LOAD_SECONDS
     while time.monotonic() < warm:
         for drawer in both.values():
-            drawer.draw(prompt=same, **sides)
+            drawer.draw({"prompt": same, **sides})
     runs: dict[str, dict[str, list[dict[str, Any]]]] = {
         kind: {name: [] for name in both} for kind in ("same_prompt", "new_prompt")
     }
     for _ in range(repeats):
         new = next_prompt()
         for name, drawer in both.items():
-            runs["same_prompt"][name].append(drawer.draw(prompt=same, **sides))
+            runs["same_prompt"][name].append(drawer.draw({"prompt": same, **sides}))
         for name, drawer in both.items():
-            runs["new_prompt"][name].append(drawer.draw(prompt=new, **sides))
+            runs["new_prompt"][name].append(drawer.draw({"prompt": new, **sides}))
     medians = {
         kind: {name: statistics.median(run["total_ms"] for run in found) for name, found in each.items()}
         for kind, each in runs.items()
@@ -297,7 +255,7 @@ def compare(resident: Drawer, held: Drawer, size: int, repeats: int) -> dict[str
         "predicted_mib": first["held"]["predicted_mib"],
         "resident_peak_mib": first["resident"]["peak_mib"],
         "reserved_mib": mine[-1].get("reserved_mib"),
-        "one_and_a_half": held.draw(prompt=same, height=size * 3 // 2, width=size * 3 // 2),
+        "one_and_a_half": held.draw({"prompt": same, "height": size * 3 // 2, "width": size * 3 // 2}),
     }
 
 
@@ -317,7 +275,7 @@ def kinds(held: Drawer, size: int) -> dict[str, Any]:
         asked["largest"] = {"height": edge, "width": edge, "num_inference_steps": 2}
     found = {}
     for name, fields in asked.items():
-        figures = held.draw(prompt=f"{PROMPT} 0001", **fields)
+        figures = held.draw({"prompt": f"{PROMPT} 0001", **fields})
         if figures.get("predicted_mib"):
             figures["peak_by_predicted"] = figures["peak_mib"] / figures["predicted_mib"]
         found[name] = figures

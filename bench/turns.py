@@ -11,20 +11,18 @@ load counts.
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
+from bench.drawer import Drawer
 from bench.setting import describe, full_size, require_gpu
 from pipeline.formats.registry import FORMATS
 
 LOAD_SECONDS = 10.0
-DRAWER = """
+DRAWN = """
 import json, sys, time
 from bench.pipeline import draw, load
 start = time.monotonic()
@@ -58,47 +56,20 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-class Drawer:
-    """A checkout's process with a pipeline."""
-
-    def __init__(self, folder: Path, checkpoint: Path, quantization: str) -> None:
-        command = [sys.executable, "-c", DRAWER, str(checkpoint.absolute()), quantization]
-        self._process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.load_seconds: float = self._answer()
-
-    def draw(self, size: int) -> dict[str, float]:
-        """Draw a square picture; return what it took."""
-        assert self._process.stdin is not None
-        print(size, file=self._process.stdin, flush=True)
-        figures: dict[str, float] = self._answer()
-        return figures
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        return json.loads(self._process.stdout.readline())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate()
-
-
 def compare(
     folders: dict[str, Path], checkpoint: Path, quantization: str, sizes: list[int], repeats: int
 ) -> dict[str, Any]:
     """Load and draw with both; return the medians of each and the change."""
+
+    def start(name: str) -> Drawer:
+        return Drawer(DRAWN, str(checkpoint.absolute()), quantization, folder=folders[name])
+
     loads: dict[str, list[float]] = {name: [] for name in folders}
     for name in [*folders, *reversed(folders)]:
-        with Drawer(folders[name], checkpoint, quantization) as drawer:
-            loads[name].append(drawer.load_seconds)
+        with start(name) as drawer:
+            loads[name].append(drawer.loaded)
     figures: dict[str, Any] = {"load_seconds": with_change({name: min(loads[name]) for name in folders})}
-    with (
-        Drawer(folders["other"], checkpoint, quantization) as other,
-        Drawer(folders["this"], checkpoint, quantization) as this,
-    ):
+    with start("other") as other, start("this") as this:
         for size in sizes:
             figures[str(size)] = take_turns({"other": other, "this": this}, size, repeats)
     return figures
