@@ -148,10 +148,6 @@ class ImagesRequest(JobOptions):
         except ValidationError as error:
             raise RequestValidationError([self._placed(item) for item in error.errors()]) from None
 
-    def renamed(self, errors: Sequence[FieldError]) -> list[FieldError]:
-        """Return what is wrong with the job where it is in this request."""
-        return [error.model_copy(update={"pointer": _HERE.get(error.pointer or "", error.pointer)}) for error in errors]
-
     def _placed(self, item: ErrorDetails) -> dict[str, Any]:
         """Return what is wrong with the job as what is wrong with this request: all else was right as it came."""
         match item["loc"]:
@@ -160,6 +156,11 @@ class ImagesRequest(JobOptions):
             case ["metadata", *_]:  # was right, too, without the user
                 return {**item, "loc": ("body", self._who), "msg": f"becomes a pair of metadata: {item['msg']}"}
         return {**item, "loc": ("body", *item["loc"])}
+
+
+def placed_here(errors: Sequence[FieldError]) -> list[FieldError]:
+    """Return what is wrong with a job where it is said in a request for images."""
+    return [error.model_copy(update={"pointer": _HERE.get(error.pointer or "", error.pointer)}) for error in errors]
 
 
 class ImageData(BaseModel):

@@ -11,7 +11,7 @@ from api.following import patient
 from api.metrics import CLIENT_LEFT
 from api.openai.pictures import PicturesAnswer
 from api.openai.refusals import openai_error_responses
-from api.openai.request import ImageData, ImagesRequest, ImagesResponse
+from api.openai.request import ImageData, ImagesRequest, ImagesResponse, placed_here
 from api.problems import ProblemError, unavailable
 from api.served_model import served_model
 from api.submission import IdempotencyKey, submit
@@ -72,7 +72,7 @@ async def generate_images(
     try:
         submission = await submit(services, owner, key, job_request, idempotency_key)
     except ProblemError as error:
-        error.errors = body.renamed(error.errors or [])
+        error.errors = error.errors and placed_here(error.errors)
         raise
     job_id = submission.found.job.id
     found = await unless_disconnected(request, waited(services, submission.found))

@@ -76,7 +76,7 @@ def _fault(template: str, special_tokens: Mapping[str, Any], cpu_seconds: float)
         return str(error)[:500] or "it fails, and does not say why"
     for text, said in zip(rendered[0], SAID, strict=True):
         if len(text) > MAX_CHARACTERS + len(said):
-            return f"gives {len(text)} characters for {len(said)}"
+            return f"gives {len(text)} characters for a prompt of {len(said)}"
     return None
 
 

@@ -11,7 +11,7 @@ from pipeline.checkpoint.template_trial import template_fault
     [
         ("{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4, "takes longer than 0.5 s"),
         ("{{ messages[0].content * 2000000000 }}", "takes more than 1 GiB"),
-        ("{{ eos_token }}{{ 'a' * 200000 }}", "gives 200007 characters for 0"),
+        ("{{ eos_token }}{{ 'a' * 200000 }}", "gives 200007 characters for a prompt of 0"),
     ],
 )
 def test_what_can_t_be_rendered_is_one_line(template: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
