@@ -107,7 +107,8 @@ async def submit(
         headers["Idempotent-Replayed"] = "true"
     else:
         services.bell.ring_soon()
-    return Submission(await services.store.get(job_id, owner), replayed, headers)
+    found = submitted.found or await services.store.get(job_id, owner)  # which tells what became of it
+    return Submission(found, replayed, headers)
 
 
 def _accepted(settings: Settings, key: ApiKey | None, submitted: Submitted, headers: dict[str, str]) -> str:

@@ -162,7 +162,7 @@ def serve() -> None:
         for line in sys.stdin:
             print(json.dumps(drawn(pipeline, json.loads(line))), flush=True)
     except Exception as error:  # noqa: BLE001 - told to the process that asks, which goes on
-        print(json.dumps({"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}), flush=True)
+        print(json.dumps({"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}"}), flush=True)
 
 
 def drawn(pipeline: ZImagePipeline, asked: dict[str, Any]) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def compare(resident: Drawer, held: Drawer, size: int, repeats: int) -> dict[str
 
 
 def kinds(held: Drawer, size: int) -> dict[str, Any]:
-    """Pictures of several kinds, each with its peak and what was predicted, or how it was refused."""
+    """Pictures of several kinds, up to one that fails: each with its peak and what was predicted, or its refusal."""
     side = held.loaded["largest_pixels"]
     asked: dict[str, dict[str, Any]] = {
         "plain": {"height": size, "width": size},
@@ -275,7 +275,11 @@ def kinds(held: Drawer, size: int) -> dict[str, Any]:
         asked["largest"] = {"height": edge, "width": edge, "num_inference_steps": 2}
     found = {}
     for name, fields in asked.items():
-        figures = held.draw({"prompt": f"{PROMPT} 0001", **fields})
+        try:
+            figures = held.draw({"prompt": f"{PROMPT} 0001", **fields})
+        except RuntimeError as error:
+            found[name] = {"failed": str(error)}
+            break
         if figures.get("predicted_mib"):
             figures["peak_by_predicted"] = figures["peak_mib"] / figures["predicted_mib"]
         found[name] = figures

@@ -29,16 +29,18 @@ BANDWIDTH = 55e9  # bytes a second from pinned host memory over PCIe 5 × 16, me
 MOST_PIXELS = 2**26  # of a picture that anybody asks for
 MANY_IMAGES = 10  # that anybody asks for at once
 USUAL = Picture(guided=True, step_cache=True)  # what a plan has to be able to draw, where nobody says otherwise
+LARGE = Picture(1536, 1536)  # what it draws as well, where any plan does
 
-# cuBLAS' workspaces, the memory of recorded graphs, rotary tables: measured on an H100 and an H200 (bench/results).
+# cuBLAS' workspaces, inputs and outputs of recorded graphs, rotary tables: measured on an H100 and an H200 (bench/results).
 FIXED_BYTES = 88 * MIB
 # What PyTorch's allocator holds beside tensors, as pieces of segments that nothing fits in, and the features of prompts
 # that are remembered, 168 MiB at most. Of the budget.
-LEAST_RESERVE, RESERVE = 384 * MIB, 0.045
+LEAST_RESERVE, RESERVE = 512 * MIB, 0.045
 # A layer's weights take longer to come than it takes to compute, for so many tokens: on an H200, the quickest card, 2.3
 # times in bfloat16 and 1.7 times in fp8, computed from its times in bench/results. So where no more than this share of
 # the layers is streamed, nothing waits.
 HIDDEN, HIDDEN_TOKENS = 0.4, 4160
+LAUNCH_SECONDS = 0.04  # that the text encoder takes longer where it is not replayed from CUDA graphs, on an H200
 BAND_SECONDS = 30e-9  # that a pixel takes longer to decode in bands: an estimate
 
 
@@ -82,6 +84,19 @@ class Plan:
     def offloads(self) -> bool:
         """Whether any weights come and go."""
         return any(residency != RESIDENT for residency in self.residency.values())
+
+    @property
+    def recorded_bytes(self) -> int:
+        """What PyTorch keeps for recorded graphs at most: tensors have no use of it."""
+        return sum(self._of(part).recorded_bytes for part in PARTS if self.residency[part] == RESIDENT)
+
+    @property
+    def usable_bytes(self) -> float:
+        """What tensors may take of the budget; infinite without one."""
+        if self.budget_bytes is None:
+            return math.inf
+        budget = self.budget_bytes
+        return min(budget - LEAST_RESERVE, int(budget * (1 - RESERVE))) - self.recorded_bytes
 
     @property
     def pinned_bytes(self) -> int:
@@ -131,7 +146,7 @@ class Plan:
         side = math.isqrt(largest) // 16 * 16
         raise ValueError(
             f"{count}{kind}of {picture.width}×{picture.height} pixels takes {_gib(self.peak_bytes(picture))} of GPU"
-            f" memory, and there is {_gib(_usable(self.budget_bytes))}: "
+            f" memory, and there is {_gib(self.usable_bytes)}: "
             + (f"at most {largest:,} pixels can be drawn so, such as {side}×{side}" if side else "none can be drawn so")
         )
 
@@ -188,13 +203,14 @@ class Plan:
 
     def seconds_per_prompt(self) -> float:
         """By how much a prompt that was not drawn before takes longer: an estimate."""
-        return self.bytes_per_prompt() / self.bandwidth
+        launching = 0.0 if self.text_encoder == RESIDENT else LAUNCH_SECONDS
+        return max(self.bytes_per_prompt() / self.bandwidth, launching)
 
     @property
     def most_seconds(self) -> float:
         """By how much a picture of a new prompt would take longer if nothing came while something computes."""
-        moved = self.bytes_per_picture(self.picture) + self.bytes_per_prompt()
-        return moved / self.bandwidth + self._band_seconds(self.picture)
+        moved = self.bytes_per_picture(self.picture) / self.bandwidth + self.seconds_per_prompt()
+        return moved + self._band_seconds(self.picture)
 
     def __str__(self) -> str:
         told = []
@@ -227,7 +243,7 @@ class Plan:
         return sizes
 
     def _fits(self, peak: int) -> bool:
-        return self.budget_bytes is None or peak <= _usable(self.budget_bytes)
+        return peak <= self.usable_bytes
 
     def _weights(self, stage: str) -> int:
         """Weights on the GPU during the stage of a part."""
@@ -282,15 +298,16 @@ def plan(
     if budget_bytes is None:
         return replace(blank, **settled)
     plans = [replace(blank, **choice) for choice in _choices(sizes, settled)]
-    fitting = [best for made in plans if (best := _filled(made)) is not None]
-    if not fitting:
-        least = least_budget(sizes, residency=residency, picture=picture)
-        raise BudgetError(
-            f"a budget of {_gib(budget_bytes)} of GPU memory is too little: the least for a picture of"
-            f" {picture.width}×{picture.height} is {_gib(least)}",
-            least,
-        )
-    return min(fitting, key=lambda made: made.most_seconds)
+    for pictures in ((picture, LARGE), (picture,)):
+        fitting = [best for made in plans if (best := _filled(made, *pictures)) is not None]
+        if fitting:
+            return min(fitting, key=lambda made: made.most_seconds)
+    least = least_budget(sizes, residency=residency, picture=picture)
+    raise BudgetError(
+        f"a budget of {_gib(budget_bytes)} of GPU memory is too little: the least for a picture of"
+        f" {picture.width}×{picture.height} is {_gib(least)}",
+        least,
+    )
 
 
 def plan_for_free(sizes: Sizes, free_bytes: int) -> Plan:
@@ -311,8 +328,9 @@ def plan_for_free(sizes: Sizes, free_bytes: int) -> Plan:
 def least_budget(sizes: Sizes, *, residency: Mapping[str, str] | None = None, picture: Picture = USUAL) -> int:
     """The smallest budget that there is a plan for, in bytes; arguments as of `plan`."""
     smallest = Plan(sizes, budget_bytes=1, picture=picture)  # of all ways to decode it takes the least memory
-    peak = min(replace(smallest, **choice).peak_bytes() for choice in _choices(sizes, residency or {}))
-    return max(peak + LEAST_RESERVE, math.ceil(peak / (1 - RESERVE)) + 1)
+    plans = [replace(smallest, **choice) for choice in _choices(sizes, residency or {})]
+    taken = min(made.peak_bytes() + made.recorded_bytes for made in plans)
+    return max(taken + LEAST_RESERVE, math.ceil(taken / (1 - RESERVE)) + 1)
 
 
 def parse_budget(text: str) -> int:
@@ -368,24 +386,21 @@ def _choices(sizes: Sizes, fixed: Mapping[str, str]) -> Iterator[dict[str, Any]]
                     yield {"vae": vae, "transformer": transformer, "text_encoder": text, "text_layers_resident": stay}
 
 
-def _filled(made: Plan) -> Plan | None:
-    """The plan with as many of the transformer's layers resident as fit; None: it does not fit with none.
+def _filled(made: Plan, *pictures: Picture) -> Plan | None:
+    """The plan with as many of the transformer's layers resident as fit; None: the pictures do not fit with none.
 
     A way to decode that takes less memory may make room for more of them than it costs.
     """
-    most, usable = made.sizes.transformer.layers if made.transformer == LAYERS else 0, _usable(made.budget_bytes or 0)
-    others = max(made._text_bytes(), made._denoise_bytes(made.picture))
+    most = made.sizes.transformer.layers if made.transformer == LAYERS else 0
     counts = {most}
-    for how in DECODINGS:
-        room = usable - max(others, made._decode_bytes(made.picture, how))
-        counts.add(min(most, max(0, room // made.sizes.transformer.layer_bytes)))
+    for picture in pictures:
+        others = max(made._text_bytes(), made._denoise_bytes(picture))
+        for how in DECODINGS:
+            room = int(made.usable_bytes) - max(others, made._decode_bytes(picture, how))
+            counts.add(min(most, max(0, room // made.sizes.transformer.layer_bytes)))
     filled = [replace(made, transformer_layers_resident=stay) for stay in sorted(counts, reverse=True)]
-    fitting = [one for one in filled if one.fits()]
+    fitting = [one for one in filled if all(one.fits(picture) for picture in pictures)]
     return min(fitting, key=lambda one: one.most_seconds, default=None)
-
-
-def _usable(budget: int) -> int:
-    return min(budget - LEAST_RESERVE, int(budget * (1 - RESERVE)))
 
 
 def _gib(count: float) -> str:

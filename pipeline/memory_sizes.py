@@ -5,7 +5,7 @@ not there, and without torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 # How the VAE decodes: the whole picture at once; in bands of rows between which activations lie on the GPU; the same,
@@ -14,6 +14,8 @@ DECODINGS = ("whole", "bands", "host")
 # At most, in a band of the decoder's rows, by the bytes of a value. In bfloat16 cuDNN rounds smaller ones otherwise
 # than the whole; the reference's copies in float32 take more.
 BAND_VALUES = {2: 2**26, 4: 2**23}
+GRAPH_TOKENS = 2048  # of a batch that is replayed from CUDA graphs: for more, the GPU takes longer than Python
+CAPTION_TOKENS = 512  # of the longest prompt
 ATTENTION_ROWS = 4096  # queries of the middle block at a time: at 1024×1024 pixels their float32 scores take 256 MiB
 
 
@@ -89,7 +91,7 @@ class Picture:
     num_images: int = 1
     guided: bool = False
     step_cache: bool = False
-    caption_tokens: int = 512
+    caption_tokens: int = CAPTION_TOKENS
 
     @property
     def pixels(self) -> int:
@@ -104,12 +106,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class PartSizes:
-    """Bytes of a part's weights."""
+    """Bytes of a part's weights, and of its CUDA graphs."""
 
     layers: int  # how many can be streamed
     layer_bytes: int  # that one of them moves
     rest_bytes: int  # that stay on the GPU while the part is there
     host_bytes: int = 0  # that stay in host memory unless the part is resident: the table of token embeddings
+    recorded_bytes: int = 0  # at most, that PyTorch keeps for its graphs; those of a resident part alone are recorded
 
     @property
     def total(self) -> int:
@@ -148,19 +151,19 @@ class Sizes:
             text_quantized_bytes: the same of the text encoder's.
             fused: whether the parts are those of `pipeline.cuda`.
         """
-        return cls(
-            shape,
-            value_bytes,
-            _text_encoder(shape, value_bytes, text_quantized_bytes),
-            _transformer(shape, value_bytes, quantized_bytes, fused),
-            PartSizes(0, 0, _autoencoder(shape) * value_bytes),
-            _token_bytes(shape, value_bytes, quantized_bytes, fused),
-        )
+        text_encoder = _text_encoder(shape, value_bytes, text_quantized_bytes)
+        transformer = _transformer(shape, value_bytes, quantized_bytes, fused)
+        token_bytes = _token_bytes(shape, value_bytes, quantized_bytes, fused)
+        if fused:
+            text_encoder = replace(text_encoder, recorded_bytes=CAPTION_TOKENS * _text_token_bytes(shape, value_bytes))
+            # The embedding, the stack, and the captions of both branches have graphs of their own.
+            transformer = replace(transformer, recorded_bytes=2 * (GRAPH_TOKENS + CAPTION_TOKENS) * token_bytes)
+        vae = PartSizes(0, 0, _autoencoder(shape) * value_bytes)
+        return cls(shape, value_bytes, text_encoder, transformer, vae, token_bytes)
 
     def encoding_bytes(self, picture: Picture) -> int:
         """What activations take while the text encoder runs."""
-        values = 6 * self.shape.text_hidden + 4 * self.shape.text_intermediate + 4 * self.shape.text_queries
-        return picture.caption_tokens * values * self.value_bytes
+        return picture.caption_tokens * _text_token_bytes(self.shape, self.value_bytes)
 
     def denoising_bytes(self, picture: Picture) -> int:
         """What activations, latents and the step cache take while the transformer runs."""
@@ -249,6 +252,11 @@ def _autoencoder(shape: Shape) -> int:
             convolution(after, after) if i < levels - 1 else 0
         )
     return encoder + decoder
+
+
+def _text_token_bytes(shape: Shape, value: int) -> int:
+    """What the text encoder's activations take for a token."""
+    return (6 * shape.text_hidden + 4 * shape.text_intermediate + 4 * shape.text_queries) * value
 
 
 def _token_bytes(shape: Shape, value: int, quantized: int | None, fused: bool) -> int:

@@ -20,7 +20,7 @@ from api.http.prefix import route_path
 from api.http.rates import PROBES
 
 LONGEST_SECONDS = 0.25  # at work: what takes longer is none of the event loop's, such as a Redis that hangs
-MOST = 8  # at work at once; one who asks has as many as are left free, and at least one
+MOST = 4  # at work at once; one who asks has as many as are left free, and at least one
 
 
 class Work:

@@ -17,12 +17,13 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Submitted:
-    """The answer to a submit; `job_id` is None when it was refused."""
+    """The answer to a submit; `job_id` and `found` are None when it was refused, `found` when the job was deleted."""
 
     outcome: Literal[
         "created", "replayed", "mismatch", "full", "over_share", "over_memory", "too_fast", "too_much", "too_many"
     ]
     job_id: str | None
+    found: "Found | None" = None
     retry_seconds: float | None = (
         None  # too_fast, too_much: until it is taken; full, over_share: those that a job takes, if known
     )

@@ -4,6 +4,7 @@ Every method raises `redis.exceptions.RedisError` when Redis can't be reached or
 changed then, or the same call may simply be sent again.
 """
 
+import asyncio
 import base64
 import binascii
 import json
@@ -112,13 +113,14 @@ class ClientStore:
             json.dumps(list(warnings)),
         )
         if outcome == "created":
-            lifecycle.accepted(answer, owner, job_input)
+            lifecycle.accepted(answer[0], owner, job_input)
         elif outcome == "replayed":
-            lifecycle.replayed(answer, owner)
+            lifecycle.replayed(answer[0], owner)
         allowance = Allowance(int(left[0]), float(left[1])) if left else None
         if outcome in ("created", "replayed", "mismatch"):
-            return Submitted(outcome, answer, None, allowance)
-        return Submitted(outcome, None, float(answer) if answer else None, allowance)
+            job_id, *described = answer
+            return Submitted(outcome, job_id, await self._seen(described) if described else None, None, allowance)
+        return Submitted(outcome, None, None, float(answer) if answer else None, allowance)
 
     async def has_seen(self, owner: str, idempotency_key: str) -> bool:
         """Tell whether the owner's idempotency key came before and is remembered."""
@@ -137,9 +139,14 @@ class ClientStore:
                 raise JobGoneError
             case ["unknown"]:
                 raise JobUnknownError
-            case [_, record, ""]:
-                return _found(record, None, None)
-        _, record, *row = answer
+        _, *described = answer
+        return await self._seen(described)
+
+    async def _seen(self, described: Sequence[Any]) -> Found:
+        """Read what `describe` of the Lua scripts returns."""
+        record, *row = described
+        if row == [""]:
+            return _found(record, None, None)
         ahead = Ahead.from_row(row)
         return _found(record, ahead, await self._loading(ahead.workers))
 
@@ -158,7 +165,10 @@ class ClientStore:
         newest = "+inf" if cursor is None else f"({_decode_cursor(cursor)}"
         rows, next_page, rate, workers = await self._run("list", owner, status or "", newest, limit)
         card = await self._loading(workers)
-        jobs = [_found(job, Ahead.from_row([*row, rate, workers]) if row[0] else None, card) for job, *row in rows]
+        jobs = []
+        for job, *row in rows:
+            jobs.append(_found(job, Ahead.from_row([*row, rate, workers]) if row[0] else None, card))
+            await asyncio.sleep(0)  # others are waiting for the event loop
         return jobs, _encode_cursor(int(next_page)) if next_page else None
 
     async def cancel(self, job_id: str, owner: str) -> tuple[Literal["canceled", "requested", "ended"], str]:

@@ -11,8 +11,9 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch import Tensor
 
+from pipeline.memory_sizes import GRAPH_TOKENS
+
 KEPT_GRAPHS = 32  # the ones used last; each takes a few MB beside the memory that all share
-GRAPH_TOKENS = 2048  # of a batch; for more, the GPU takes longer than Python, and a recording takes memory
 
 Output = TypeVar("Output", bound=Tensor | tuple[Tensor, ...])
 

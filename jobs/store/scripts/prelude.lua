@@ -284,6 +284,16 @@ local function work_before(highest)
 end
 
 -- Whether this worker's attempt is the job's latest: the fence that keeps a late worker out.
+-- A job as its owner sees it: its record, then '' unless it is queued, else jobs before it, work before it, rate of the
+-- live workers, live workers.
+local function describe(id)
+  local record = redis.call('HGETALL', job_key(id))
+  if get(id, 'status') ~= 'queued' then return record, '' end
+  local before = redis.call('ZRANK', key('pending'), id)
+  local rate, workers = measured_rate()
+  return record, tostring(before), tostring(work_before(before)(before)), tostring(rate), workers
+end
+
 local function is_latest(id, worker, attempt)
   local current_worker, current_attempt = get(id, 'worker', 'attempt')
   return current_worker == worker and current_attempt == attempt

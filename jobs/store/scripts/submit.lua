@@ -6,9 +6,10 @@
 --       minute; `work` per minute; `in_flight`, queued and running jobs at once; without limit where they are not named.
 --       `share` of the queue and of memory, `weight`), 1 when it has a webhook or '', traceparent or '', what is told of it
 --       before it is drawn (JSON)
--- Returns {'created' | 'replayed' | 'mismatch', id}, {'full' | 'over_share', seconds in which the workers end a job ('' if
---       unknown)}, {'too_many' | 'over_memory', ''} or {'too_fast' | 'too_much', seconds until it is taken};
---       behind it, where the owner has a rate, how many submits are left now and the seconds until all are again
+-- Returns {'created' | 'replayed' | 'mismatch', {id, what `describe` returns; nothing more where the job is deleted}},
+--       {'full' | 'over_share', seconds in which the workers end a job ('' if unknown)}, {'too_many' | 'over_memory', ''} or
+--       {'too_fast' | 'too_much', seconds until it is taken}; behind it, where the owner has a rate, how many submits are left
+--       now and the seconds until all are again
 -- Keys: job:{id}, pending, turns:{owner}, owed, queued_work, passed, running, deadlines, work, status:{status},
 --       owner:{owner}[:{status}], idempotency:{owner}:{key}, kept, limit:{owner}, limit:{owner}:work, place, pace, clocks,
 --       workers, worker:{id}, rate, clock, events
@@ -47,13 +48,18 @@ local function answer(outcome, value)
   return {outcome, value, math.floor((MINUTE - ahead) / spacing + 0.000001), tostring(ahead / SECOND)}
 end
 
+local function seen(outcome, job)
+  if redis.call('EXISTS', job_key(job)) == 0 then return answer(outcome, {job}) end
+  return answer(outcome, {job, describe(job)})
+end
+
 local function seconds_a_job()
   local sample = redis.call('ZRANGE', key('pending'), 0, 99)
   local rate = measured_rate()
   return rate > 0 and #sample > 0 and tostring(work_of(sample) / #sample / rate) or ''
 end
 
-if redis.call('EXISTS', job_key(id)) == 1 then return answer('created', id) end  -- sent again after a lost answer
+if redis.call('EXISTS', job_key(id)) == 1 then return seen('created', id) end  -- sent again after a lost answer
 
 if spacing and wait > 1 then return answer('too_fast', tostring(wait / SECOND)) end
 local idempotency_key = key('idempotency:' .. owner .. ':' .. idempotency)
@@ -63,7 +69,7 @@ if idempotency ~= '' then
     local before_digest, before_id = before:match('^(%S+) (%S+)$')
     count()  -- it costs an answer, too
     local same = (' ' .. digests .. ' '):find(' ' .. before_digest .. ' ', 1, true)
-    return answer(same and 'replayed' or 'mismatch', before_id)
+    return seen(same and 'replayed' or 'mismatch', before_id)
   end
 end
 
@@ -143,4 +149,4 @@ if traceparent ~= '' then redis.call('HSET', job_key(id), 'traceparent', tracepa
 redis.call('HSET', key('work'), id, cost)
 redis.call('ZADD', key('owner:' .. owner), integer(created), id)
 queue(id)
-return answer('created', id)
+return seen('created', id)
