@@ -137,7 +137,6 @@ class JobView(JobBody):
 
 def job_view(found: Found, images: ImageStore, request: Request) -> JobView:
     """Return a job as clients see it, with its images' URLs signed now."""
-
     own = str(request.url_for("get_job", job_id=found.job.id))
     urls = UrlsView(self=own, cancel=f"{own}/cancel", events=f"{own}/events")
     return JobView(**dict(job_body(found, images)), urls=urls)

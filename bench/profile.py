@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.pipeline import IDLE_SECONDS, LOAD_SECONDS, PROMPT, STEPS, apart, load
 from bench.setting import describe, full_size, require_gpu
-from pipeline import Drawing, ZImagePipeline
+from pipeline import Drawing, ZImagePipeline, memory_sizes
 
 WINDOWS = 5
 PROMPT_OF_64_TOKENS = f"{PROMPT} 0000"
@@ -60,9 +60,7 @@ def main() -> None:
 def measure(checkpoint: Path, quantization: str, size: int, graph_tokens: int | None) -> dict[str, Any]:
     """Load the checkpoint, draw and return the figures of 8 forwards, in milliseconds."""
     if graph_tokens is not None:
-        from pipeline.cuda import graphs
-
-        graphs.GRAPH_TOKENS = graph_tokens
+        memory_sizes.GRAPH_TOKENS = graph_tokens
     pipeline = load(checkpoint, "cuda", quantization)
     peak = max(forwards(pipeline, size)[1] for _ in range(3)) / 2**20
     idle = window(pipeline, size, idle=IDLE_SECONDS, load=0.0, pictures=1)

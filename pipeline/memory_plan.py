@@ -31,7 +31,8 @@ MANY_IMAGES = 10  # that anybody asks for at once
 USUAL = Picture(guided=True, step_cache=True)  # what a plan has to be able to draw, where nobody says otherwise
 LARGE = Picture(1536, 1536)  # what it draws as well, where any plan does
 
-# cuBLAS' workspaces, inputs and outputs of recorded graphs, rotary tables: measured on an H100 and an H200 (bench/results).
+# cuBLAS' workspaces, what recorded graphs read and write, rotary tables: measured on an H100 and an H200
+# (bench/results).
 FIXED_BYTES = 88 * MIB
 # What PyTorch's allocator holds beside tensors, as pieces of segments that nothing fits in, and the features of prompts
 # that are remembered, 168 MiB at most. Of the budget.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bench.pipeline import free
 from bench.setting import describe, full_size, require_gpu
-from pipeline import ZImagePipeline
+from pipeline import ZImagePipeline, memory_sizes
 from pipeline.formats.fp8 import E4M3, FP8
 from pipeline.model.transformer import Transformer
 
@@ -129,9 +129,7 @@ def error(found: Tensor, exact: Tensor) -> float:
 
 def forward(transformer: Transformer, caption: Tensor, noise: Tensor) -> Tensor:
     """One evaluation, launched kernel by kernel, so that what hooks see is of this one."""
-    from pipeline.cuda import graphs
-
-    graphs.GRAPH_TOKENS = 0
+    memory_sizes.GRAPH_TOKENS = 0
     prepared = transformer.prepare([caption], *noise.shape[-2:])
     velocity: Tensor = transformer(noise.cuda(), torch.tensor([TIMESTEP], device="cuda"), prepared)
     return velocity

@@ -16,26 +16,26 @@ class Allowance:
 
 
 @dataclass(frozen=True)
-class Submitted:
-    """The answer to a submit; `job_id` and `found` are None when it was refused, `found` when the job was deleted."""
-
-    outcome: Literal[
-        "created", "replayed", "mismatch", "full", "over_share", "over_memory", "too_fast", "too_much", "too_many"
-    ]
-    job_id: str | None
-    found: "Found | None" = None
-    retry_seconds: float | None = (
-        None  # too_fast, too_much: until it is taken; full, over_share: those that a job takes, if known
-    )
-    allowance: Allowance | None = None  # of a key with a rate
-
-
-@dataclass(frozen=True)
 class Found:
     """A job and, while it is queued, its place."""
 
     job: Job
     place: Place | None
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The answer to a submit; `job_id` is None when it was refused, `found` also for a mismatch or a deleted job."""
+
+    outcome: Literal[
+        "created", "replayed", "mismatch", "full", "over_share", "over_memory", "too_fast", "too_much", "too_many"
+    ]
+    job_id: str | None
+    found: Found | None = None
+    retry_seconds: float | None = (
+        None  # too_fast, too_much: until it is taken; full, over_share: those that a job takes, if known
+    )
+    allowance: Allowance | None = None  # of a key with a rate
 
 
 class Outcome(NamedTuple):

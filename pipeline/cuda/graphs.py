@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch import Tensor
 
-from pipeline.memory_sizes import GRAPH_TOKENS
+from pipeline import memory_sizes
 
 KEPT_GRAPHS = 32  # the ones used last; each takes a few MB beside the memory that all share
 
@@ -20,7 +20,7 @@ Output = TypeVar("Output", bound=Tensor | tuple[Tensor, ...])
 
 def worthwhile(tokens: int) -> bool:
     """Whether what is done with so many tokens, of all rows, is better replayed."""
-    return tokens <= GRAPH_TOKENS
+    return tokens <= memory_sizes.GRAPH_TOKENS
 
 
 class Graphs(Generic[Output]):

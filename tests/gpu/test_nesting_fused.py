@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import ZImagePipeline, recipe
-from pipeline.cuda import graphs
+from pipeline import ZImagePipeline, memory_sizes, recipe
 from pipeline.wrappers import step_cache
 from support.bfloat16_checkpoint import write_bfloat16_checkpoint
 from support.wrapping import NAMES, PAIRS, Wrapper
@@ -29,7 +28,7 @@ def draw(
     pipe = ZImagePipeline.from_pretrained(checkpoint, device="cuda", quantization=quantization)
     asked = {**ASKED, "step_cache": cache}
     small = [pipe("a cat", seed=seed, **asked) for seed in (1, 7)]  # type: ignore[arg-type]
-    monkeypatch.setattr(graphs, "GRAPH_TOKENS", 0)
+    monkeypatch.setattr(memory_sizes, "GRAPH_TOKENS", 0)
     return torch.cat([*small, pipe("a cat", **asked)])  # type: ignore[arg-type]
 
 

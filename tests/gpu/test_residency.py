@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import TINY_CHECKPOINT, Drawing, ZImagePipeline, recipe
-from pipeline.cuda import graphs
+from pipeline import TINY_CHECKPOINT, Drawing, ZImagePipeline, memory_sizes, recipe
 from pipeline.memory_plan import LAYERS, WHOLE, BudgetError, Plan
 from pipeline.memory_sizes import Picture, Sizes
 from pipeline.model.autoencoder import Autoencoder, AutoencoderParams, to_uint8
@@ -31,7 +30,7 @@ def draw(pipe: ZImagePipeline, **asked: Any) -> Tensor:
     return torch.cat([pipe(prompt, seed=3, **ASKED, **asked) for prompt in PROMPTS])
 
 
-@pytest.mark.parametrize("graph_tokens", [graphs.GRAPH_TOKENS, 0])
+@pytest.mark.parametrize("graph_tokens", [memory_sizes.GRAPH_TOKENS, 0])
 @pytest.mark.parametrize("quantization", ["none", "fp8"])
 @pytest.mark.parametrize(
     "planned",
@@ -45,7 +44,7 @@ def draw(pipe: ZImagePipeline, **asked: Any) -> Tensor:
 def test_every_residency_draws_the_pictures_of_resident_weights(
     monkeypatch: pytest.MonkeyPatch, quantization: str, planned: dict[str, Any], graph_tokens: int
 ) -> None:
-    monkeypatch.setattr(graphs, "GRAPH_TOKENS", graph_tokens)
+    monkeypatch.setattr(memory_sizes, "GRAPH_TOKENS", graph_tokens)
     pipe = load(monkeypatch, quantization, **planned)
     resident = load(monkeypatch, quantization)
     for asked in ({}, {"guidance_scale": 2.0}, {"step_cache": "fast"}, {"step_cache": "fast", "guidance_scale": 2.0}):

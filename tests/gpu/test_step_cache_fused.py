@@ -6,8 +6,7 @@ import pytest
 import torch
 from test_fused import psnr
 
-from pipeline import TINY_CHECKPOINT, Drawing, ZImagePipeline
-from pipeline.cuda import graphs
+from pipeline import TINY_CHECKPOINT, Drawing, ZImagePipeline, memory_sizes
 from pipeline.wrappers.step_cache import StepCachingStack
 from support.wrapping import Recording
 
@@ -27,11 +26,11 @@ def computed(pipe: ZImagePipeline, **asked: Any) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("quantization", ["none", "fp8"])
-@pytest.mark.parametrize("graph_tokens", [graphs.GRAPH_TOKENS, 0])
+@pytest.mark.parametrize("graph_tokens", [memory_sizes.GRAPH_TOKENS, 0])
 def test_steps_are_skipped_and_the_picture_stays_near(
     monkeypatch: pytest.MonkeyPatch, quantization: str, graph_tokens: int
 ) -> None:
-    monkeypatch.setattr(graphs, "GRAPH_TOKENS", graph_tokens)
+    monkeypatch.setattr(memory_sizes, "GRAPH_TOKENS", graph_tokens)
     pipe = ZImagePipeline.from_pretrained(TINY_CHECKPOINT, device="cuda", quantization=quantization)
     off = pipe(PROMPT, **SIZE, seed=3)  # type: ignore[arg-type]
 

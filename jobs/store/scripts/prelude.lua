@@ -283,7 +283,6 @@ local function work_before(highest)
   end
 end
 
--- Whether this worker's attempt is the job's latest: the fence that keeps a late worker out.
 -- A job as its owner sees it: its record, then '' unless it is queued, else jobs before it, work before it, rate of the
 -- live workers, live workers.
 local function describe(id)
@@ -294,6 +293,7 @@ local function describe(id)
   return record, tostring(before), tostring(work_before(before)(before)), tostring(rate), workers
 end
 
+-- Whether this worker's attempt is the job's latest: the fence that keeps a late worker out.
 local function is_latest(id, worker, attempt)
   local current_worker, current_attempt = get(id, 'worker', 'attempt')
   return current_worker == worker and current_attempt == attempt

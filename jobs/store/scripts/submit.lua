@@ -6,7 +6,7 @@
 --       minute; `work` per minute; `in_flight`, queued and running jobs at once; without limit where they are not named.
 --       `share` of the queue and of memory, `weight`), 1 when it has a webhook or '', traceparent or '', what is told of it
 --       before it is drawn (JSON)
--- Returns {'created' | 'replayed' | 'mismatch', {id, what `describe` returns; nothing more where the job is deleted}},
+-- Returns {'created' | 'replayed', {id, what `describe` returns; nothing more where it is deleted}}, {'mismatch', {id}},
 --       {'full' | 'over_share', seconds in which the workers end a job ('' if unknown)}, {'too_many' | 'over_memory', ''} or
 --       {'too_fast' | 'too_much', seconds until it is taken}; behind it, where the owner has a rate, how many submits are left
 --       now and the seconds until all are again
@@ -69,7 +69,8 @@ if idempotency ~= '' then
     local before_digest, before_id = before:match('^(%S+) (%S+)$')
     count()  -- it costs an answer, too
     local same = (' ' .. digests .. ' '):find(' ' .. before_digest .. ' ', 1, true)
-    return seen(same and 'replayed' or 'mismatch', before_id)
+    if not same then return answer('mismatch', {before_id}) end
+    return seen('replayed', before_id)
   end
 end
 
