@@ -26,7 +26,7 @@ def http(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient
         "ZIMAGE_REDIS_PREFIX": f"budget-{secrets.token_hex(4)}:",
         "ZIMAGE_METRICS_PORT": "0",
     }
-    environ |= {"ZIMAGE_VRAM_BUDGET": "1100MiB", "ZIMAGE_RESIDENCY": named}
+    environ |= {"ZIMAGE_VRAM_BUDGET": "1230MiB", "ZIMAGE_RESIDENCY": named}
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     worker = subprocess.Popen([sys.executable, "-m", "cli.main", "worker"])
