@@ -24,6 +24,7 @@ from api.http.prefix import BehindProxy
 from api.http.query import known_parameters
 from api.http.rates import Rates
 from api.http.room import RoomGuard
+from api.kept import Kept
 from api.openai.refusals import OpenAIErrorBody, openai_error_responses
 from api.problems import Problem, install_problem_handlers, problem_responses
 from api.readiness import Readiness
@@ -102,6 +103,7 @@ async def _running(app: FastAPI, settings: Settings, keys: KeyRing | None) -> As
     app.state.services = Services(
         settings,
         store,
+        Kept(store.served),
         images,
         events,
         following,

@@ -3,7 +3,7 @@
 All are coroutines, though they wait for nothing: FastAPI would call others in threads, four to a request.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,13 +12,16 @@ from fastapi import Depends, Request
 from api.bell import Bell
 from api.following import Following
 from api.http.held import Held
+from api.kept import Kept
 from api.readiness import Readiness
 from api.threads import Threads
 from api.turns import Turns
 from api.webhooks.addresses import Addresses
 from jobs.events import EventHub
 from jobs.keys import ApiKey, KeyRing, owner_of
+from jobs.model_card import ModelCard
 from jobs.objects.images import ImageStore
+from jobs.room import Room
 from jobs.settings import Settings
 from jobs.store.client import ClientStore
 from jobs.store.webhooks import Outbox
@@ -30,6 +33,7 @@ class Services:
 
     settings: Settings
     store: ClientStore
+    served: Kept[tuple[ModelCard | None, Sequence[Room]]]  # `store.served`, which each submit needs
     images: ImageStore
     events: EventHub
     following: Following

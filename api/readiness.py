@@ -1,7 +1,4 @@
-"""Whether jobs can be taken and brought to their end: one look at a time, which all share who ask within a second.
-
-`/readyz` needs no key, so many may ask at once while Redis or S3 hangs.
-"""
+"""Whether jobs can be taken and brought to their end."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -9,6 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from redis.exceptions import RedisError
 
+from api.kept import Kept
 from api.threads import Threads
 from jobs.objects.images import ImageStore
 from jobs.objects.refusals import STORAGE_ERRORS, told
@@ -18,7 +16,6 @@ from jobs.store.client import ClientStore
 T = TypeVar("T")
 
 CHECK_SECONDS = 3.0  # for which an answer waits for a server that it can do without
-KEPT_SECONDS = 1.0
 
 
 class Found(NamedTuple):
@@ -42,15 +39,12 @@ class Readiness:
         self._store = store
         self._images = images
         self._threads = Threads("readiness", 1)
-        self._look: asyncio.Task[Found] | None = None
-        self._ended = 0.0
+        # `/readyz` needs no key, so many may ask at once while Redis or S3 hangs.
+        self._found = Kept(self._ask_all)
 
     async def look(self) -> Found:
-        """Return what the look under way comes to, or the last one came to if it ended within a second."""
-        now = asyncio.get_running_loop().time()
-        if self._look is None or (self._look.done() and now - self._ended >= KEPT_SECONDS):
-            self._look = asyncio.create_task(self._ask_all())
-        return await asyncio.shield(self._look)
+        """Return what was found within the last second, or is found now."""
+        return await self._found.get()
 
     def close(self) -> None:
         """Begin no more looks."""
@@ -58,13 +52,10 @@ class Readiness:
 
     async def _ask_all(self) -> Found:
         missing: list[str] = []
-        try:
-            overview, _ = await asyncio.gather(
-                _ask("Redis (ZIMAGE_REDIS_URL)", self._store.overview(), missing),
-                _ask(self._bucket, self._threads.run(self._images.check), missing),
-            )
-        finally:
-            self._ended = asyncio.get_running_loop().time()
+        overview, _ = await asyncio.gather(
+            _ask("Redis (ZIMAGE_REDIS_URL)", self._store.overview(), missing),
+            _ask(self._bucket, self._threads.run(self._images.check), missing),
+        )
         if overview and overview.trouble:
             missing.append(f"no worker can deliver: {overview.trouble}")
         return Found(overview.workers if overview else 0, missing)

@@ -33,7 +33,7 @@ class ServedModel:
 async def served_model(services: Services) -> ServedModel:
     """Return what the worker heard last serves; before there was one, what this process's settings name."""
     settings = services.settings
-    card, rooms = await services.store.served()
+    card, rooms = await services.served.get()
     name = card.name if card else served_name(settings.model)
     aliases = (alias.strip() for alias in (settings.model_aliases or "").split(","))
     names = dict.fromkeys([name, HUB_ID, *filter(None, aliases)])

@@ -53,6 +53,7 @@ def serve(settings: Settings) -> None:
         )
     try:
         app = create_app(settings)
+        app.openapi()  # made now: its first reader would hold up all others for a tenth of a second
         wait_for_redis(connect(settings), settings)
         wait_for_s3(ImageStore(settings), settings)
     except KeysFileError as error:

@@ -8,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from bench.chaos.accounting import wait_for
 from cli.stack import Stack
 from jobs.settings import Settings
 from jobs.store.redis_client import connect
@@ -84,10 +85,11 @@ def test_what_one_of_the_workers_can_draw_is_accepted(service: Service) -> None:
 def test_a_repetition_is_answered_though_the_worker_that_could_draw_it_has_left(service: Service) -> None:
     headers, large = {"Idempotency-Key": "large"}, {**CAT, "width": 1024, "height": 1024}
     service.worker.heartbeat("largest", card(), None, [])
+    wait_for(lambda: service.http.post("/v1/jobs", json=large).status_code == 202, 5, "the API to know its memory")
     first = service.http.post("/v1/jobs", json=large, headers=headers)
     service.worker.depart("largest")
     service.worker.heartbeat("large", card(512, 512, 256), None, [])
+    wait_for(lambda: service.http.post("/v1/jobs", json=large).status_code == 422, 5, "the API to know that it has left")
     again = service.http.post("/v1/jobs", json=large, headers=headers)
     assert (first.status_code, again.status_code, again.json()["id"]) == (202, 200, first.json()["id"])
-    assert service.http.post("/v1/jobs", json=large).status_code == 422
     assert service.http.get(f"/v1/jobs/{first.json()['id']}").json()["status"] == "queued"
