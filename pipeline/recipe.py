@@ -22,7 +22,7 @@ from pipeline.device import current, free_memory
 from pipeline.driver import check_capability
 from pipeline.formats.number_format import NumberFormat
 from pipeline.formats.registry import find_stored
-from pipeline.memory_plan import RESIDENT, WHOLE, BudgetError, Plan, plan, plan_for_free
+from pipeline.memory_plan import RESIDENT, BudgetError, Plan, plan, plan_for_free
 from pipeline.memory_sizes import Shape, Sizes
 from pipeline.model.autoencoder import Autoencoder, Decoder
 from pipeline.model.scheduler import Schedule
@@ -115,7 +115,8 @@ class Recipe:
         checkpoint = Checkpoint(locate(self.source), None if self.vae is None else locate(self.vae))
         with current(self.device):
             placement = Placement(self._plan(checkpoint), self.device)
-            parts = (_fused if self.fused else _plain)(checkpoint, self, placement)
+            with placement.loading():
+                parts = (_fused if self.fused else _plain)(checkpoint, self, placement)
             for wrap in WRAPPERS:
                 wrap(parts, self)
         return parts
@@ -186,15 +187,15 @@ def _fused(checkpoint: Checkpoint, recipe: Recipe, placement: Placement) -> Part
     autoencoder = checkpoint.autoencoder.load(device, recipe.dtype)
     autoencoder.decoder = FusedDecoder(cast("Decoder", autoencoder.decoder))
     text_encoder = TextEncoder(checkpoint.text_encoder.load(cpu, dtype=None), checkpoint.tokenizer)
-    settle_text = None if plan.text_encoder == RESIDENT else partial(placement.settle, "text_encoder")
-    fuse(text_encoder, device, number_format, settle_text)
+    settle_text = partial(placement.settle, "text_encoder")
+    fuse(text_encoder, device, number_format, settle_text, resident=plan.text_encoder == RESIDENT)
     plain = checkpoint.transformer.load(cpu, dtype=None)
     transformer = FusedTransformer(
         plain,
         device,
         number_format,
         partial(placement.settle, "transformer"),
-        recorded=plan.transformer != WHOLE,
+        recorded=plan.transformer == RESIDENT,
         kept_tables=1 if plan.offloads else KEPT_TABLES,
     )
     return Parts(text_encoder, transformer, autoencoder, checkpoint.schedule, device, placement)

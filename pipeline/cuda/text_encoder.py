@@ -35,7 +35,9 @@ def fuse(
     encoder: TextEncoder,
     device: torch.device,
     number_format: NumberFormat | None,
-    settle: Callable[[int, nn.Module], None] | None = None,
+    settle: Callable[[int, nn.Module], None],
+    *,
+    resident: bool,
 ) -> None:
     """Bring the encoder to `device` and have it run there.
 
@@ -46,9 +48,9 @@ def fuse(
         encoder: changed in place.
         device: where to.
         number_format: of the matrices that it takes.
-        settle: called with the number of each layer and the layer, once it is there; it may move its weights away. The
-            table of token embeddings then stays where it is, and nothing is replayed from CUDA graphs, which read
-            weights where those lay when they were recorded.
+        settle: called with the number of each layer and the layer, once it is there; it may move its weights away.
+        resident: whether it leaves them there. If not, the table of token embeddings stays where it is, and nothing is
+            replayed from CUDA graphs, which read weights where those lay when they were recorded.
     """
     for i, layer in enumerate(encoder.model.layers):
         for name, module in list(layer.named_modules()):
@@ -59,15 +61,14 @@ def fuse(
                 if format_of(module):
                     layer.set_submodule(name, QuantizedLinear(module, name.rpartition(".")[2]))
         settle_(layer, device)
-        if settle:
-            settle(i, layer)
-    settle_(encoder.model.embed_tokens, torch.device("cpu") if settle else device)
+        settle(i, layer)
+    settle_(encoder.model.embed_tokens, device if resident else torch.device("cpu"))
     plain = encoder.run
 
     def attend(tokens: Tensor) -> Tensor:
         return attend_by_first("earlier tokens", lambda: plain(tokens))
 
-    encode = attend if settle else Graphs(attend)
+    encode = Graphs(attend) if resident else attend
 
     def run(tokens: Tensor) -> Tensor:
         # Causal attention lets no token see a later one, so what fills up the end changes nothing before it.

@@ -67,7 +67,8 @@ class NumberFormat(ABC):
             NoProductError: the device does none of them rightly.
             RuntimeError: there is too little memory to try (`Fault.MEMORY`).
         """
-        return _product(self, device)
+        # `cuda` is a name for the GPU in use, and weights know its full one: under both it would be tried twice.
+        return _product(self, torch.empty(0, device=device).device)
 
     def runs_on(self, device: torch.device) -> bool:
         """Whether the device does one of the products; raises RuntimeError as `product` does."""

@@ -9,6 +9,8 @@ Pixels are those of resident weights, to the bit: the same kernels read the same
 alignment. What a CUDA graph has recorded reads fixed addresses, so parts whose weights move do without graphs.
 
 Weights leave the GPU layer by layer as they are fused and quantised, so a load needs no more room than drawing does.
+What loading takes beside them is memory of its own, so that weights lie side by side in the end: the gaps that it left
+between them could be neither used by activations nor given back.
 Host memory that can't be pinned is used as it is, which is slower.
 """
 
@@ -257,6 +259,17 @@ class Placement:
         self._rings: dict[str, Ring] = {}
         self._visits = {part: Visit(device) for part, residency in plan.residency.items() if residency == WHOLE}
         self._settled: set[nn.Module] = set()
+        self._loading: torch.cuda.Stream | None = None  # PyTorch keeps memory apart for each stream
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Load in memory that is given back in `install`: what stays is copied from there as it is settled."""
+        if self._device.type != "cuda" or self.plan.budget_bytes is None:
+            yield
+            return
+        self._loading = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._loading):
+            yield
 
     def first_place(self, part: str) -> torch.device:
         """Where a part's weights are to be loaded to: those that will not stay are not to fill the device."""
@@ -265,7 +278,7 @@ class Placement:
     def settle(self, part: str, index: int, layer: nn.Module) -> None:
         """Put one of a part's layers, counted from 0, where it belongs; what was settled is let be."""
         residency = self.plan.residency[part]
-        if residency == RESIDENT or layer in self._settled:
+        if layer in self._settled:
             return
         self._settled.add(layer)
         places = _places(layer)
@@ -277,29 +290,43 @@ class Placement:
             places = [place for place in places if place.tensor.dim() < STREAMED_DIMENSIONS]
             ring = self._rings.setdefault(part, Ring(self._device, self._lane))
             ring.add(layer, Packed(matrices, self._device))
-        _move(places, self._device)
+        self._keep(places)
 
     def install(self, parts: "Parts") -> None:
         """Settle what has not been yet, and have weights come and go with the stages."""
         modules = {"text_encoder": parts.text_encoder.model, "transformer": parts.transformer, "vae": parts.autoencoder}
         for part, residency in self.plan.residency.items():
-            if residency == RESIDENT:
-                continue
             module, layers = modules[part], self.plan.layers(part)
             for index in range(layers):
                 self.settle(part, index, module.get_submodule(f"layers.{index}"))
             apart = {inner for layer in self._settled for inner in layer.modules()}
-            if part == "text_encoder":
+            if part == "text_encoder" and residency != RESIDENT:
                 # The table of token embeddings never comes: some of its rows do, looked up where it is.
                 table = parts.text_encoder.model.embed_tokens
                 table.register_forward_hook(lambda _table, _tokens, rows: rows.to(self._device))
                 apart.add(table)
             rest = _places(module, apart)
             if residency != WHOLE:
-                _move(rest, self._device)
+                self._keep(rest)
             elif rest:
                 self._visits[part].add(Packed(rest, self._device))
-            parts.presence[part] = self._presence(part, module)
+            if residency != RESIDENT:
+                parts.presence[part] = self._presence(part, module)
+        if self._loading:
+            torch.cuda.empty_cache()
+
+    def _keep(self, places: Sequence[Place]) -> None:
+        """Have tensors on the device for good."""
+        if self._loading is None:
+            for place in places:
+                place.tensor.data = place.tensor.data.to(self._device)
+            return
+        home = torch.cuda.default_stream(self._device)
+        home.wait_stream(self._loading)
+        with torch.cuda.stream(home):
+            for place in places:
+                place.tensor.data = place.tensor.data.to(self._device, copy=True)
+        self._loading.wait_stream(home)  # before what was copied is overwritten
 
     def _presence(self, part: str, module: nn.Module) -> Callable[[], AbstractContextManager[None]]:
         """The context in which a part is at work."""
@@ -361,11 +388,6 @@ def _places(module: nn.Module, apart: Collection[nn.Module] = ()) -> list[Place]
     return [
         Place(cast("dict[str, Any]", owner), name) for owner in owners for name, x in owner.items() if x is not None
     ]
-
-
-def _move(places: Sequence[Place], device: torch.device) -> None:
-    for place in places:
-        place.tensor.data = place.tensor.data.to(device)
 
 
 def wrap(parts: "Parts", _recipe: "Recipe") -> None:
