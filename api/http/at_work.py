@@ -2,7 +2,8 @@
 
 The event loop does one thing after the other, and a request takes a dozen steps on it, between its looks into Redis.
 With the requests of another at each of these steps before it, it would take as long as all of them. So who asks has a
-few at work, and as many more as are left free; who has none at work begins at once.
+few at work, and as many more as are left free; who has none at work begins at once. Of those of one that wait, what
+changes something, such as a submit, goes before what reads: who follows many jobs can still submit one.
 
 A request is at work until its answer begins, a quarter of a second at most, and rests while it waits for what takes
 long: a job's next change, a name server, S3.
@@ -28,15 +29,16 @@ class Work:
 
     def __init__(self) -> None:
         self._at_work: Counter[str] = Counter()
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # those who were let in last come last
+        # What changes something, then what reads; those who were let in last come last.
+        self._waiting: dict[str, tuple[deque[asyncio.Future[None]], deque[asyncio.Future[None]]]] = {}
 
-    async def begin(self, asker: str) -> None:
+    async def begin(self, asker: str, *, reads: bool) -> None:
         """Return when one more request of who asks may be at work."""
         if asker not in self._waiting and self._has_room(asker):
             self._at_work[asker] += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(asker, deque()).append(turn)
+        self._waiting.setdefault(asker, (deque(), deque()))[reads].append(turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -53,7 +55,8 @@ class Work:
             del self._at_work[asker]
         for other in list(self._waiting):
             if self._has_room(other):
-                turn = self._waiting[other][0]
+                changes, reads = self._waiting[other]
+                turn = (changes or reads)[0]
                 self._leave(other, turn)
                 if other in self._waiting:
                     self._waiting[other] = self._waiting.pop(other)
@@ -65,24 +68,27 @@ class Work:
         return not mine or mine < MOST - self._at_work.total()
 
     def _leave(self, asker: str, turn: asyncio.Future[None]) -> None:
-        self._waiting[asker].remove(turn)
-        if not self._waiting[asker]:
+        for line in self._waiting[asker]:
+            if turn in line:
+                line.remove(turn)
+        if not any(self._waiting[asker]):
             del self._waiting[asker]
 
 
 class Turn:
     """A request's turn: at work, or resting."""
 
-    def __init__(self, work: Work, asker: str) -> None:
+    def __init__(self, work: Work, asker: str, *, reads: bool) -> None:
         self._work = work
         self._asker = asker
+        self._reads = reads
         self._at_work = False
         self._end: asyncio.TimerHandle | None = None
 
     async def begin(self) -> None:
         """Return when the request may be at work."""
         if not self._at_work:
-            await self._work.begin(self._asker)
+            await self._work.begin(self._asker, reads=self._reads)
             self._at_work = True
             self._end = asyncio.get_running_loop().call_later(LONGEST_SECONDS, self.end)
 
@@ -123,7 +129,7 @@ class AtWork:
         if scope["type"] != "http" or route_path(scope) in PROBES:
             await self._app(scope, receive, send)
             return
-        turn = Turn(self._work, scope["state"]["asker"])
+        turn = Turn(self._work, scope["state"]["asker"], reads=scope["method"] in ("GET", "HEAD"))
 
         async def send_resting(message: Message) -> None:
             turn.end()  # from here on it is the client that is waited for

@@ -12,8 +12,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def begun(work: Work, asker: str, count: int) -> list[asyncio.Task[None]]:
-    tasks = [asyncio.create_task(work.begin(asker)) for _ in range(count)]
+async def begun(work: Work, asker: str, count: int, *, reads: bool = True) -> list[asyncio.Task[None]]:
+    tasks = [asyncio.create_task(work.begin(asker, reads=reads)) for _ in range(count)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return tasks
@@ -55,6 +55,22 @@ async def test_those_who_wait_are_let_in_in_their_order_and_all_of_them() -> Non
         assert at_work(tasks) == min(20, MOST // 2 + ended)
         assert all(task.done() for task in tasks[: at_work(tasks)])
         await end(work, "one")
+
+
+async def test_a_submit_goes_before_the_reads_of_the_same_asker_and_after_its_earlier_submits() -> None:
+    work = Work()
+    reads = await begun(work, "one", 100)
+    submits = await begun(work, "one", 2, reads=False)
+    before = at_work(reads)
+    for submit in submits:
+        assert not submit.done()
+        await end(work, "one")
+        assert submit.done()
+    assert at_work(reads) == before
+    await end(work, "one")
+    assert at_work(reads) == before + 1
+    for read in reads:
+        read.cancel()
 
 
 @pytest.mark.parametrize("at_the_moment", [False, True], ids=["waiting", "as it is let in"])
