@@ -35,9 +35,9 @@ def fuse(
     encoder: TextEncoder,
     device: torch.device,
     number_format: NumberFormat | None,
-    settle: Callable[[int, nn.Module], None],
+    settle: Callable[[int, nn.Module], None] | None = None,
     *,
-    resident: bool,
+    resident: bool = True,
 ) -> None:
     """Bring the encoder to `device` and have it run there.
 
@@ -61,7 +61,8 @@ def fuse(
                 if format_of(module):
                     layer.set_submodule(name, QuantizedLinear(module, name.rpartition(".")[2]))
         settle_(layer, device)
-        settle(i, layer)
+        if settle:
+            settle(i, layer)
     settle_(encoder.model.embed_tokens, device if resident else torch.device("cpu"))
     plain = encoder.run
 
