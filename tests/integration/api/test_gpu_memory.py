@@ -89,7 +89,7 @@ def test_a_repetition_is_answered_though_the_worker_that_could_draw_it_has_left(
     first = service.http.post("/v1/jobs", json=large, headers=headers)
     service.worker.depart("largest")
     service.worker.heartbeat("large", card(512, 512, 256), None, [])
-    wait_for(lambda: service.http.post("/v1/jobs", json=large).status_code == 422, 5, "the API to know that it has left")
+    wait_for(lambda: service.http.post("/v1/jobs", json=large).status_code == 422, 5, "the API to know that it left")
     again = service.http.post("/v1/jobs", json=large, headers=headers)
     assert (first.status_code, again.status_code, again.json()["id"]) == (202, 200, first.json()["id"])
     assert service.http.get(f"/v1/jobs/{first.json()['id']}").json()["status"] == "queued"
