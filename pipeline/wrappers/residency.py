@@ -270,6 +270,7 @@ class Placement:
         self._loading = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._loading):
             yield
+        torch.cuda.current_stream(self._device).wait_stream(self._loading)
 
     def first_place(self, part: str) -> torch.device:
         """Where a part's weights are to be loaded to: those that will not stay are not to fill the device."""
